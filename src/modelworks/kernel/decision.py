@@ -1,0 +1,166 @@
+"""What a pass over one resource decides: a new status, and actions from a closed union.
+
+A decision is data. ``control/act`` is the only interpreter; what an action does when it is carried out twice is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelworks.kernel.events import Level
+from modelworks.kernel.run import Resources, RunSpec
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run's wish for room on a node. Claims of one ``gang`` are placed together or not at all."""
+
+    key: str
+    gang: str
+    resources: Resources
+    instance_type: str
+    price_per_hour: float
+    priority: int = 0
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[str, ...] = ()
+    spread: str | None = None  # a node label to spread over, such as "zone"
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Queue claims for admission. A placed claim is in the ledger from that moment."""
+
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class Release:
+    """Give a claim's room back; the ledger row ends at ``ended_at`` (Unix seconds; None is now)."""
+
+    key: str
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True)
+class EnsureRun:
+    """The run exists on ``node``, started at most once."""
+
+    node: str
+    run: RunSpec
+
+
+@dataclass(frozen=True)
+class StopRun:
+    """SIGTERM, ``grace`` seconds, SIGKILL to the whole tree."""
+
+    node: str
+    key: str
+    grace: float
+    reason: str = "Stopped"
+
+
+@dataclass(frozen=True)
+class ForgetRun:
+    """Drop an ended run's directory on its node; its log is in the object store."""
+
+    node: str
+    key: str
+
+
+@dataclass(frozen=True)
+class PublishRoute:
+    """Tell the gateways where a service's replicas are. ``route`` is the document of ``gateway/table.Route``."""
+
+    workspace: str
+    name: str
+    route: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WithdrawRoute:
+    workspace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class EnsureBucket:
+    bucket: str
+
+
+@dataclass(frozen=True)
+class RemoveBucket:
+    """Remove a bucket; refused with an event while it holds objects."""
+
+    bucket: str
+
+
+@dataclass(frozen=True)
+class EnsureDirectory:
+    """A volume's directory exists. ``size`` is its nominal size in bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class RemoveDirectory:
+    path: str
+
+
+@dataclass(frozen=True)
+class Meter:
+    """An occupation other than a claim's begins (``ended`` False) or ends: a volume, a bucket's bytes.
+
+    ``key`` names the ledger row; quantities are in ``unit`` (such as ``GiB``), the price is per unit and hour.
+    """
+
+    key: str
+    item: str
+    quantity: float
+    unit: str
+    price_per_hour: float
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Append an event about the resource."""
+
+    reason: str
+    message: str
+    level: Level = Level.NORMAL
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Remove:
+    """The deleting resource holds nothing more: drop its row."""
+
+
+Action = (
+    Reserve
+    | Release
+    | EnsureRun
+    | StopRun
+    | ForgetRun
+    | PublishRoute
+    | WithdrawRoute
+    | EnsureBucket
+    | RemoveBucket
+    | EnsureDirectory
+    | RemoveDirectory
+    | Meter
+    | Emit
+    | Remove
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``status`` is written as a whole when it differs; ``wake_in`` asks for another pass after so many seconds."""
+
+    status: Mapping[str, Any]
+    actions: tuple[Action, ...] = ()
+    wake_in: float | None = None

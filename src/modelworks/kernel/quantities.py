@@ -1,0 +1,93 @@
+"""Amounts as people write them (``500m``, ``2Gi``, ``90s``) and as the platform computes with them.
+
+CPU is counted in millicores, memory in bytes, time in seconds. The grammar is Kubernetes' for CPU and memory.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_CPU = re.compile(rf"^{_NUMBER}(m?)$")
+_BYTES = re.compile(rf"^{_NUMBER}\s*([KMGTPE]i?|k)?B?$")
+_DURATION_PART = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
+_DURATION = re.compile(rf"^(?:{_NUMBER}(?:ms|s|m|h|d))+$")
+
+_FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18} | {
+    f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", start=1)
+}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_cpu(value: object) -> int:
+    """``"500m"``, ``"1.5"``, ``2`` → millicores. Raises ValueError with the accepted forms."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value:f}".rstrip("0").rstrip(".")
+    match = _CPU.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"not a CPU amount: {value!r}; write cores as 2 or 0.5, or millicores as 500m")
+    return round(float(match[1]) * (1 if match[2] else 1000))
+
+
+def parse_bytes(value: object) -> int:
+    """``"2Gi"``, ``"500M"``, ``1048576`` → bytes. Raises ValueError with the accepted forms."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _BYTES.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"not an amount of memory: {value!r}; write it as 512Mi, 2Gi or a number of bytes")
+    return round(float(match[1]) * _FACTORS[match[2] or ""])
+
+
+def parse_duration(value: object) -> float:
+    """``"90s"``, ``"1h30m"``, ``30`` → seconds. Raises ValueError with the accepted forms."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if not _DURATION.match(text):
+        raise ValueError(f"not a duration: {value!r}; write it as 30s, 5m, 1h30m or a number of seconds")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+
+
+def format_cpu(millis: int) -> str:
+    """Millicores → ``"2"`` or ``"500m"``."""
+    return str(millis // 1000) if millis % 1000 == 0 else f"{millis}m"
+
+
+def format_bytes(amount: int) -> str:
+    """Bytes → the largest binary unit with at most one decimal: ``"2.1Gi"``, ``"512Mi"``, ``"100B"``."""
+    if amount < 1024:
+        return f"{amount}B"
+    value, unit = float(amount), ""
+    for unit in ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"):
+        value /= 1024
+        if value < 1023.95:
+            break
+    return f"{value:.1f}".removesuffix(".0") + unit
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds → ``"1h30m"``, ``"90.0s"`` style text for people: two largest units, or one decimal below a minute."""
+    if seconds < 60:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        amount, left = divmod(left, size)
+        if amount:
+            parts.append(f"{amount}{unit}")
+    return "".join(parts[:2])
+
+
+Cpu = Annotated[int, BeforeValidator(parse_cpu)]
+"""A field in millicores that accepts ``500m``, ``1.5`` or a number of cores. Note: an ``int`` is cores, not millicores."""
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+"""A field in bytes that accepts ``2Gi``."""
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+"""A field in seconds that accepts ``1h30m``."""

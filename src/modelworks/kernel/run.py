@@ -1,0 +1,236 @@
+"""A run: one process tree on one node, what it needs, and what was seen of it.
+
+The controller states runs, an agent carries them out alone: it needs nothing of the controller between ``ensure`` and
+``Exited``. A run key is ``uid/attempt/ordinal/incarnation``; ``ensure`` of a key that exists finds the run and never
+starts a second one, and a retry is another key.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field
+
+from modelworks.kernel.quantities import Bytes, Cpu, Duration
+from modelworks.kernel.spec import Spec
+
+_KEY = re.compile(r"^[a-z0-9]{6,32}/[a-z0-9]{1,32}/\d{1,6}/\d{1,6}$")
+
+
+@dataclass(frozen=True, order=True)
+class RunKey:
+    """``uid / revision or attempt / ordinal / incarnation``: also the run's directory below the agent's ``runs/``."""
+
+    uid: str
+    attempt: str
+    ordinal: int = 0
+    incarnation: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.uid}/{self.attempt}/{self.ordinal}/{self.incarnation}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        if not _KEY.match(text):
+            raise ValueError(f"not a run key: {text!r}; expected uid/attempt/ordinal/incarnation")
+        uid, attempt, ordinal, incarnation = text.split("/")
+        return cls(uid, attempt, int(ordinal), int(incarnation))
+
+
+class Resources(Spec):
+    """What a run occupies while it lives: CPU in millicores (written ``500m`` or cores), memory in bytes, whole GPUs."""
+
+    cpu: Cpu = Field(default=1000, ge=1)
+    memory: Bytes = Field(default=1024**3, ge=1024**2)
+    gpu: int = Field(default=0, ge=0, le=64)
+    gpu_model: str | None = None
+    gpu_memory: Bytes | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """With quantities as text, so that what is dumped parses to the same value (an integer would mean cores)."""
+        return super().dump() | {"cpu": f"{self.cpu}m"}
+
+
+class EnvironmentRef(Spec):
+    """Packages or an image, resolved: two runs with the same digest share one built environment.
+
+    ``requirements`` are pip lines. ``python`` is a version such as ``3.11``; None is the platform's own.
+    """
+
+    digest: str
+    name: str | None = None
+    requirements: tuple[str, ...] = ()
+    python: str | None = None
+    image: str | None = None
+
+
+class Input(Spec):
+    """Data made visible read-only at ``paths`` before the run starts.
+
+    ``uri`` is ``s3://bucket/prefix/`` (a folder), ``s3://bucket/key`` (one file). With ``unpack`` a ``.tar.gz`` object is
+    unpacked there. ``env`` names a variable that holds the path where mounts are not possible.
+    """
+
+    channel: str
+    uri: str
+    paths: tuple[str, ...]
+    unpack: bool = False
+    digest: str | None = None
+    env: str | None = None
+
+
+class Output(Spec):
+    """A writable directory at ``paths``, uploaded to ``uri`` (``s3://bucket/prefix/``) while the run works and at its end.
+
+    With ``commit`` the end writes ``<uri>.manifest.json`` last: names, sizes, SHA-256 digests and the attempt; what no
+    manifest names was never committed.
+    """
+
+    name: str
+    uri: str
+    paths: tuple[str, ...]
+    commit: bool = True
+    env: str | None = None
+
+
+class VolumeMount(Spec):
+    """A persistent directory. ``source`` is an absolute path on the node."""
+
+    name: str
+    source: str
+    path: str
+    read_only: bool = False
+    env: str | None = None
+
+
+class File(Spec):
+    """A small file written before the run starts, such as ``/ml/input/config/hyperparameters.json``."""
+
+    path: str
+    content: str
+
+
+class Transport(StrEnum):
+    """How the gateway reaches a replica."""
+
+    UNIX = "unix"  # the replica listens on the Unix socket named by $MW_SOCKET
+    PORT = "port"  # the replica listens on 127.0.0.1:$PORT inside a network namespace of its own, see agent/portal
+
+
+class Listen(Spec):
+    """A run that serves HTTP, and how to see that it is ready. ``liveness`` fails after ``failures`` bad probes."""
+
+    transport: Transport = Transport.UNIX
+    port: int = Field(default=8000, ge=1, le=65535)
+    path: str = "/health"
+    period: Duration = 1.0
+    timeout: Duration = 5.0
+    startup: Duration = 120.0
+    failures: int = 3
+    network: str = Field(default="isolated", pattern="^(isolated|host)$")
+
+
+class Access(Spec):
+    """Prefix-scoped rights of a run at the object store: ``s3://bucket/prefix`` each."""
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    expose: bool = False  # hand the AWS_* variables to the workload itself
+
+
+class RunSpec(Spec):
+    """All an agent needs to carry out one run, without asking anybody."""
+
+    key: Annotated[str, AfterValidator(lambda k: str(RunKey.parse(k)))]
+    workspace: str
+    kind: str
+    name: str
+    command: tuple[str, ...] = Field(min_length=1)
+    environment: EnvironmentRef | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    resources: Resources = Field(default_factory=Resources)
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
+    files: tuple[File, ...] = ()
+    workdir: str = "/ml/usercode"
+    listen: Listen | None = None
+    access: Access = Field(default_factory=Access)
+    log_uri: str | None = None
+    time_limit: Duration | None = None
+    grace: Duration = 30.0
+
+
+class RunPhase(StrEnum):
+    """Where a run is. ``PREPARING`` → ``RUNNING`` → (``FINALIZING``) → ``EXITED``; ``LOST`` has no exit status."""
+
+    PREPARING = "Preparing"
+    RUNNING = "Running"
+    FINALIZING = "Finalizing"
+    EXITED = "Exited"
+    LOST = "Lost"
+
+    @property
+    def ended(self) -> bool:
+        return self in (RunPhase.EXITED, RunPhase.LOST)
+
+
+class RunReason(StrEnum):
+    """Why a run is where it is, for decisions; the message is for people."""
+
+    NONE = ""
+    INPUT_MISSING = "InputMissing"
+    ENVIRONMENT_FAILED = "EnvironmentFailed"
+    STORE_UNREACHABLE = "StoreUnreachable"
+    START_FAILED = "StartFailed"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+    OUT_OF_MEMORY = "OutOfMemory"
+    TIME_LIMIT = "TimeLimit"
+    NOT_READY = "NotReady"  # the readiness probe did not pass within listen.startup
+    UNHEALTHY = "Unhealthy"  # it was ready and then failed listen.failures probes
+    OUTPUT_FAILED = "OutputFailed"
+    LOST = "Lost"
+
+
+class RunObservation(Spec):
+    """What an agent knows of one run. Times are Unix seconds (UTC), from the shim's own files.
+
+    ``exit_code`` is the process's; a death by signal has ``signal`` and the code 128 + signal. ``address`` is
+    ``unix:<path>`` once the replica may be asked. ``outputs`` maps an output's name to its manifest: ``{uri, digest,
+    size, files}``.
+    """
+
+    key: str
+    phase: RunPhase
+    reason: RunReason = RunReason.NONE
+    message: str = ""
+    node: str = ""
+    pid: int | None = None
+    created_at: float
+    started_at: float | None = None
+    exited_at: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    ready: bool = False
+    address: str | None = None
+    log_bytes: int = 0
+    outputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    usage: dict[str, float] = Field(default_factory=dict)  # last sample: cpu (cores), memory (bytes), gpu (0-1)
+    last_lines: tuple[str, ...] = ()  # of the log, once ended badly
+
+
+class NodeObservation(Spec):
+    """What an agent says of its machine."""
+
+    name: str
+    capacity: Resources
+    labels: dict[str, str] = Field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    isolation: bool = True
+    isolation_note: str = ""
+    notes: tuple[str, ...] = ()

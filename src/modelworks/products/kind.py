@@ -1,0 +1,83 @@
+"""What a product declares of each kind of resource it owns. ``control/kinds`` lists them; nothing registers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from modelworks.kernel.decision import Decision
+from modelworks.kernel.resource import Metadata, Resource
+from modelworks.kernel.run import RunObservation
+from modelworks.kernel.spec import Spec
+from modelworks.settings import Settings
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim as admission left it: ``node`` is None while it waits, ``reason`` then says for what."""
+
+    key: str
+    gang: str
+    node: str | None
+    reason: str
+    created_at: datetime
+    placed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What ``resolve`` may read at apply: the settings, other resources, a product's own tables. It writes nothing."""
+
+    connection: Connection
+    settings: Settings
+    resource: Callable[[str, str, str], Resource | None]  # workspace, kind, name
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Names made facts: digests, shapes, prices, substitutions. Compared by apply: a moved alias is a change.
+
+    ``notes`` are printed to the user and not stored; what was substituted belongs into ``data`` too.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class World(Protocol):
+    """What ``observe`` may read. Raises Unavailable when a node cannot be asked: the pass is then repeated later."""
+
+    @property
+    def connection(self) -> Connection: ...
+    @property
+    def settings(self) -> Settings: ...
+    def runs(self, uid: str) -> Sequence[RunObservation]: ...
+    def claims(self, uid: str) -> Sequence[ClaimView]: ...
+
+
+def resolve_nothing(metadata: Metadata, spec: Any, lookup: Lookup) -> Resolved:
+    """For kinds whose spec holds no names."""
+    return Resolved()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind. ``decide`` is None for kinds that are data only (an instance type): they are ready once stored.
+
+    ``immutable`` spec paths may not change in an update (apply answers Conflict); ``check`` sees the old and new spec.
+    """
+
+    name: str
+    plural: str
+    spec: type[Spec]
+    short: tuple[str, ...] = ()
+    resolve: Callable[[Metadata, Any, Lookup], Resolved] = resolve_nothing
+    observe: Callable[[Resource, World], Any] | None = None
+    decide: Callable[[Resource, Any, datetime], Decision] | None = None
+    immutable: tuple[str, ...] = ()
+    check_delete: Callable[[Resource, Connection], None] | None = None
+    example: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""The door to machines: what every runtime can do. ``local``, ``agent_client`` and ``fake`` pass the same contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from modelworks.kernel.run import NodeObservation, RunObservation, RunSpec
+
+
+class Runtime(Protocol):
+    """One node's runs. Every call may be repeated; none waits for a workload.
+
+    Raises :class:`modelworks.kernel.errors.Unavailable` when the node cannot be asked: the caller then knows nothing, and
+    must not take silence for death.
+    """
+
+    def node(self) -> NodeObservation:
+        """The machine: capacity, labels, whether isolation works."""
+        ...
+
+    def ensure(self, run: RunSpec) -> RunObservation:
+        """The run exists. A key that is known, in whatever phase, is left as it is: nothing starts twice."""
+        ...
+
+    def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
+        """Begin SIGTERM, ``grace`` seconds, SIGKILL; a run not yet started never starts. Unknown keys are ignored."""
+        ...
+
+    def observe(self, prefix: str = "") -> Sequence[RunObservation]:
+        """All runs whose key begins with ``prefix`` (such as ``<uid>/``)."""
+        ...
+
+    def changes(self, since: int, timeout: float) -> tuple[int, Sequence[str]]:
+        """Wait up to ``timeout`` seconds for changes after cursor ``since``: the new cursor and the keys that changed."""
+        ...
+
+    def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """Up to ``limit`` bytes of the run's log from ``offset``; empty at the end. Raises NotFound for unknown keys."""
+        ...
+
+    def metrics(self, key: str) -> Iterator[dict[str, float]]:
+        """Samples ``{at, cpu, memory, gpu, gpu_memory, read, written}``, one each 2 s, oldest first."""
+        ...
+
+    def forget(self, key: str) -> None:
+        """Drop an ended run's directory. A run that has not ended is a Conflict; an unknown key is ignored."""
+        ...
