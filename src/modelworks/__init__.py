@@ -1,7 +1,7 @@
 """Modelworks: a self-hosted machine-learning platform.
 
-The names of the SDK hang off this package and are loaded when first used, so that ``import modelworks`` costs nothing in
-a training script or a replica.
+The names of the SDK hang off this package and are loaded when first used, so that ``import modelworks`` costs
+nothing in a training script or a replica.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EXPORTS = {
     "Predictor": "modelworks.sdk.predictor",
 }
 
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the names are strings; they are loaded on first use
+__all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
     from modelworks.sdk.estimator import Estimator as Estimator

@@ -17,7 +17,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# sockaddr_un.sun_path holds 108 bytes; names below the directory take up to 48 ("/sockets/<32>.sock", ".s.PGSQL.5432.lock").
+# sockaddr_un.sun_path holds 108 bytes; names below the directory take up to 48 ("/r/<32>.sock").
 _LONGEST_RUN_DIRECTORY = 58
 
 

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy Core. PostgreSQL is the only dialect; Alembic's migrations are compared with this in a test."""
+"""The tables, as SQLAlchemy Core. PostgreSQL is the only dialect; a test compares the migrations with this."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a pass over one resource decides: a new status, and actions from a closed union.
 
-A decision is data. ``control/act`` is the only interpreter; what an action does when it is carried out twice is nothing.
+A decision is data. ``control/act`` is the only interpreter; carrying an action out twice does what once does.
 """
 
 from __future__ import annotations

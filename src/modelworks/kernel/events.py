@@ -17,7 +17,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """``reason`` is a CamelCase word for machines, ``message`` a sentence for people, ``data`` the numbers behind it."""
+    """``reason`` is a CamelCase word for machines, ``message`` a sentence for people, ``data`` its numbers."""
 
     seq: int
     at: datetime

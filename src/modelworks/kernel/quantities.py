@@ -16,8 +16,11 @@ _BYTES = re.compile(rf"^{_NUMBER}\s*([KMGTPE]i?|k)?B?$")
 _DURATION_PART = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
 _DURATION = re.compile(rf"^(?:{_NUMBER}(?:ms|s|m|h|d))+$")
 
-_FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18} | {
-    f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", start=1)
+_FACTORS: dict[str, int] = {
+    "": 1,
+    "k": 10**3,
+    **{unit: 1000**power for power, unit in enumerate("KMGTPE", start=1)},
+    **{f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", start=1)},
 }
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -63,12 +66,11 @@ def format_bytes(amount: int) -> str:
     """Bytes → the largest binary unit with at most one decimal: ``"2.1Gi"``, ``"512Mi"``, ``"100B"``."""
     if amount < 1024:
         return f"{amount}B"
-    value, unit = float(amount), ""
-    for unit in ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"):
-        value /= 1024
-        if value < 1023.95:
-            break
-    return f"{value:.1f}".removesuffix(".0") + unit
+    power = min((amount.bit_length() - 1) // 10, 6)
+    value = amount / 1024**power
+    if value >= 1023.95 and power < 6:  # would print as 1024.0
+        value, power = value / 1024, power + 1
+    return f"{value:.1f}".removesuffix(".0") + "BKMGTPE"[power] + "i"
 
 
 def format_duration(seconds: float) -> str:
@@ -84,7 +86,7 @@ def format_duration(seconds: float) -> str:
 
 
 Cpu = Annotated[int, BeforeValidator(parse_cpu)]
-"""A field in millicores that accepts ``500m``, ``1.5`` or a number of cores. Note: an ``int`` is cores, not millicores."""
+"""A field in millicores that accepts ``500m``, ``1.5`` or a number of cores; an ``int`` is cores, not millicores."""
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 """A field in bytes that accepts ``2Gi``."""

@@ -22,8 +22,8 @@ def check_name(name: str) -> str:
     """Names are DNS-like, 1-63 characters, since they become host names, paths and bucket names."""
     if not _NAME.match(name) or ".." in name:
         raise ValueError(
-            f"not a valid name: {name!r}; use 1-63 lower-case letters, digits, '-' and '.', beginning and ending with a "
-            "letter or digit"
+            f"not a valid name: {name!r}; use 1-63 lower-case letters, digits, '-' and '.', "
+            "beginning and ending with a letter or digit"
         )
     return name
 
@@ -50,7 +50,7 @@ class Metadata(Spec):
 class Manifest(Spec):
     """One document of ``mw apply -f``: the envelope; ``spec`` is validated by its kind."""
 
-    apiVersion: Literal["modelworks/v1"] = API_VERSION
+    apiVersion: Literal["modelworks/v1"] = "modelworks/v1"
     kind: str
     metadata: Metadata
     spec: dict[str, Any] = Field(default_factory=dict)

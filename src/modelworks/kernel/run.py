@@ -41,7 +41,7 @@ class RunKey:
 
 
 class Resources(Spec):
-    """What a run occupies while it lives: CPU in millicores (written ``500m`` or cores), memory in bytes, whole GPUs."""
+    """What a run occupies while it lives: CPU in millicores (written ``500m`` or cores), memory in bytes, GPUs."""
 
     cpu: Cpu = Field(default=1000, ge=1)
     memory: Bytes = Field(default=1024**3, ge=1024**2)
@@ -70,8 +70,8 @@ class EnvironmentRef(Spec):
 class Input(Spec):
     """Data made visible read-only at ``paths`` before the run starts.
 
-    ``uri`` is ``s3://bucket/prefix/`` (a folder), ``s3://bucket/key`` (one file). With ``unpack`` a ``.tar.gz`` object is
-    unpacked there. ``env`` names a variable that holds the path where mounts are not possible.
+    ``uri`` is ``s3://bucket/prefix/`` (a folder) or ``s3://bucket/key`` (one file). With ``unpack`` a ``.tar.gz``
+    object is unpacked there. ``env`` names a variable that holds the path where mounts are not possible.
     """
 
     channel: str
@@ -83,7 +83,7 @@ class Input(Spec):
 
 
 class Output(Spec):
-    """A writable directory at ``paths``, uploaded to ``uri`` (``s3://bucket/prefix/``) while the run works and at its end.
+    """A writable directory at ``paths``, uploaded to ``uri`` (``s3://bucket/prefix/``) while it works and at its end.
 
     With ``commit`` the end writes ``<uri>.manifest.json`` last: names, sizes, SHA-256 digests and the attempt; what no
     manifest names was never committed.

@@ -45,7 +45,7 @@ def _summary(cls: type[BaseModel], error: ValidationError) -> str:
 
 
 def changed_paths(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:
-    """The leaves that differ between two JSON-like mappings: ``(dotted path, before, after)``; a missing leaf is None."""
+    """The leaves that differ between two JSON-like mappings: ``(dotted path, before, after)``; None where missing."""
     changes: list[tuple[str, Any, Any]] = []
     for key in sorted({*before, *after}):
         old, new, path = before.get(key), after.get(key), f"{at}.{key}" if at else str(key)

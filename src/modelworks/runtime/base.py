@@ -1,4 +1,4 @@
-"""The door to machines: what every runtime can do. ``local``, ``agent_client`` and ``fake`` pass the same contract tests."""
+"""The door to machines. ``local``, ``agent_client`` and ``fake`` pass the same contract tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from modelworks.kernel.run import NodeObservation, RunObservation, RunSpec
 class Runtime(Protocol):
     """One node's runs. Every call may be repeated; none waits for a workload.
 
-    Raises :class:`modelworks.kernel.errors.Unavailable` when the node cannot be asked: the caller then knows nothing, and
-    must not take silence for death.
+    Raises :class:`modelworks.kernel.errors.Unavailable` when the node cannot be asked: the caller then knows nothing,
+    and must not take silence for death.
     """
 
     def node(self) -> NodeObservation:
@@ -32,11 +32,11 @@ class Runtime(Protocol):
         ...
 
     def changes(self, since: int, timeout: float) -> tuple[int, Sequence[str]]:
-        """Wait up to ``timeout`` seconds for changes after cursor ``since``: the new cursor and the keys that changed."""
+        """Wait up to ``timeout`` seconds for changes after cursor ``since``: the new cursor and the changed keys."""
         ...
 
     def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
-        """Up to ``limit`` bytes of the run's log from ``offset``; empty at the end. Raises NotFound for unknown keys."""
+        """Up to ``limit`` bytes of the log from ``offset``; empty at the end. Raises NotFound for unknown keys."""
         ...
 
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
