@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_CPU = re.compile(rf"^{_NUMBER}(m?)$")
-_BYTES = re.compile(rf"^{_NUMBER}\s*([KMGTPE]i?|k)?B?$")
+_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)"
+_CPU = re.compile(rf"{_NUMBER}(m?)")
+_BYTES = re.compile(rf"{_NUMBER} ?([KMGTPE]i?|k)?B?")
 _DURATION_PART = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
-_DURATION = re.compile(rf"^(?:{_NUMBER}(?:ms|s|m|h|d))+$")
+_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h|d))+")
 
 _FACTORS: dict[str, int] = {
     "": 1,
@@ -22,14 +22,15 @@ _FACTORS: dict[str, int] = {
     **{unit: 1000**power for power, unit in enumerate("KMGTPE", start=1)},
     **{f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", start=1)},
 }
+_LONGEST = 1e10  # seconds, some three hundred years: what a timestamp can be moved by
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_cpu(value: object) -> int:
     """``"500m"``, ``"1.5"``, ``2`` → millicores. Raises ValueError with the accepted forms."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        value = f"{value:f}".rstrip("0").rstrip(".")
-    match = _CPU.match(value.strip()) if isinstance(value, str) else None
+        value = str(value) if isinstance(value, int) else f"{value:f}"
+    match = _CPU.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"not a CPU amount: {value!r}; write cores as 2 or 0.5, or millicores as 500m")
     return round(float(match[1]) * (1 if match[2] else 1000))
@@ -37,9 +38,9 @@ def parse_cpu(value: object) -> int:
 
 def parse_bytes(value: object) -> int:
     """``"2Gi"``, ``"500M"``, ``1048576`` → bytes. Raises ValueError with the accepted forms."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
         return value
-    match = _BYTES.match(value.strip()) if isinstance(value, str) else None
+    match = _BYTES.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"not an amount of memory: {value!r}; write it as 512Mi, 2Gi or a number of bytes")
     return round(float(match[1]) * _FACTORS[match[2] or ""])
@@ -47,12 +48,12 @@ def parse_bytes(value: object) -> int:
 
 def parse_duration(value: object) -> float:
     """``"90s"``, ``"1h30m"``, ``30`` → seconds. Raises ValueError with the accepted forms."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST:
         return float(value)
     text = value.strip() if isinstance(value, str) else ""
     if re.fullmatch(_NUMBER, text):
         return float(text)
-    if not _DURATION.match(text):
+    if not _DURATION.fullmatch(text):
         raise ValueError(f"not a duration: {value!r}; write it as 30s, 5m, 1h30m or a number of seconds")
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 
@@ -85,11 +86,16 @@ def format_duration(seconds: float) -> str:
     return "".join(parts[:2])
 
 
-Cpu = Annotated[int, BeforeValidator(parse_cpu)]
+Cpu = Annotated[
+    int,
+    BeforeValidator(parse_cpu, json_schema_input_type=str | float),
+    # As text, since a bare integer would be read back as cores.
+    PlainSerializer(lambda millis: f"{millis}m", return_type=str, when_used="json"),
+]
 """A field in millicores that accepts ``500m``, ``1.5`` or a number of cores; an ``int`` is cores, not millicores."""
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=str | int)]
 """A field in bytes that accepts ``2Gi``."""
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str | float)]
 """A field in seconds that accepts ``1h30m``."""

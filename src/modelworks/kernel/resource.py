@@ -14,13 +14,13 @@ from modelworks.kernel.spec import Spec
 API_VERSION = "modelworks/v1"
 DEFAULT_WORKSPACE = "default"
 
-_NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
-_LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,126}[A-Za-z0-9])?$")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,126}[A-Za-z0-9])?")
 
 
 def check_name(name: str) -> str:
     """Names are DNS-like, 1-63 characters, since they become host names, paths and bucket names."""
-    if not _NAME.match(name) or ".." in name:
+    if not _NAME.fullmatch(name) or ".." in name:
         raise ValueError(
             f"not a valid name: {name!r}; use 1-63 lower-case letters, digits, '-' and '.', "
             "beginning and ending with a letter or digit"
@@ -29,7 +29,7 @@ def check_name(name: str) -> str:
 
 
 def _check_label(key: str) -> str:
-    if not _LABEL.match(key):
+    if not _LABEL.fullmatch(key):
         raise ValueError(f"not a valid label: {key!r}; use 1-128 letters, digits and '._/-'")
     return key
 

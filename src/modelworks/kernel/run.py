@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from modelworks.kernel.quantities import Bytes, Cpu, Duration
 from modelworks.kernel.spec import Spec
 
-_KEY = re.compile(r"^[a-z0-9]{6,32}/[a-z0-9]{1,32}/\d{1,6}/\d{1,6}$")
+_KEY = re.compile(r"[a-z0-9]{6,32}/[a-z0-9]{1,32}/[0-9]{1,6}/[0-9]{1,6}")
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +34,7 @@ class RunKey:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        if not _KEY.match(text):
+        if not _KEY.fullmatch(text):
             raise ValueError(f"not a run key: {text!r}; expected uid/attempt/ordinal/incarnation")
         uid, attempt, ordinal, incarnation = text.split("/")
         return cls(uid, attempt, int(ordinal), int(incarnation))
@@ -48,10 +48,6 @@ class Resources(Spec):
     gpu: int = Field(default=0, ge=0, le=64)
     gpu_model: str | None = None
     gpu_memory: Bytes | None = None
-
-    def dump(self) -> dict[str, Any]:
-        """With quantities as text, so that what is dumped parses to the same value (an integer would mean cores)."""
-        return super().dump() | {"cpu": f"{self.cpu}m"}
 
 
 class EnvironmentRef(Spec):
