@@ -74,8 +74,8 @@ events = Table(
     "events",
     metadata,
     Column("seq", BigInteger, Identity(always=True), primary_key=True),
-    # The writing transaction: a reader takes only rows below pg_snapshot_xmin, so that a cursor never skips a row that
-    # was numbered earlier and committed later.
+    # The writing transaction. A reader takes only rows below pg_snapshot_xmin, in the order (xid, seq), so that a cursor
+    # never skips a row that was numbered earlier and committed later.
     Column("xid", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     Column("workspace", Text, nullable=False),
@@ -86,6 +86,7 @@ events = Table(
     Column("message", Text, nullable=False),
     Column("level", Text, nullable=False, server_default="normal"),
     Column("data", JSONB, nullable=False, server_default=_empty),
+    Index("ix_events_xid_seq", "xid", "seq"),
     Index("ix_events_uid_seq", "uid", "seq"),
     Index("ix_events_workspace_kind_name_seq", "workspace", "kind", "name", "seq"),
 )

@@ -85,6 +85,13 @@ class WithdrawRoute:
 
 
 @dataclass(frozen=True)
+class EnsureSecret:
+    """The resource has a random secret of 256 bits called ``name``: made once, kept encrypted, gone with the resource."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class EnsureBucket:
     bucket: str
 
@@ -147,6 +154,7 @@ Action = (
     | ForgetRun
     | PublishRoute
     | WithdrawRoute
+    | EnsureSecret
     | EnsureBucket
     | RemoveBucket
     | EnsureDirectory

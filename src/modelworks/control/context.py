@@ -1,0 +1,34 @@
+"""What the parts of one controller share: built once by ``control/process``, read by the API, reconcilers and scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from modelworks.db.listen import Listener
+from modelworks.db.secrets import Cipher
+from modelworks.home import Home
+from modelworks.objectstore.credentials import Credentials
+from modelworks.products.kind import Kind
+from modelworks.runtime.base import Runtime
+from modelworks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """``runtimes`` is by node name and grows when a node first answers; a node that is missing cannot be asked now.
+
+    ``credentials`` returns the controller's own at the object store, and raises Unavailable before they are made.
+    ``listener`` wakes those who wait for a NOTIFY; without one (in tests) they poll.
+    """
+
+    engine: Engine
+    home: Home
+    settings: Settings
+    kinds: Mapping[str, Kind]
+    runtimes: Mapping[str, Runtime]
+    cipher: Cipher
+    credentials: Callable[[], Credentials]
+    listener: Listener | None = None
