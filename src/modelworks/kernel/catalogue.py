@@ -1,0 +1,125 @@
+"""What the catalogues hold: instance types, environments, and the replacements a user asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from modelworks.kernel.run import EnvironmentRef, Resources
+from modelworks.kernel.spec import Spec
+
+_DISTRIBUTION = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(.*)$", re.DOTALL)
+_IMAGE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$")
+
+
+def normalise_requirement(line: str) -> str:
+    """A pip line without comment and spare blanks, its name in PEP 503 form; options and URLs stay as they are."""
+    text = re.sub(r"(^|\s)#.*$", "", line).strip()
+    if text.startswith("-") or "://" in text.split("@", 1)[0]:
+        return text
+    match = _DISTRIBUTION.match(text)
+    if match is None:
+        return text
+    name = re.sub(r"[-_.]+", "-", match[1]).lower()
+    rest = match[2] if ";" in match[2] or "@" in match[2] else match[2].replace(" ", "")
+    return name + rest.strip()
+
+
+def environment_digest(requirements: Iterable[str], python: str | None, image: str | None) -> str:
+    """SHA-256 (64 hex digits) of the sorted normalised requirements, the Python version and the image."""
+    lines = sorted({text for line in requirements if (text := normalise_requirement(line))})
+    document = json.dumps([lines, python, image], separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def _check_requirement(line: str) -> str:
+    if not line.strip() or any(ord(c) < 32 and c != "\t" for c in line):
+        raise ValueError("a requirement is one line of a pip requirements file, such as numpy==2.4.6")
+    return line.strip()
+
+
+def _check_image(image: str) -> str:
+    if not _IMAGE.match(image):
+        raise ValueError(f"not an image reference: {image!r}; write it as registry/name:tag")
+    return image
+
+
+Requirement = Annotated[str, AfterValidator(_check_requirement), Field(max_length=1000)]
+Image = Annotated[str, AfterValidator(_check_image)]
+
+
+class EnvironmentSpec(Spec):
+    """A set of packages. ``requirements`` are pip lines; ``python`` such as ``3.11`` (None: the platform's own)."""
+
+    requirements: tuple[Requirement, ...] = Field(default=(), max_length=1000)
+    python: str | None = Field(default=None, pattern=r"^3\.\d{1,2}$")
+    image: Image | None = None
+    description: str = Field(default="", max_length=4096)
+
+    def ref(self, name: str | None = None) -> EnvironmentRef:
+        """The content-addressed environment that a run names."""
+        return EnvironmentRef(
+            digest=environment_digest(self.requirements, self.python, self.image),
+            name=name,
+            requirements=self.requirements,
+            python=self.python,
+            image=self.image,
+        )
+
+
+class InstanceTypeSpec(Resources):
+    """A shape with a price, as manifests and catalogue files write it. ``price_per_hour`` is for one instance."""
+
+    price_per_hour: float = Field(ge=0, le=1e6)
+    description: str = Field(default="", max_length=4096)
+    gpu_bandwidth: str | None = Field(default=None, max_length=256)
+
+    @property
+    def resources(self) -> Resources:
+        """What one instance occupies."""
+        return Resources.model_construct(**{name: getattr(self, name) for name in Resources.model_fields})
+
+
+class InstanceType(Spec):
+    """A named shape with a price."""
+
+    name: str
+    resources: Resources
+    price_per_hour: float
+    description: str = ""
+    gpu_bandwidth: str | None = None
+
+    @classmethod
+    def of(cls, name: str, spec: InstanceTypeSpec) -> InstanceType:
+        return cls(
+            name=name,
+            resources=spec.resources,
+            price_per_hour=spec.price_per_hour,
+            description=spec.description,
+            gpu_bandwidth=spec.gpu_bandwidth,
+        )
+
+    def dump(self) -> dict[str, Any]:
+        return super().dump() | {"resources": self.resources.dump()}
+
+
+class Substitution(Spec):
+    """One name that was replaced by another: shown to the user and recorded on the resource.
+
+    ``field`` is the wanted thing (``instance_type``, ``image``, ``model``); ``origin`` is who asked: the user's
+    ``configuration``, or the ``catalogue`` in which a cloud's image name is an alias.
+    """
+
+    field: str
+    requested: str
+    used: str
+    origin: str = "configuration"
+
+    def note(self) -> str:
+        """One line for people."""
+        return f"{self.field} {self.requested} → {self.used} (from the {self.origin})"
