@@ -12,6 +12,7 @@ ModelworksError                    500 internal
 │   └── PlatformUnreachable        503 platform-unreachable the client found no platform at the address
 ├── EnvironmentFailed              422 environment-failed   the package resolver's own message
 ├── WorkloadFailed                 422 workload-failed      a job or replica ended badly; carries its last lines
+├── TimedOut                       504 timed-out            what was waited for did not happen in time
 └── SetupFailed                    500 setup-failed         `mw up` cannot start: disk, port, permissions
 
 Code, status and title live on the class; the instance says what was wrong, where, and what to do about it. The body is
@@ -119,6 +120,10 @@ class EnvironmentFailed(ModelworksError):
 
 class WorkloadFailed(ModelworksError):
     code, status, title = "workload-failed", 422, "Workload failed"
+
+
+class TimedOut(ModelworksError):
+    code, status, title = "timed-out", 504, "Timed out"
 
 
 class SetupFailed(ModelworksError):
