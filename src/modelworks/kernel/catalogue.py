@@ -6,15 +6,15 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from modelworks.kernel.run import EnvironmentRef, Resources
 from modelworks.kernel.spec import Spec
 
-_DISTRIBUTION = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(.*)$", re.DOTALL)
-_IMAGE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$")
+_DISTRIBUTION = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(.*)", re.DOTALL)
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 
 
 def normalise_requirement(line: str) -> str:
@@ -22,7 +22,7 @@ def normalise_requirement(line: str) -> str:
     text = re.sub(r"(^|\s)#.*$", "", line).strip()
     if text.startswith("-") or "://" in text.split("@", 1)[0]:
         return text
-    match = _DISTRIBUTION.match(text)
+    match = _DISTRIBUTION.fullmatch(text)
     if match is None:
         return text
     name = re.sub(r"[-_.]+", "-", match[1]).lower()
@@ -44,7 +44,7 @@ def _check_requirement(line: str) -> str:
 
 
 def _check_image(image: str) -> str:
-    if not _IMAGE.match(image):
+    if not _IMAGE.fullmatch(image):
         raise ValueError(f"not an image reference: {image!r}; write it as registry/name:tag")
     return image
 
@@ -103,9 +103,6 @@ class InstanceType(Spec):
             description=spec.description,
             gpu_bandwidth=spec.gpu_bandwidth,
         )
-
-    def dump(self) -> dict[str, Any]:
-        return super().dump() | {"resources": self.resources.dump()}
 
 
 class Substitution(Spec):
