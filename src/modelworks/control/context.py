@@ -1,4 +1,4 @@
-"""What the parts of one controller share: built once by ``control/process``, read by the API, reconcilers and scheduler."""
+"""What the parts of one controller share: built once by ``control/process``, read by API, reconcilers and scheduler."""
 
 from __future__ import annotations
 

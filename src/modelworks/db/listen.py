@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import psycopg
 import structlog
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
 RESOURCES = "mw_resources"  # payload: the uid that should be looked at now
@@ -20,9 +21,10 @@ CHANNELS = (RESOURCES, CHANGES, CLAIMS, ROUTES, EVENTS)
 Callback = Callable[[str], None]
 
 _log = structlog.get_logger(__name__)
+_NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 _LONGEST_PAUSE = 5.0
 # A blocked read ends this often to see whether the thread should stop; the interval is not part of the latency.
-_PATIENCE = 5.0
+_PATIENCE = 2.0
 
 
 class Listener(threading.Thread):
@@ -85,3 +87,8 @@ class Listener(threading.Thread):
             callbacks = tuple(self._subscribers[channel])
         for callback in callbacks:
             callback(payload)
+
+
+def notify(connection: Connection, channel: str, payload: str = "") -> None:
+    """Wake the listeners of ``channel`` when the transaction commits; equal ones of a transaction are sent once."""
+    connection.execute(_NOTIFY, {"channel": channel, "payload": payload})

@@ -56,7 +56,7 @@ resources = Table(
     Column("status", JSONB, nullable=False, server_default=_empty),
     Column("labels", JSONB, nullable=False, server_default=_empty),
     # Grows with every write, of the spec or the status: what `watch` and optimistic writes compare.
-    Column("version", BigInteger, resource_version, nullable=False, server_default=resource_version.next_value()),
+    Column("version", BigInteger, nullable=False, server_default=text("nextval('resource_version'::regclass)")),
     _now(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("deleting", DateTime(timezone=True)),
@@ -74,8 +74,8 @@ events = Table(
     "events",
     metadata,
     Column("seq", BigInteger, Identity(always=True), primary_key=True),
-    # The writing transaction. A reader takes only rows below pg_snapshot_xmin, in the order (xid, seq), so that a cursor
-    # never skips a row that was numbered earlier and committed later.
+    # The writing transaction. A reader takes only rows below pg_snapshot_xmin, in the order (xid, seq), so that a
+    # cursor never skips a row that was numbered earlier and committed later.
     Column("xid", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     Column("workspace", Text, nullable=False),

@@ -1,0 +1,127 @@
+"""Claims: runs' wishes for room on a node, waiting or placed. ``control/scheduler`` places them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from modelworks.db.listen import CLAIMS, notify
+from modelworks.db.tables import claims as table
+from modelworks.db.tables import resources
+from modelworks.kernel.decision import Claim
+from modelworks.kernel.resource import Ref
+from modelworks.kernel.run import Resources
+from modelworks.products.kind import ClaimView
+
+
+@dataclass(frozen=True)
+class StoredClaim:
+    """A claim with whose it is and where it stands. ``node`` is None while it waits."""
+
+    claim: Claim
+    uid: str
+    ref: Ref
+    node: str | None
+    reason: str
+    created_at: datetime
+
+
+def reserve(connection: Connection, uid: str, claims: Iterable[Claim]) -> None:
+    """Queue claims; one that is known stays as it is."""
+    rows = [
+        {
+            "key": c.key,
+            "uid": uid,
+            "gang": c.gang,
+            "claim": _dump(c),
+            "priority": c.priority,
+            "reason": "waits for admission",
+        }
+        for c in claims
+    ]
+    if rows and connection.execute(insert(table).values(rows).on_conflict_do_nothing()).rowcount:
+        notify(connection, CLAIMS)
+
+
+def release(connection: Connection, key: str) -> None:
+    """Give a claim's room back. An unknown key is ignored."""
+    if connection.execute(delete(table).where(table.c.key == key)).rowcount:
+        notify(connection, CLAIMS)
+
+
+def release_all(connection: Connection, uid: str) -> None:
+    if connection.execute(delete(table).where(table.c.uid == uid)).rowcount:
+        notify(connection, CLAIMS)
+
+
+def of(connection: Connection, uids: Iterable[str]) -> dict[str, list[ClaimView]]:
+    """uid → its claims, by key; a uid without claims is missing."""
+    found: dict[str, list[ClaimView]] = defaultdict(list)
+    statement = select(table).where(table.c.uid.in_(list(uids))).order_by(table.c.key)
+    for row in connection.execute(statement):
+        found[row.uid].append(ClaimView(row.key, row.gang, row.node, row.reason, row.created_at, row.placed_at))
+    return dict(found)
+
+
+def everything(connection: Connection) -> list[StoredClaim]:
+    """All claims of resources that exist, waiting and placed, the oldest first."""
+    statement = (
+        select(table, resources.c.workspace, resources.c.kind, resources.c.name)
+        .join(resources, resources.c.uid == table.c.uid)
+        .order_by(table.c.created_at, table.c.key)
+    )
+    return [_stored(row) for row in connection.execute(statement)]
+
+
+def place(connection: Connection, key: str, node: str) -> None:
+    statement = update(table).where(table.c.key == key)
+    connection.execute(statement.values(node=node, reason="", placed_at=func.clock_timestamp()))
+
+
+def explain(connection: Connection, reasons: Sequence[tuple[str, str]]) -> None:
+    """Write what waiting claims wait for: ``(key, reason)`` each."""
+    if reasons:
+        terms = {"keys": [key for key, _ in reasons], "reasons": [reason for _, reason in reasons]}
+        connection.execute(_EXPLAIN, terms)
+
+
+_EXPLAIN = text(
+    """
+UPDATE claims SET reason = said.reason
+FROM unnest(CAST(:keys AS text[]), CAST(:reasons AS text[])) AS said(key, reason)
+WHERE claims.key = said.key AND claims.node IS NULL
+"""
+).bindparams(bindparam("keys"), bindparam("reasons"))
+
+
+def _dump(claim: Claim) -> dict[str, Any]:
+    return {
+        "resources": claim.resources.dump(),
+        "instance_type": claim.instance_type,
+        "price_per_hour": claim.price_per_hour,
+        "node_selector": dict(claim.node_selector),
+        "tolerations": list(claim.tolerations),
+        "spread": claim.spread,
+    }
+
+
+def _stored(row: Row[Any]) -> StoredClaim:
+    data = row.claim
+    claim = Claim(
+        key=row.key,
+        gang=row.gang,
+        resources=Resources.parse(data["resources"]),
+        instance_type=data["instance_type"],
+        price_per_hour=data["price_per_hour"],
+        priority=row.priority,
+        node_selector=data["node_selector"],
+        tolerations=tuple(data["tolerations"]),
+        spread=data["spread"],
+    )
+    return StoredClaim(claim, row.uid, Ref(row.workspace, row.kind, row.name), row.node, row.reason, row.created_at)
