@@ -1,0 +1,28 @@
+"""What a decision about a training job sees of the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelworks.kernel.resource import Resource
+from modelworks.kernel.run import RunObservation
+from modelworks.products.kind import ClaimView, World
+from modelworks.products.training.queries import cancel_requested_at
+
+
+@dataclass(frozen=True)
+class Observed:
+    """``cancel_requested_at`` is when somebody asked for the end, in Unix seconds."""
+
+    runs: tuple[RunObservation, ...] = ()
+    claims: tuple[ClaimView, ...] = ()
+    cancel_requested_at: float | None = None
+
+
+def observe(resource: Resource, world: World) -> Observed:
+    """Raises Unavailable when a node cannot be asked: the job is then left as it is."""
+    return Observed(
+        runs=tuple(world.runs(resource.uid)),
+        claims=tuple(world.claims(resource.uid)),
+        cancel_requested_at=cancel_requested_at(world.connection, resource.uid),
+    )

@@ -1,0 +1,68 @@
+"""What a user may write of a training job. See docs/architecture.md, "Manifests"."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from modelworks.kernel.catalogue import EnvironmentSpec
+from modelworks.kernel.quantities import Duration
+from modelworks.kernel.run import Resources
+from modelworks.kernel.spec import Spec
+from modelworks.products.workload import Command, EnvName, EnvValue, VolumeReference, duplicates
+
+_CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_HYPERPARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
+
+
+def _check_channel(name: str) -> str:
+    if not _CHANNEL.fullmatch(name):
+        raise ValueError(f"not a channel name: {name!r}; use 1-63 letters, digits, '-' and '_', such as train")
+    if name == "output":
+        raise ValueError("the channel 'output' would hide /mnt/output; choose another name")
+    return name
+
+
+def _check_hyperparameter(name: str) -> str:
+    if not _HYPERPARAMETER.fullmatch(name):
+        raise ValueError(f"not a hyperparameter name: {name!r}; use letters, digits and '_.-', such as learning_rate")
+    return name
+
+
+Channel = Annotated[str, AfterValidator(_check_channel)]
+Hyperparameter = Annotated[str, AfterValidator(_check_hyperparameter)]
+Text = Annotated[str, Field(min_length=1, max_length=2048)]
+
+
+class TrainingJobSpec(Spec):
+    """A command that runs to its end on one or more replicas."""
+
+    command: Command = Field(description="text for the shell, or a list of arguments")
+    code: Text | None = Field(default=None, description="s3:// URI of a folder or a .tar.gz; the CLI uploads a folder")
+    environment: Text | EnvironmentSpec | None = Field(
+        default=None, description="a name, or requirements; none: the platform's own Python"
+    )
+    instance_type: Text | None = Field(default=None, description="a name of the catalogue; default local.small")
+    resources: Resources | None = Field(default=None, description="instead of an instance type")
+    replicas: int = Field(default=1, ge=1, le=1024)
+    env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=512)
+    hyperparameters: dict[Hyperparameter, str | int | float | bool] = Field(default_factory=dict, max_length=512)
+    inputs: dict[Channel, Text] = Field(default_factory=dict, max_length=64)
+    output: Text | None = Field(default=None, description="s3:// prefix; default below the workspace's own bucket")
+    volumes: tuple[VolumeReference, ...] = Field(default=(), max_length=32)
+    retries: int = Field(default=0, ge=0, le=100)
+    time_limit: Duration | None = Field(default=None, ge=1, description="of all attempts together")
+    grace_period: Duration = Field(default=30.0, ge=0, le=3600)
+    credentials: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.instance_type is not None and self.resources is not None:
+            raise ValueError("give either instance_type or resources, not both")
+        taken = [f"/mnt/{channel}" for channel in self.inputs] + ["/mnt/output"]
+        twice = duplicates(taken + [volume.mount_path for volume in self.volumes])
+        if twice:
+            raise ValueError(f"two things are mounted at {', '.join(sorted(twice))}")
+        return self
