@@ -108,6 +108,7 @@ def _dump(claim: Claim) -> dict[str, Any]:
         "node_selector": dict(claim.node_selector),
         "tolerations": list(claim.tolerations),
         "spread": claim.spread,
+        "lasting": claim.lasting,
     }
 
 
@@ -123,5 +124,6 @@ def _stored(row: Row[Any]) -> StoredClaim:
         node_selector=data["node_selector"],
         tolerations=tuple(data["tolerations"]),
         spread=data["spread"],
+        lasting=data["lasting"],
     )
     return StoredClaim(claim, row.uid, Ref(row.workspace, row.kind, row.name), row.node, row.reason, row.created_at)

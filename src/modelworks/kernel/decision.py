@@ -26,6 +26,7 @@ class Claim:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[str, ...] = ()
     spread: str | None = None  # a node label to spread over, such as "zone"
+    lasting: bool = False  # does not end by itself: a service's replica
 
 
 @dataclass(frozen=True)
