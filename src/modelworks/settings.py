@@ -71,6 +71,7 @@ class Catalogue(Spec):
 class Settings(Spec):
     """Everything a user can set for one platform."""
 
+    home: str = Field(default="/var/lib/modelworks", description="MW_HOME; not for the file")
     host: str = "127.0.0.1"
     port: int = Field(default=8700, ge=0, le=65535)
     s3_port: int = Field(default=8733, ge=0, le=65535)
@@ -93,6 +94,11 @@ class Settings(Spec):
         data, lines = _read_yaml(home)
         variables = os.environ if environ is None else environ
         given = {field: (name, value) for name, field in _VARIABLES.items() if (value := variables.get(name))}
+        if "home" in data:
+            where = f"{home.config}:{lines['home']}"
+            said = f"unknown field ({where}); the home is chosen by the variable MW_HOME"
+            raise Invalid("the settings are wrong", fields=(FieldError("home", said),), remedy=_REMEDY)
+        data["home"] = str(home.root)
         data |= {field: value for field, (_, value) in given.items()}
         try:
             return cls.model_validate(data)

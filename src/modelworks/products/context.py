@@ -1,0 +1,70 @@
+"""What a product's HTTP routes get: the controller's shared parts, who asks, and for which workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends, Query, Request
+from sqlalchemy import Engine
+
+from modelworks.db.secrets import Cipher
+from modelworks.home import Home
+from modelworks.kernel.resource import DEFAULT_WORKSPACE, Name
+from modelworks.objectstore.credentials import Credentials
+from modelworks.products.kind import Kind
+from modelworks.runtime.base import Runtime
+from modelworks.settings import Settings
+
+
+class Context(Protocol):
+    """``control.context.Context``, as far as products may use it."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def home(self) -> Home: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def kinds(self) -> Mapping[str, Kind]: ...
+    @property
+    def runtimes(self) -> Mapping[str, Runtime]: ...
+    @property
+    def cipher(self) -> Cipher: ...
+    @property
+    def credentials(self) -> Callable[[], Credentials]: ...
+
+
+@dataclass(frozen=True)
+class Principal:
+    """The API key that asks. ``workspace`` None: every workspace."""
+
+    name: str
+    workspace: str | None = None
+    read_only: bool = False
+
+    def may_use(self, workspace: str) -> bool:
+        return self.workspace is None or self.workspace == workspace
+
+
+def _context(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+def _principal(request: Request) -> Principal:
+    return cast(Principal, request.state.principal)
+
+
+def _workspace(
+    request: Request,
+    workspace: Annotated[Name | None, Query(description="Default: the key's own workspace, else `default`.")] = None,
+) -> str:
+    # That the key may use it was checked when the key was: api/auth refuses before any route runs.
+    return workspace or _principal(request).workspace or DEFAULT_WORKSPACE
+
+
+ContextOf = Annotated[Context, Depends(_context)]
+PrincipalOf = Annotated[Principal, Depends(_principal)]
+WorkspaceOf = Annotated[str, Depends(_workspace)]
