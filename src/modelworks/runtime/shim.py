@@ -1,0 +1,248 @@
+"""Owns one workload's process tree and tells the truth about its end: ``python -I -S shim.py <run directory>``.
+
+Standard library only, and of that only C modules: one of these lives beside every workload. It is the subreaper of all
+that the workload starts, so that nothing escapes by forking twice. It reads ``launch.json`` and ``stop``, writes
+``started`` and ``exited`` (see ``rundir.py``). When it dies, the kernel kills the workload.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class _JsonContext:
+    """What the C scanner asks of ``json.JSONDecoder``; importing ``json`` itself would cost 10 ms for its ``re``."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
+def read_json(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    try:
+        from _json import make_scanner  # noqa: PLC0415 - an accelerator that may be absent
+    except ImportError:
+        import json  # noqa: PLC0415 - slow to import, so only then
+
+        return json.loads(text)  # type: ignore[no-any-return]
+    return make_scanner(_JsonContext)(text, 0)[0]  # type: ignore[arg-type, no-any-return]
+
+
+def write_file(path: str, text: str) -> str:
+    """A durable temporary file beside ``path``, to be renamed or linked."""
+    temporary = f"{path}.{os.getpid()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.write(descriptor, text.encode())
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return temporary
+
+
+def prctl(option: int, value: int) -> None:
+    function = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+    if _ctypes.call_function(function, (option, value, 0, 0, 0)) != 0:
+        raise OSError(f"prctl({option}) failed")
+
+
+def parents() -> dict[int, int]:
+    """pid → parent's pid of every process that can be seen."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    found[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+            except OSError:
+                continue  # it ended while we looked
+    return found
+
+
+def descendants() -> list[tuple[int, int]]:
+    """(pid, depth) below this process; depth 1 is a child."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents().items():
+        children.setdefault(parent, []).append(pid)
+    found, level, depth = [], children.get(os.getpid(), []), 1
+    while level:
+        found += [(pid, depth) for pid in level]
+        level, depth = [child for pid in level for child in children.get(pid, [])], depth + 1
+    return found
+
+
+def signal_tree(number: int, skip_depth: int = 0) -> int:
+    """Signal every descendant deeper than ``skip_depth``; how many there were."""
+    count = 0
+    for pid, depth in descendants():
+        if depth > skip_depth:
+            try:
+                os.kill(pid, number)
+                count += 1
+            except ProcessLookupError:
+                continue  # it ended by itself
+    return count
+
+
+def become(launch: dict[str, Any], shim: int, gate: int) -> None:
+    """The child's way from fork to exec. Nothing of the workload runs before the gate opens."""
+    os.setsid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != shim or os.read(gate, 1) != b"1":
+        os._exit(125)
+    null = os.open("/dev/null", os.O_RDONLY)
+    log = os.open(launch["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        for procs in launch["cgroups"]:
+            with open(procs, "w") as file:
+                file.write("0")
+        if launch["affinity"]:
+            os.sched_setaffinity(0, launch["affinity"])
+        if launch["nice"]:
+            os.nice(launch["nice"])
+        for name, value in launch["rlimits"].items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+        # When the machine itself runs out of memory, workloads go before the platform.
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
+        os.umask(0o022)
+        os.chdir(launch["cwd"])
+        # Python ignores these, and exec would hand that down.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.execve(launch["argv"][0], launch["argv"], launch["env"])
+    except (OSError, ValueError) as error:
+        os.write(2, f"modelworks: cannot start: {error}\n".encode())
+    finally:
+        os._exit(126)
+
+
+class Tree:
+    """The workload from its start to the end of its last process."""
+
+    def __init__(self, main: int, monitored: bool) -> None:
+        self.main = main
+        # Under a sandbox, depth 1 is its monitor (whose death kills all) and depth 2 the namespace's init.
+        self.skip_depth = 2 if monitored else 0
+        self.status: int | None = None
+        self.deadline: float | None = None
+        self.terminated = False
+
+    def request_stop(self, grace: float) -> None:
+        """Later wishes may only shorten the grace."""
+        deadline = time.monotonic() + grace
+        self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+
+    def reap(self) -> bool:
+        """Collect what ended; False when nothing is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.main:
+                self.status = status
+
+    def step(self) -> float:
+        """Do what is due, and return the seconds after which to look again."""
+        if self.status is not None:
+            signal_tree(signal.SIGKILL)  # the main process is gone: so is the run
+            return 0.02
+        if self.deadline is None:
+            return 3600.0
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            signal_tree(signal.SIGKILL)
+            return 0.02
+        if not self.terminated:
+            # A stop may come before the sandbox has started anything that could hear it.
+            self.terminated = signal_tree(signal.SIGTERM, self.skip_depth) > 0
+            return min(left, 3600.0 if self.terminated else 0.02)
+        return left
+
+
+def main(directory: str) -> int:
+    os.chdir(directory)
+    lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0  # another shim has this run
+    if os.path.exists("started"):
+        return 0
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    launch = read_json("launch.json")
+    gate, opener = os.pipe()
+    shim = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(lock)
+        os.close(opener)
+        become(launch, shim, gate)
+    os.close(gate)
+    text = f'{{"version":1,"shim":{shim},"pid":{pid},"at":{time.time():.6f}}}'
+    temporary = write_file("started", text)
+    try:
+        os.link(temporary, "started")
+    except FileExistsError:
+        os.close(opener)
+        return 0
+    finally:
+        os.unlink(temporary)
+    tree = Tree(pid, launch["monitor"])
+    if os.path.exists("stop"):
+        tree.request_stop(0.0)
+    else:
+        os.write(opener, b"1")
+    os.close(opener)
+    announce()
+    while tree.reap():
+        received = signal.sigtimedwait(SIGNALS, tree.step())
+        if received is not None and received.si_signo == signal.SIGTERM:
+            tree.request_stop(float(read_json("stop")["grace"]) if os.path.exists("stop") else 30.0)
+    status = tree.status if tree.status is not None else 9
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    code = 128 + number if number is not None else os.WEXITSTATUS(status)
+    if number is None and launch["monitor"] and 128 < code < 128 + 65:
+        number = code - 128  # the sandbox reports a death by signal as a shell does
+    text = f'{{"version":1,"code":{code},"signal":{"null" if number is None else number},"at":{time.time():.6f}}}'
+    os.rename(write_file("exited", text), "exited")
+    return 0
+
+
+def announce() -> None:
+    """Close stdout, a pipe of the agent's: end of file says that ``started`` is written."""
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 1)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
