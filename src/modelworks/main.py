@@ -1,0 +1,58 @@
+"""The composition root: ``python -m modelworks.main controller|agent|gateway|migrate|run-local``.
+
+One entry point, but each process loads its own part only: the gateway never pays for the controller's imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from modelworks.home import Home, default_home
+from modelworks.kernel.errors import ModelworksError
+
+_PROCESSES = {
+    "controller": "modelworks.control.process",
+    "agent": "modelworks.agent.process",
+    "gateway": "modelworks.gateway.process",
+    "migrate": "modelworks.supervisor.migrate",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one process to its end. Returns the exit code: 1, and a plain line on stderr, for what a user can mend."""
+    options = _parser().parse_args(arguments)
+    if options.process == "run-local":
+        run_local = cast("Callable[[Path], int]", _function("modelworks.runtime.once", "run"))
+        return run_local(options.file)
+    home = Home(Path(options.home).absolute() if options.home else default_home())
+    importlib.import_module("modelworks.logging").configure(options.process)
+    run = cast("Callable[[Home], None]", _function(_PROCESSES[options.process], "run"))
+    try:
+        run(home)
+    except ModelworksError as error:
+        print(f"error: {error}" + (f"\n  remedy: {error.remedy}" if error.remedy else ""), file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _function(module: str, name: str) -> object:
+    return getattr(importlib.import_module(module), name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="modelworks.main", description="One process of the platform.")
+    verbs = parser.add_subparsers(dest="process", required=True)
+    for name in _PROCESSES:
+        verbs.add_parser(name).add_argument("--home", help="MW_HOME")
+    local = verbs.add_parser("run-local", help="run a job's manifest on this machine, without a platform")
+    local.add_argument("-f", "--file", type=Path, required=True)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Stopping everything: workloads, then the platform's processes, by recorded identities only.
+
+The supervisor does it at its end, and `mw down` when there is no supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from modelworks.home import Home
+from modelworks.supervisor.ask import connect
+from modelworks.supervisor.procfs import Identity
+from modelworks.supervisor.state import Process, State
+
+# Who goes when: no one before those that use it. Units that are named nowhere go first.
+ORDER = (("gateway",), ("controller",), ("agent",), ("weed", "postgres"))
+_KILL_TIMEOUT = 10.0
+Say = Callable[[str], None]
+
+
+def stop_everything(home: Home, state: State, sweep: Sequence[str], grace: float, say: Say) -> list[str]:
+    """Stop what lives; returns the names of the processes that were stopped. Children are not reaped here."""
+    _stop_workloads(home, state.processes.get("agent"), sweep, grace, say)
+    living = {process.unit.name: process for process in state.living()}
+    named = [name for group in ORDER for name in group]
+    for group in (tuple(name for name in living if name not in named), *ORDER):
+        stop_processes([living[name] for name in group if name in living], say)
+    remove_sockets(home)
+    return list(living)
+
+
+def stop_processes(processes: Sequence[Process], say: Say) -> None:
+    """Signal all of them, wait, and kill what is left when its time is over, with its process group."""
+    started = time.monotonic()
+    waiting: list[tuple[Process, Identity, int]] = []
+    for process in processes:
+        identity = process.identity
+        pidfd = identity.pidfd() if identity else None
+        if identity is None or pidfd is None:
+            continue
+        waiting.append((process, identity, pidfd))
+        with contextlib.suppress(ProcessLookupError):  # ended by itself since
+            signal.pidfd_send_signal(pidfd, signal.Signals(process.unit.stop_signal))
+            # A process that somebody has stopped (SIGSTOP) takes no notice before it goes on.
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+    for process, identity, pidfd in waiting:
+        name = process.unit.name
+        if ended(pidfd, started + process.unit.stop_timeout - time.monotonic()):
+            say(f"{name} stopped")
+        else:
+            say(f"{name} does not stop after {process.unit.stop_timeout:.0f} s: killed")
+            with contextlib.suppress(ProcessLookupError):  # just now ended
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            ended(pidfd, _KILL_TIMEOUT)
+        # Helpers it may have left in its session's first group; the number cannot be another's while one of them lives.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(identity.pid, signal.SIGKILL)
+        os.close(pidfd)
+
+
+def ended(pidfd: int, timeout: float) -> bool:
+    """Wait up to ``timeout`` seconds for the process of a pidfd to end."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout) * 1000))
+
+
+def _stop_workloads(home: Home, agent: Process | None, sweep: Sequence[str], grace: float, say: Say) -> None:
+    if agent is not None and agent.alive():
+        try:
+            _ask_to_stop_all(home, grace)
+        except OSError as error:
+            say(f"the agent does not stop its workloads ({error}); they are stopped without it")
+        else:
+            say("workloads stopped")
+            return
+    # Nobody answers for the runs: their directories tell which processes are theirs.
+    if (home.agent / "runs").is_dir():
+        done = subprocess.run([*sweep, str(home.root)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            say(f"workloads cannot be swept: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
+        elif done.stdout.strip():
+            say(done.stdout.strip())
+
+
+def _ask_to_stop_all(home: Home, grace: float) -> None:
+    """``POST /stop-all``; returns when every workload has ended. Raises OSError when the agent does not do it."""
+    request = (
+        f"POST /stop-all?grace={grace:g} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+    with connect(f"unix:{home.agent_socket}", 2.0) as stream:
+        stream.settimeout(grace + 15.0)
+        stream.sendall(request.encode("ascii"))
+        answer = b""
+        while part := stream.recv(4096):
+            answer += part
+    status = answer.split(b" ", 2)[1:2]
+    if not status or not status[0].startswith(b"2"):
+        raise ConnectionError(answer.split(b"\r\n")[0].decode("latin-1") or "no answer")
+
+
+def remove_sockets(home: Home) -> None:
+    """Socket files that ended processes left behind."""
+    for folder in (home.run, home.agent / "sockets"):
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = Path(parent, name)
+                with contextlib.suppress(FileNotFoundError):  # its owner tidied up
+                    if stat.S_ISSOCK(path.lstat().st_mode):
+                        path.unlink()

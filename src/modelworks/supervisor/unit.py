@@ -1,0 +1,47 @@
+"""One process or step that the supervisor runs, as plain data.
+
+It comes as JSON from the child that prepares it, and is kept in ``run/supervisor.json`` for who comes after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from modelworks.supervisor.ask import Question
+from modelworks.supervisor.policy import Need
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How to start, ask and stop one process.
+
+    ``env`` adds to the supervisor's environment, or is all there is with ``bare``. ``uid`` and ``gid`` are of another
+    user to run as. ``stop_signal`` begins a graceful end, SIGKILL follows after ``stop_timeout`` seconds. A unit that
+    ``listens`` inherits the public socket.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    step: bool = False
+    questions: tuple[Question, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    bare: bool = False
+    cwd: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    stop_signal: int = 15
+    stop_timeout: float = 12.0
+    listens: bool = False
+
+    @property
+    def need(self) -> Need:
+        return Need(self.name, self.after, self.step)
+
+    @classmethod
+    def decode(cls, data: dict[str, Any]) -> Self:
+        """From JSON; the inverse of ``dataclasses.asdict``."""
+        lists = {"argv": tuple(data["argv"]), "after": tuple(data["after"])}
+        return cls(**(data | lists | {"questions": tuple(Question(**q) for q in data["questions"])}))
