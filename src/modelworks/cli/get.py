@@ -1,0 +1,72 @@
+"""`mw get`: resources of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from modelworks.cli import kinds
+from modelworks.cli.command import Invocation, invocation
+from modelworks.cli.output import age
+from modelworks.sdk.client import Document
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    YAML = "yaml"
+    JSON = "json"
+
+
+Labels = Annotated[list[str] | None, typer.Option("--label", "-l", help="Only with this label, key=value.")]
+
+
+def get(
+    ctx: typer.Context,
+    kind: Annotated[str, typer.Argument(help="Such as job, service, model, bucket, volume, environment.")],
+    name: Annotated[str | None, typer.Argument()] = None,
+    output: Annotated[Format, typer.Option("--output", "-o")] = Format.TABLE,
+    label: Labels = None,
+) -> None:
+    """Show resources: all of a kind, or one."""
+    call = invocation(ctx)
+    client = call.connect()
+    kind = kinds.resolve(client, kind)
+    chosen = Format.JSON if call.out.as_json else output
+    if name is not None:
+        document = client.get(kind, name)
+        if chosen is Format.JSON:
+            call.out.document(document)
+        elif chosen is Format.YAML:
+            call.out.yaml(document)
+        else:
+            show(call, [document])
+        return
+    items = client.resources(kind, labels=label or ())
+    if chosen is Format.JSON:
+        call.out.document({"items": list(items)})
+    elif chosen is Format.YAML:
+        call.out.yaml({"items": list(items)})
+    else:
+        show(call, items)
+
+
+def show(call: Invocation, items: Iterable[Document]) -> None:
+    """Name, phase, age and message."""
+    rows = [
+        (item["metadata"]["name"], phase(item), age(item["metadata"].get("created_at")), message(item))
+        for item in items
+    ]
+    call.out.table(("NAME", "PHASE", "AGE", "MESSAGE"), rows)
+
+
+def phase(document: Document) -> str:
+    if document["metadata"].get("deleting"):
+        return "Deleting"
+    return str((document.get("status") or {}).get("phase") or "")
+
+
+def message(document: Document) -> str:
+    return str((document.get("status") or {}).get("message") or "")

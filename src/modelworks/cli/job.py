@@ -1,0 +1,214 @@
+"""`mw job`: training jobs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelworks.cli import manifests
+from modelworks.cli.apply import Files, remove, submit
+from modelworks.cli.apply import label as label_of
+from modelworks.cli.command import Invocation, invocation, noun, verb
+from modelworks.cli.get import Labels, message, phase
+from modelworks.cli.output import age, money
+from modelworks.cli.problems import ExitCode
+from modelworks.kernel.errors import Invalid
+from modelworks.kernel.quantities import format_bytes
+from modelworks.sdk import jobs, local
+from modelworks.sdk.client import Client, Document
+from modelworks.sdk.text import Utf8Writer
+from modelworks.sdk.waiting import status_of
+
+app = noun("job", "Training jobs: submit, follow, cancel.")
+Name = Annotated[str, typer.Argument(help="The job's name.")]
+
+
+@verb(app, "submit")
+def submit_job(
+    ctx: typer.Context,
+    filename: Files,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the log until the job ends.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends.")] = False,
+) -> None:
+    """Submit the jobs of a manifest. With --follow or --wait the exit code is 6 when one fails."""
+    call = invocation(ctx)
+    client = call.connect()
+    sources = manifests.load(filename)
+    manifests.find_any(sources, jobs.KIND)
+    results = submit(call, client, sources)
+    names = [r["resource"]["metadata"]["name"] for r in results if r["resource"]["kind"] == jobs.KIND]
+    for result in results:
+        if not call.out.as_json:
+            call.out.say(f"{label_of(result['resource'])} {result['action']}")
+    finished = [_attend(call, client, name, follow) for name in names] if follow or wait else []
+    if call.out.as_json:
+        call.out.document({"results": results, **({"jobs": finished} if finished else {})})
+    for job in finished:
+        jobs.check(job)
+
+
+@verb(app, "run")
+def run_job(
+    ctx: typer.Context,
+    filename: Files,
+    here: Annotated[bool, typer.Option("--local", help="Run here, without the platform.")] = False,
+    directory: Annotated[Path | None, typer.Option(help="With --local: where its folders are made.")] = None,
+) -> None:
+    """Run a job to its end: on the platform, following its log, or with --local on this machine alone."""
+    if not here:
+        submit_job(ctx, filename, follow=True, wait=True)
+        return
+    source = manifests.find_one(manifests.load(filename), jobs.KIND)
+    document = {**source.document, "spec": dict(source.document.get("spec") or {})}
+    folder = document["spec"].get("code")
+    if isinstance(folder, str) and "://" not in folder:
+        document["spec"]["code"] = str(source.folder / Path(folder).expanduser())
+    output = local.run(document, output=str(directory) if directory else None)
+    call = invocation(ctx)
+    if call.out.as_json:
+        call.out.document({"output": str(output)})
+    else:
+        call.out.say(f"output: {output}")
+
+
+@verb(app, "validate")
+def validate_job(ctx: typer.Context, filename: Files) -> None:
+    """Check a job and estimate its cost; nothing is stored."""
+    call = invocation(ctx)
+    client = call.connect()
+    source = manifests.find_one(manifests.load(filename), jobs.KIND)
+    (document,) = manifests.prepare(client, [source], send=False)
+    try:
+        answer = client.validate_job(document)
+    except Invalid as error:
+        raise manifests.located(error, [source]) from None
+    call.out.notes(answer.get("notes") or ())
+    if call.out.as_json:
+        call.out.document(answer)
+        return
+    call.out.say(f"{source.place}: valid")
+    estimate = answer.get("estimate") or {}
+    if estimate.get("per_hour") is not None:
+        call.out.say(f"estimate: {money(estimate['per_hour'], estimate.get('currency', ''))} per hour")
+
+
+@verb(app, "list")
+def list_jobs(ctx: typer.Context, label: Labels = None) -> None:
+    """List jobs."""
+    call = invocation(ctx)
+    items = list(call.connect().resources(jobs.KIND, labels=label or ()))
+    if call.out.as_json:
+        call.out.document({"items": items})
+        return
+    rows = [(i["metadata"]["name"], phase(i), age(i["metadata"].get("created_at")), message(i)) for i in items]
+    call.out.table(("NAME", "PHASE", "AGE", "MESSAGE"), rows)
+
+
+@verb(app, "get")
+def get_job(ctx: typer.Context, name: Name) -> None:
+    """Show one job."""
+    call = invocation(ctx)
+    job = call.connect().get(jobs.KIND, name)
+    if call.out.as_json:
+        call.out.document(job)
+    else:
+        call.out.yaml(job)
+
+
+@verb(app, "log")
+def log(
+    ctx: typer.Context,
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of this attempt; default the latest.")] = None,
+    replica: Annotated[int | None, typer.Option(min=0, help="Of this replica; default 0.")] = None,
+) -> None:
+    """Print a job's log."""
+    call = invocation(ctx)
+    client = call.connect()
+    if follow and attempt is None:
+        follow_log(call, client, name, replica)
+        return
+    client.get(jobs.KIND, name)
+    write = Utf8Writer(sys.stdout)
+    for chunk in client.job_log(name, follow=follow, attempt=attempt, replica=replica):
+        write(chunk)
+
+
+@verb(app, "cancel")
+def cancel(ctx: typer.Context, name: Name) -> None:
+    """Stop a job; it ends as Cancelled and keeps what it has put out."""
+    call = invocation(ctx)
+    answer = call.connect().cancel_job(name)
+    if call.out.as_json:
+        call.out.document(answer)
+    else:
+        call.out.say(f"{jobs.KIND}/{name} is being cancelled")
+
+
+@verb(app, "delete")
+def delete_job(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Option()] = True) -> None:
+    """Delete a job, its runs and logs; its output stays in the object store."""
+    call = invocation(ctx)
+    remove(call, call.connect(), [(jobs.KIND, name)], wait=wait)
+
+
+@verb(app, "metrics")
+def metrics(ctx: typer.Context, name: Name) -> None:
+    """What a job used: CPU cores, memory and GPU, one sample every two seconds."""
+    call = invocation(ctx)
+    answer = call.connect().job_metrics(name)
+    if call.out.as_json:
+        call.out.document(answer)
+        return
+    samples = answer.get("items") or answer.get("samples") or []
+    columns = ("AT", "REPLICA", "CPU", "MEMORY", "GPU")
+    rows = [
+        (
+            f"{float(s.get('at', 0)):.0f}",
+            s.get("replica", 0),
+            f"{float(s.get('cpu', 0)):.2f}",
+            format_bytes(int(s.get("memory", 0))),
+            f"{float(s.get('gpu', 0)):.0%}",
+        )
+        for s in samples
+    ]
+    call.out.table(columns, rows, right=columns[2:])
+
+
+def follow_log(call: Invocation, client: Client, name: str, replica: int | None = None) -> Document:
+    """Follow a job's log on stdout (stderr with --json) to its end. Ctrl-C detaches: the job goes on."""
+    told = ""
+
+    def tell(job: Document) -> None:
+        nonlocal told
+        status = status_of(job)
+        message = str(status.get("message") or "")
+        if status.get("phase") in ("Queued", "Pending", "Preparing", "Retrying", "Finalizing") and message not in (
+            "",
+            told,
+        ):
+            told = message
+            call.out.note(message)
+
+    stream = sys.stderr if call.out.as_json else sys.stdout
+    try:
+        return jobs.follow(client, name, Utf8Writer(stream), on_change=tell, replica=replica)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\njob {name} goes on; come back with `mw job log {name} -f`, end it with `mw job cancel {name}`\n"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _attend(call: Invocation, client: Client, name: str, follow: bool) -> Document:
+    if follow:
+        job = follow_log(call, client, name)
+    else:
+        job = jobs.wait(client, name)
+    if not call.out.as_json:
+        call.out.say(f"{jobs.KIND}/{name} {status_of(job).get('phase', '')}: {message(job)}")
+    return job

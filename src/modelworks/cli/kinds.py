@@ -1,0 +1,37 @@
+"""Kinds as people write them: ``job``, ``jobs`` and ``TrainingJob`` are one."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from modelworks.kernel.errors import Invalid
+from modelworks.sdk.client import Client
+
+_KNOWN = {
+    "TrainingJob": ("trainingjob", "trainingjobs", "job", "jobs", "tj"),
+    "Service": ("service", "services", "svc"),
+    "Model": ("model", "models"),
+    "Bucket": ("bucket", "buckets"),
+    "Volume": ("volume", "volumes", "vol"),
+    "Environment": ("environment", "environments", "env"),
+    "InstanceType": ("instancetype", "instancetypes", "instance-type", "instance-types", "it"),
+}
+
+
+def resolve(client: Client, text: str) -> str:
+    """The kind's own name. Kinds this CLI does not know are asked of the platform. Raises Invalid with near matches."""
+    wanted = text.lower()
+    for kind, names in _KNOWN.items():
+        if wanted in names:
+            return kind
+    offered: list[str] = []
+    for item in client.kinds():
+        names = (item["name"], item.get("plural", ""), *(item.get("short") or item.get("short_names") or ()))
+        if wanted in (str(name).lower() for name in names):
+            return str(item["name"])
+        offered.append(str(item["name"]))
+    near = get_close_matches(wanted, [name.lower() for name in offered], n=1)
+    hint = next((name for name in offered if near and name.lower() == near[0]), None)
+    raise Invalid(
+        f"there is no kind {text}; the kinds are {', '.join(offered)}", remedy=f"mw get {hint}" if hint else None
+    )

@@ -1,0 +1,90 @@
+"""`mw logs` and `mw events`: what a workload said, and what happened to it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from modelworks.cli import kinds
+from modelworks.cli.command import Invocation, invocation
+from modelworks.cli.job import follow_log
+from modelworks.cli.service import print_log
+from modelworks.kernel.errors import NotFound
+from modelworks.sdk import jobs, services
+from modelworks.sdk.client import Client, Document
+from modelworks.sdk.text import Utf8Writer
+
+_WAIT = 20.0
+
+
+def logs(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A job or a service; job/NAME or service/NAME when both exist.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    replica: Annotated[int | None, typer.Option(min=0)] = None,
+) -> None:
+    """Print the log of a job or a service."""
+    call = invocation(ctx)
+    client = call.connect()
+    kind, _, rest = name.rpartition("/")
+    if kind:
+        kind, name = kinds.resolve(client, kind), rest
+    elif client.find(jobs.KIND, name) is not None:
+        kind = jobs.KIND
+    elif client.find(services.KIND, name) is not None:
+        kind = services.KIND
+    else:
+        raise NotFound(f"there is no job and no service {name}", remedy="mw job list, mw service list")
+    if kind == services.KIND:
+        print_log(client, name, follow=follow, replica=replica)
+    elif follow:
+        follow_log(call, client, name, replica)
+    else:
+        write = Utf8Writer(sys.stdout)
+        for chunk in client.job_log(name, replica=replica):
+            write(chunk)
+
+
+def events(
+    ctx: typer.Context,
+    kind: Annotated[str | None, typer.Argument(help="Only of this kind.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only of this resource.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10000, help="At most so many.")] = 200,
+    since: Annotated[int | None, typer.Option(min=0, help="After this cursor.")] = None,
+) -> None:
+    """Show what happened, oldest first. With --json and --follow each event is one line."""
+    call = invocation(ctx)
+    client = call.connect()
+    resolved = kinds.resolve(client, kind) if kind else None
+    items, cursor = client.events(resolved, name, since=since, limit=limit)
+    if follow:
+        _follow_events(call, client, resolved, name, items, cursor)
+    elif call.out.as_json:
+        call.out.document({"items": items, "cursor": cursor})
+    else:
+        call.out.table(("AT", "RESOURCE", "REASON", "MESSAGE"), [_row(item) for item in items])
+
+
+def _follow_events(
+    call: Invocation, client: Client, kind: str | None, name: str | None, items: list[Document], cursor: int
+) -> None:
+    while True:
+        for item in items:
+            if call.out.as_json:
+                call.out.line(item)
+            else:
+                call.out.say("  ".join(_row(item)))
+        items, cursor = client.events(kind, name, since=cursor, wait=_WAIT)
+
+
+def _row(item: Document) -> tuple[str, str, str, str]:
+    at = str(item.get("at", ""))[11:19]
+    return (
+        at,
+        f"{item.get('kind', '')}/{item.get('name', '')}",
+        str(item.get("reason", "")),
+        str(item.get("message", "")),
+    )

@@ -1,0 +1,159 @@
+"""Manifests from files: every document knows where it was written, so that an error names file, document and field."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modelworks.kernel.errors import FieldError, Invalid, ModelworksError, NotFound
+from modelworks.sdk import code
+from modelworks.sdk.client import Client, Document
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+_WITH_CODE = ("TrainingJob", "Service")
+_REMOTE = ("s3://", "oss://")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A document, the file it was in (``-`` is standard input), its number there (from 1), and how many there are."""
+
+    document: Document
+    file: str
+    number: int
+    of: int
+
+    @property
+    def place(self) -> str:
+        return self.file if self.of == 1 else f"{self.file} document {self.number}"
+
+    @property
+    def folder(self) -> Path:
+        return Path.cwd() if self.file == "-" else Path(self.file).resolve().parent
+
+
+def load(paths: Sequence[Path]) -> list[Source]:
+    """The documents of files, folders (their YAML and JSON files) and ``-``. Raises NotFound, Invalid."""
+    found = [source for path in paths for source in _load(path)]
+    if not found:
+        raise Invalid(f"there are no manifests in {', '.join(str(p) for p in paths)}")
+    return found
+
+
+def prepare(client: Client, sources: Sequence[Source], *, send: bool = True) -> list[Document]:
+    """The manifests as the platform wants them: in this workspace unless they name one, their code packed.
+
+    ``send`` False only computes the code's address, for a dry run.
+    """
+    return [_prepare(client, source, send) for source in sources]
+
+
+def located(error: ModelworksError, sources: Sequence[Source]) -> ModelworksError:
+    """The platform's error about posted manifests, told in terms of the files."""
+    if not error.fields:
+        return error
+    fields = tuple(_locate(field, sources) for field in error.fields)
+    return type(error)(error.detail, remedy=error.remedy, fields=fields, retry_after=error.retry_after)
+
+
+def _load(path: Path) -> Iterator[Source]:
+    if str(path) == "-":
+        yield from _parse(sys.stdin.read(), "-")
+    elif path.is_dir():
+        for file in sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file()):
+            yield from _parse(_read(file), str(file))
+    else:
+        yield from _parse(_read(path), str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise Invalid(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"{path} cannot be read: {error}") from None
+
+
+def _parse(text: str, file: str) -> Iterator[Source]:
+    try:
+        if file.endswith(".json"):
+            data = json.loads(text)
+            documents = data if isinstance(data, list) else [data]
+        else:
+            documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
+        raise Invalid(f"{where}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise Invalid(f"{file}: not valid YAML: {error}") from None
+    except json.JSONDecodeError as error:
+        raise Invalid(f"{file}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
+    for number, document in enumerate(documents, start=1):
+        source = Source(document, file, number, len(documents))
+        if not isinstance(document, dict):
+            raise Invalid(f"{source.place}: a manifest is a mapping, not {type(document).__name__}")
+        yield source
+
+
+def _prepare(client: Client, source: Source, send: bool) -> Document:
+    document: Document = _plain(dict(source.document))
+    metadata = document.get("metadata")
+    if isinstance(metadata, dict):
+        document["metadata"] = {"workspace": client.workspace, **metadata}
+    spec = document.get("spec")
+    if document.get("kind") in _WITH_CODE and isinstance(spec, dict):
+        folder = spec.get("code")
+        if isinstance(folder, str) and not folder.startswith(_REMOTE):
+            try:
+                uri = code.upload(client, source.folder / Path(folder).expanduser(), send=send)
+            except Invalid as error:
+                raise located(error, [source]) from None
+            document["spec"] = {**spec, "code": uri}
+    return document
+
+
+def _plain(value: Any) -> Any:
+    """YAML knows dates and JSON does not: they are meant as text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _locate(field: FieldError, sources: Sequence[Source]) -> FieldError:
+    parts = field.path.split(".")
+    index, rest = 0, field.path
+    if len(parts) > 1 and parts[0] == "manifests" and parts[1].isdigit():
+        index, rest = int(parts[1]), ".".join(parts[2:])
+    elif len(sources) != 1:
+        return field
+    if index >= len(sources):
+        return field
+    return FieldError(f"{sources[index].place}: {rest}" if rest else sources[index].place, field.message)
+
+
+def find_one(sources: Sequence[Source], kind: str) -> Source:
+    """The only document of a kind. Raises NotFound when there is none, Invalid when there are several."""
+    found = [source for source in sources if source.document.get("kind") == kind]
+    if len(found) == 1:
+        return found[0]
+    files = ", ".join(sorted({source.file for source in sources}))
+    if not found:
+        kinds = ", ".join(sorted({str(source.document.get("kind")) for source in sources}))
+        raise NotFound(f"{files} holds no {kind}, but {kinds}")
+    raise Invalid(f"{files} holds {len(found)} documents of kind {kind}, one is wanted", remedy="mw apply -f")
+
+
+def find_any(sources: Sequence[Source], kind: str) -> list[Source]:
+    """The documents of a kind, at least one. Raises NotFound."""
+    found = [source for source in sources if source.document.get("kind") == kind]
+    return found or [find_one(sources, kind)]

@@ -1,0 +1,79 @@
+"""What a command prints: tables for people, one JSON document or JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from modelworks.kernel.quantities import format_duration
+
+
+class Output:
+    """With ``as_json`` stdout holds JSON alone; what is for people then goes to stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def document(self, data: Any) -> None:
+        """One JSON document."""
+        sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+    def line(self, data: Any) -> None:
+        """One line of a stream of JSON documents."""
+        sys.stdout.write(json.dumps(data, default=str, separators=(",", ":")) + "\n")
+        sys.stdout.flush()
+
+    def yaml(self, data: Any) -> None:
+        sys.stdout.write(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+    def say(self, text: str) -> None:
+        """A sentence for people."""
+        stream = sys.stderr if self.as_json else sys.stdout
+        stream.write(text + "\n")
+        stream.flush()
+
+    def note(self, text: str) -> None:
+        sys.stderr.write(f"note: {text}\n")
+        sys.stderr.flush()
+
+    def notes(self, texts: Iterable[Any]) -> None:
+        for text in texts:
+            self.note(str(text))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+        """A table that fits the terminal; 80 columns where there is none."""
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        Console(file=sys.stderr if self.as_json else sys.stdout, soft_wrap=False).print(table)
+
+
+def age(timestamp: Any, now: datetime | None = None) -> str:
+    """How long ago an ISO timestamp was, such as ``5m``."""
+    if not timestamp:
+        return ""
+    try:
+        then = datetime.fromisoformat(str(timestamp).replace("Z", "+00:00"))
+    except ValueError:
+        return str(timestamp)
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    seconds = max(0.0, ((now or datetime.now(UTC)) - then).total_seconds())
+    return format_duration(float(int(seconds)))
+
+
+def money(amount: Any, currency: str = "") -> str:
+    """Four significant places below one, two above: costs of seconds are small."""
+    value = float(amount or 0)
+    text = f"{value:.2f}" if value >= 1 or value == 0 else f"{value:.6f}".rstrip("0")
+    return f"{text} {currency}".strip()

@@ -1,0 +1,231 @@
+"""The platform's HTTP API, one method a call. Resources are plain documents, as ``mw get -o yaml`` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from modelworks.kernel.errors import NotFound
+from modelworks.sdk.http import Http, server_events
+
+Document = dict[str, Any]
+
+
+class Client:
+    """``url`` is the gateway's, ``workspace`` what the calls are about unless a document names its own."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        *,
+        workspace: str = "default",
+        transport: httpx.BaseTransport | None = None,
+        patience: float = 15.0,
+    ) -> None:
+        self.http = Http(url, api_key, transport=transport, patience=patience)
+        self.url = self.http.url
+        self.workspace = workspace
+
+    def close(self) -> None:
+        self.http.close()
+
+    # resources
+
+    def apply(self, manifests: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> list[Document]:
+        """Create or update, all or nothing: ``[{action, changes, notes, resource}]``."""
+        body = {"manifests": [dict(m) for m in manifests], "dry_run": dry_run}
+        return list(self._call("POST", "/apply", body=body, repeat=True)["results"])
+
+    def resources(self, kind: str, *, labels: Sequence[str] = (), limit: int | None = None) -> Iterator[Document]:
+        """Resources of a kind, page by page; ``labels`` are ``key=value``; at most ``limit`` of them."""
+        cursor, left = None, limit
+        while left is None or left > 0:
+            params = {"label": list(labels) or None, "limit": min(left or 500, 500), "cursor": cursor}
+            page = self._call("GET", f"/resources/{_part(kind)}", params)
+            yield from page["items"]
+            left = None if left is None else left - len(page["items"])
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return
+
+    def get(self, kind: str, name: str) -> Document:
+        return dict(self._call("GET", f"/resources/{_part(kind)}/{_part(name)}"))
+
+    def find(self, kind: str, name: str) -> Document | None:
+        """Like :meth:`get`; None when there is none."""
+        try:
+            return self.get(kind, name)
+        except NotFound:
+            return None
+
+    def delete(self, kind: str, name: str) -> Document:
+        """Begin to delete; the answer's ``notes`` say what stays behind."""
+        return dict(self._call("DELETE", f"/resources/{_part(kind)}/{_part(name)}") or {})
+
+    def watch(
+        self, kind: str | None = None, name: str | None = None, timeout: float | None = None
+    ) -> Iterator[tuple[str, Document]]:
+        """``("resource", document)`` at every change and ``("deleted", …)``, until ``timeout`` seconds or a cut."""
+        params = self._scoped({"kind": kind, "name": name, "timeout": timeout})
+        with self.http.stream("/watch", params) as response:
+            yield from server_events(response.iter_lines())
+
+    def events(
+        self,
+        kind: str | None = None,
+        name: str | None = None,
+        *,
+        since: int | None = None,
+        limit: int | None = None,
+        wait: float | None = None,
+    ) -> tuple[list[Document], int]:
+        """Events after cursor ``since``, oldest first, and the new cursor; ``wait`` seconds for the first one."""
+        params = {"kind": kind, "name": name, "since": since, "limit": limit, "wait": wait}
+        answer = self._call("GET", "/events", params)
+        return list(answer["items"]), int(answer["cursor"])
+
+    def kinds(self) -> list[Document]:
+        return _items(self._call("GET", "/kinds"))
+
+    # the platform
+
+    def status(self) -> Document:
+        return dict(self._call("GET", "/status"))
+
+    def whoami(self) -> Document:
+        return dict(self._call("GET", "/whoami"))
+
+    def keys(self) -> list[Document]:
+        return _items(self._call("GET", "/keys"))
+
+    def create_key(self, name: str, *, read_only: bool = False, workspace: str | None = None) -> Document:
+        """A new API key; its text is in this answer and never shown again."""
+        body = {"name": name, "read_only": read_only, "workspace": workspace}
+        return dict(self._call("POST", "/keys", body={k: v for k, v in body.items() if v is not None}))
+
+    def revoke_key(self, name: str) -> None:
+        self._call("DELETE", f"/keys/{_part(name)}")
+
+    def cost(self, *, by: str = "resource", since: str | None = None, until: str | None = None) -> Document:
+        return dict(self._call("GET", "/cost", {"by": by, "since": since, "until": until}))
+
+    def instance_types(self) -> list[Document]:
+        return _items(self._call("GET", "/instance-types"))
+
+    def environments(self) -> list[Document]:
+        return _items(self._call("GET", "/environments"))
+
+    def storage_credentials(
+        self, *, read: Sequence[str] = (), write: Sequence[str] = (), duration: float = 3600
+    ) -> Document:
+        """Keys of the object store that open these ``s3://bucket/prefix`` only."""
+        body = {"read": list(read), "write": list(write), "duration": duration}
+        return dict(self._call("POST", "/storage/credentials", body=body, repeat=True))
+
+    # jobs
+
+    def validate_job(self, manifest: Mapping[str, Any]) -> Document:
+        return dict(self._call("POST", "/jobs/validate", body=dict(manifest), repeat=True))
+
+    def job_log(
+        self,
+        name: str,
+        *,
+        follow: bool = False,
+        offset: int = 0,
+        attempt: int | None = None,
+        replica: int | None = None,
+    ) -> Iterator[bytes]:
+        """The log from byte ``offset``; with ``follow`` until the attempt ends, resumed after every cut."""
+        params = {"follow": follow, "attempt": attempt, "replica": replica}
+        return self._log(f"/jobs/{_part(name)}/log", params, offset)
+
+    def job_metrics(self, name: str) -> Document:
+        answer = self._call("GET", f"/jobs/{_part(name)}/metrics")
+        return answer if isinstance(answer, dict) else {"items": answer}
+
+    def cancel_job(self, name: str) -> Document:
+        return dict(self._call("POST", f"/jobs/{_part(name)}/cancel", repeat=True) or {})
+
+    # services
+
+    def service_token(self, name: str) -> str:
+        return str(self._call("GET", f"/services/{_part(name)}/token")["token"])
+
+    def rotate_token(self, name: str) -> str:
+        return str(self._call("POST", f"/services/{_part(name)}/token/rotate")["token"])
+
+    def start_service(self, name: str) -> Document:
+        return dict(self._call("POST", f"/services/{_part(name)}/start", repeat=True) or {})
+
+    def stop_service(self, name: str) -> Document:
+        return dict(self._call("POST", f"/services/{_part(name)}/stop", repeat=True) or {})
+
+    def service_log(
+        self, name: str, *, replica: int | None = None, follow: bool = False, offset: int = 0
+    ) -> Iterator[bytes]:
+        return self._log(f"/services/{_part(name)}/log", {"replica": replica, "follow": follow}, offset)
+
+    def service_endpoint(self, name: str) -> str:
+        """``http://<gateway>/api/predict/<service>``; ``<workspace>.<service>`` outside the workspace ``default``."""
+        path = name if self.workspace == "default" else f"{self.workspace}.{name}"
+        return f"{self.url}/api/predict/{quote(path)}"
+
+    # models
+
+    def model_versions(self, name: str) -> list[Document]:
+        return _items(self._call("GET", f"/models/{_part(name)}/versions"))
+
+    def model_version(self, name: str, version: int | str) -> Document:
+        return dict(self._call("GET", f"/models/{_part(name)}/versions/{_part(str(version))}"))
+
+    def register_version(
+        self,
+        name: str,
+        *,
+        uri: str | None = None,
+        job: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        description: str | None = None,
+    ) -> Document:
+        """A new immutable version out of a folder or a job's output; the model is made when it is not there."""
+        body = {"uri": uri, "job": job, "metrics": dict(metrics) if metrics else None, "description": description}
+        present = {key: value for key, value in body.items() if value is not None}
+        return dict(self._call("POST", f"/models/{_part(name)}/versions", body=present, timeout=300))
+
+    def set_alias(self, name: str, alias: str, version: int) -> Document:
+        path = f"/models/{_part(name)}/aliases/{_part(alias)}"
+        return dict(self._call("PUT", path, body={"version": version}) or {})
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        self._call("DELETE", f"/models/{_part(name)}/aliases/{_part(alias)}")
+
+    def _call(self, method: str, path: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        return self.http.request(method, path, params=self._scoped(params), **options)
+
+    def _scoped(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {"workspace": self.workspace, **(params or {})}
+
+    def _log(self, path: str, params: Mapping[str, Any], offset: int) -> Iterator[bytes]:
+        position = offset
+
+        def once() -> Iterator[bytes]:
+            nonlocal position
+            with self.http.stream(path, self._scoped({**params, "offset": position})) as response:
+                for chunk in response.iter_bytes():
+                    position += len(chunk)
+                    yield chunk
+
+        yield from self.http.resumed(once)
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _items(answer: Any) -> list[Document]:
+    return list(answer["items"] if isinstance(answer, dict) else answer or ())

@@ -1,0 +1,235 @@
+"""Training by the cloud's SDK: what to run, and ``fit``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from modelworks.kernel.errors import Invalid, NotFound
+from modelworks.sdk import code, jobs, local
+from modelworks.sdk.client import Document
+from modelworks.sdk.inference import InferenceSpec
+from modelworks.sdk.model import Model, print_note
+from modelworks.sdk.predictor import Predictor
+from modelworks.sdk.session import Session, get_default_session, warn_unknown, warn_unused
+from modelworks.sdk.text import CallableStr, Utf8Writer, resource_name
+from modelworks.sdk.waiting import status_of
+
+_REMOTE = ("s3://", "oss://")
+
+
+class Estimator:
+    """A command, what it needs, and what it runs on. ``max_run_time`` is in seconds.
+
+    ``instance_type="local"`` runs ``fit`` on this machine without the platform. ``input_channels`` are the inputs of
+    ``fit`` when it is given none. What has no meaning on this platform is accepted with a warning.
+    """
+
+    def __init__(
+        self,
+        image_uri: str | None = None,
+        command: str | list[str] | None = None,
+        source_dir: str | None = None,
+        git_config: dict[str, str] | None = None,
+        job_type: str = "PyTorchJob",
+        hyperparameters: dict[str, Any] | None = None,
+        environments: dict[str, str] | None = None,
+        requirements: list[str] | None = None,
+        base_job_name: str | None = None,
+        max_run_time: int | None = None,
+        checkpoints_path: str | None = None,
+        output_path: str | None = None,
+        metric_definitions: list[dict[str, Any]] | None = None,
+        instance_type: str | None = None,
+        instance_count: int | None = None,
+        user_vpc_config: Any = None,
+        experiment_config: Any = None,
+        resource_id: str | None = None,
+        session: Session | None = None,
+        spot_spec: Any = None,
+        instance_spec: Any = None,
+        resource_type: str | None = None,
+        settings: Any = None,
+        labels: dict[str, str] | None = None,
+        input_channels: Mapping[str, str] | None = None,
+        spot_instance: bool | None = None,
+        **unknown: Any,
+    ) -> None:
+        warn_unknown("Estimator", unknown)
+        warn_unused(
+            "Estimator",
+            {
+                "git_config": git_config,
+                "checkpoints_path": checkpoints_path,
+                "metric_definitions": metric_definitions,
+                "user_vpc_config": user_vpc_config,
+                "experiment_config": experiment_config,
+                "resource_id": resource_id,
+                "spot_spec": spot_spec,
+                "resource_type": resource_type,
+                "settings": settings,
+                "spot_instance": spot_instance or None,
+            },
+        )
+        if not command:
+            raise Invalid("an Estimator needs a command", remedy='Estimator(command="python train.py", …)')
+        self.image_uri = image_uri
+        self.command = command
+        self.source_dir = source_dir
+        self.job_type = job_type
+        self.hyperparameters = dict(hyperparameters or {})
+        self.environments = dict(environments or {})
+        self.requirements = list(requirements or [])
+        self.base_job_name = base_job_name
+        self.max_run_time = max_run_time
+        self.output_path = output_path
+        self.instance_type = instance_type
+        self.instance_count = instance_count
+        self.instance_spec = instance_spec
+        self.labels = dict(labels or {})
+        self.input_channels = dict(input_channels or {})
+        self._session = session
+        self.latest_job_name: str | None = None
+        self._local_output: Path | None = None
+
+    @property
+    def session(self) -> Session:
+        if self._session is None:
+            self._session = get_default_session()
+        return self._session
+
+    def fit(
+        self,
+        inputs: Mapping[str, str] | None = None,
+        outputs: str | None = None,
+        wait: bool = True,
+        show_logs: bool = True,
+        job_name: str | None = None,
+    ) -> Estimator:
+        """Run the job; ``inputs`` maps channels to ``s3://`` or ``oss://`` URIs (for ``local`` also to folders).
+
+        With ``wait`` its log is shown (``show_logs``) and WorkloadFailed is raised when it fails. ``outputs`` is where
+        the output goes, instead of ``output_path``.
+        """
+        name = job_name or resource_name(self.base_job_name or _command_name(self.command), unique=True)
+        manifest = self.manifest(name, inputs, outputs)
+        if self.instance_type == "local":
+            self._local_output = local.run(manifest, source=self.source_dir, output=outputs or self.output_path)
+            return self
+        client = self.session.client
+        source = manifest["spec"].get("code")
+        if source is not None and not source.startswith(_REMOTE):
+            manifest["spec"]["code"] = code.upload(client, Path(source).expanduser())
+        (applied,) = client.apply([manifest])
+        for note in applied.get("notes", ()):
+            print_note(note)
+        self.latest_job_name = name
+        if wait:
+            self.wait(show_logs=show_logs)
+        return self
+
+    def wait(self, show_logs: bool = True) -> Document:
+        """The latest job, once it has succeeded."""
+        client, name = self.session.client, self._job_name()
+        job = jobs.follow(client, name, Utf8Writer(sys.stdout)) if show_logs else jobs.wait(client, name)
+        return jobs.check(job)
+
+    def manifest(self, name: str, inputs: Mapping[str, str] | None = None, output: str | None = None) -> Document:
+        """The TrainingJob that ``fit`` submits; ``code`` is still a folder."""
+        channels = dict(inputs or self.input_channels)
+        local_run = self.instance_type == "local"
+        for channel, uri in channels.items():
+            if not local_run and not str(uri).startswith(_REMOTE):
+                raise Invalid(
+                    f"input {channel}: {uri} is not in the object store",
+                    remedy=f"mw bucket upload {uri} s3://BUCKET/{channel}/",
+                )
+        spec: dict[str, Any] = {
+            "command": self.command,
+            "code": self.source_dir,
+            "environment": self._environment(),
+            "instance_type": None if local_run else self.instance_type,
+            "resources": _resources(self.instance_spec),
+            "replicas": self.instance_count,
+            "env": self.environments,
+            "hyperparameters": self.hyperparameters,
+            "inputs": {channel: str(uri) for channel, uri in channels.items()},
+            "output": None if local_run else output or self.output_path or self._bucket_output(name),
+            "time_limit": self.max_run_time,
+        }
+        metadata: dict[str, Any] = {"name": name, "workspace": "default" if local_run else self.session.workspace}
+        if self.labels:
+            metadata["labels"] = self.labels
+        return {"kind": jobs.KIND, "metadata": metadata, "spec": {k: v for k, v in spec.items() if v not in (None, {})}}
+
+    @property
+    def model_data(self) -> CallableStr:
+        """Where the model is: an ``s3://`` folder, or a local one after a local run."""
+        if self._local_output is not None:
+            return CallableStr(self._local_output)
+        job = self.session.client.get(jobs.KIND, self._job_name())
+        uri = output_uri(job)
+        if uri is None:
+            raise NotFound(f"job {self._job_name()} has no output yet: {status_of(job).get('message', '')}")
+        return CallableStr(uri)
+
+    @property
+    def checkpoints_data(self) -> CallableStr:
+        return CallableStr(self.model_data.rstrip("/") + "/checkpoints/")
+
+    @property
+    def tensorboard_data(self) -> CallableStr:
+        return CallableStr(self.model_data.rstrip("/") + "/tensorboard/")
+
+    def create_model(self, inference_spec: InferenceSpec | None = None) -> Model:
+        return Model(self.model_data(), inference_spec, session=self.session)
+
+    def deploy(self, service_name: str, inference_spec: InferenceSpec | None = None, **options: Any) -> Predictor:
+        """Deploy the latest job's model; ``options`` are those of ``Model.deploy``."""
+        return self.create_model(inference_spec).deploy(service_name, **options)
+
+    def _environment(self) -> Any:
+        if self.requirements:
+            return {"requirements": self.requirements}
+        return self.image_uri
+
+    def _bucket_output(self, name: str) -> str | None:
+        bucket = self.session.oss_bucket_name
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        return f"s3://{bucket}/jobs/{name}/{stamp}/" if bucket else None
+
+    def _job_name(self) -> str:
+        if self.latest_job_name is None:
+            raise NotFound("this Estimator has run no job yet", remedy="call fit() first")
+        return self.latest_job_name
+
+
+def output_uri(job: Document) -> str | None:
+    """Where a job's committed output is, as its status says."""
+    outputs = status_of(job).get("outputs") or {}
+    entries = list(outputs.values()) if isinstance(outputs, dict) else list(outputs)
+    named = outputs.get("output") if isinstance(outputs, dict) else None
+    entry = named or (entries[0] if entries else None)
+    if isinstance(entry, str):
+        return entry
+    return str(entry["uri"]) if isinstance(entry, dict) and entry.get("uri") else None
+
+
+def _resources(spec: Any) -> dict[str, Any] | None:
+    """The SDK's ``instance_spec``: a mapping or an object with ``cpu``, ``memory`` (GB) and ``gpu``."""
+    if spec is None:
+        return None
+    values = spec if isinstance(spec, Mapping) else vars(spec)
+    found = {key: values[key] for key in ("cpu", "memory", "gpu", "gpu_model") if values.get(key) is not None}
+    if isinstance(found.get("memory"), int | float):
+        found["memory"] = f"{found['memory']}Gi"
+    return found or None
+
+
+def _command_name(command: str | list[str]) -> str:
+    words = command.split() if isinstance(command, str) else list(command)
+    script = next((word for word in words if word.endswith((".py", ".sh"))), words[0])
+    return Path(script).stem

@@ -1,0 +1,74 @@
+"""Following a job: its log as it grows, through retries and restarts of the platform, until it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+
+from modelworks.kernel.errors import Conflict, NotFound, TimedOut, WorkloadFailed
+from modelworks.sdk.client import Client, Document
+from modelworks.sdk.waiting import JOB_ENDED, phase_of, status_of, until
+
+KIND = "TrainingJob"
+_LOOK_AGAIN = 2.0
+_WITHOUT_LOG = ("", "Queued", "Pending")
+
+
+def wait(client: Client, name: str, on_change: Callable[[Document], None] | None = None) -> Document:
+    """The job once it has ended, well or badly."""
+    return until(client, KIND, name, ended, on_change=on_change)
+
+
+def ended(job: Document) -> bool:
+    return phase_of(job) in JOB_ENDED
+
+
+def follow(
+    client: Client,
+    name: str,
+    write: Callable[[bytes], None],
+    on_change: Callable[[Document], None] | None = None,
+    replica: int | None = None,
+) -> Document:
+    """Write the log of every attempt as it grows; the job once it has ended. Every byte is written once."""
+    attempt, offset = 0, 0
+    while True:
+        job = until(client, KIND, name, lambda j: phase_of(j) not in _WITHOUT_LOG, on_change=on_change)
+        current = int(status_of(job).get("attempt") or 1)
+        if current != attempt:
+            attempt, offset = current, 0
+        over = ended(job)  # asked before the log is read: what is read after it is all there is
+        try:
+            for chunk in client.job_log(name, follow=not over, offset=offset, attempt=attempt, replica=replica):
+                offset += len(chunk)
+                write(chunk)
+        except (NotFound, Conflict):
+            client.get(KIND, name)  # it was deleted: that is the error to tell; else the attempt has no log (yet)
+        if over:
+            return job
+        with contextlib.suppress(
+            TimedOut
+        ):  # the log ended and the job did not: cut by a restart, or between two attempts
+            until(client, KIND, name, functools.partial(_moved, job), on_change=on_change, timeout=_LOOK_AGAIN)
+
+
+def check(job: Document) -> Document:
+    """The job when it succeeded. Raises WorkloadFailed with its message and last lines."""
+    status, name = status_of(job), job["metadata"]["name"]
+    phase = status.get("phase")
+    if phase == "Succeeded":
+        return job
+    lines = [str(line) for line in status.get("last_lines") or ()]
+    detail = f"job {name} {'was cancelled' if phase == 'Cancelled' else 'failed'}"
+    message = str(status.get("message") or "")
+    text = f"{detail}: {message}" if message else detail
+    raise WorkloadFailed("\n".join([text, *(f"  | {line}" for line in lines[-10:])]), remedy=f"mw job log {name}")
+
+
+def _moved(before: Document, now: Document) -> bool:
+    """Whether there is reason to look at the log again: it ended, another attempt began, or it runs."""
+    if ended(now):
+        return True
+    old, new = status_of(before), status_of(now)
+    return (old.get("phase"), old.get("attempt")) != (new.get("phase"), new.get("attempt"))

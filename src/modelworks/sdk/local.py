@@ -1,0 +1,36 @@
+"""Running a job here, without the platform: the same manifest, in a process of this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from modelworks.kernel.errors import WorkloadFailed
+from modelworks.sdk.client import Document
+
+
+def run(manifest: Document, *, source: str | None = None, output: str | None = None) -> Path:
+    """Run a TrainingJob manifest whose inputs and code are local folders: the folder that holds its output.
+
+    Raises WorkloadFailed when the command fails. Its log goes to this process's output.
+    """
+    directory = Path(output).expanduser() if output else Path(tempfile.mkdtemp(prefix="mw-local-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        manifest = {**manifest, "spec": {**manifest["spec"], "code": str(Path(source).expanduser().absolute())}}
+    with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="mw-job-") as file:
+        json.dump(manifest, file)
+        file.flush()
+        code = run_file(Path(file.name), directory)
+    if code != 0:
+        raise WorkloadFailed(f"job {manifest['metadata']['name']} failed: exit code {code}")
+    return directory / "output" if (directory / "output").is_dir() else directory
+
+
+def run_file(manifest: Path, directory: Path) -> int:
+    """The exit code of ``run-local``, which is the command's own."""
+    argv = [sys.executable, "-m", "modelworks.main", "run-local", str(manifest), "--directory", str(directory)]
+    return subprocess.run(argv, check=False).returncode
