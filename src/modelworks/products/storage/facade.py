@@ -9,7 +9,7 @@ from modelworks.products.storage.observe import observe_bucket, observe_volume
 from modelworks.products.storage.resolve import resolve_bucket, resolve_volume
 from modelworks.products.storage.spec import BucketSpec, VolumeSpec
 from modelworks.products.storage.usage import MEASURE_EVERY_S, measure
-from modelworks.products.storage.volumes import check_delete_volume, volume_sources, volumes_left_behind
+from modelworks.products.storage.volumes import check_delete_volume, volume_sources
 
 BUCKET = Kind(
     name="Bucket",
@@ -48,5 +48,4 @@ __all__ = [
     "measure",
     "parse_uri",
     "volume_sources",
-    "volumes_left_behind",
 ]

@@ -35,7 +35,7 @@ def volume_sources(
             if owner is not None and others:
                 raise Conflict(
                     f"the volume {name} is attached to {others[0].kind} {others[0].name} and is not shared",
-                    remedy="delete that workload, or set `shared: true` on the volume: several then write to it at once",
+                    remedy="delete that workload, or set `shared: true` on the volume, and several write to it at once",
                 )
         found[name] = volume.resolved.get("path") or f"{lookup.settings.home}/volumes/{volume.uid}"
     return found
@@ -47,18 +47,6 @@ def check_delete_volume(resource: Resource, connection: Connection) -> None:
     if users:
         names = ", ".join(f"{ref.kind} {ref.name}" for ref in users)
         raise Conflict(f"the volume {resource.ref.name} is attached to {names}", remedy="delete that first")
-
-
-def volumes_left_behind(connection: Connection, workload: Resource) -> tuple[str, ...]:
-    """Notes on the volumes that nothing uses once ``workload`` is gone: they stay, and they cost."""
-    names = {volume["name"] for volume in workload.spec.get("volumes") or ()}
-    notes = []
-    for name in sorted(names):
-        volume = resources.get(connection, Ref(workload.ref.workspace, "Volume", name))
-        users = [ref for ref in queries.attached(connection, workload.ref.workspace, name) if ref != workload.ref]
-        if volume is not None and volume.deleting is None and not users:
-            notes.append(f"the volume {name} stays, attached to nothing; `mw delete volume {name}` ends its cost")
-    return tuple(notes)
 
 
 def _unknown(connection: Connection, workspace: str, name: str, path: str) -> Invalid:
