@@ -13,7 +13,6 @@ from modelworks.kernel.decision import Decision
 from modelworks.kernel.resource import Metadata, Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.spec import Spec
-from modelworks.objectstore.credentials import Credentials
 from modelworks.settings import Settings
 
 
@@ -56,8 +55,6 @@ class World(Protocol):
     def connection(self) -> Connection: ...
     @property
     def settings(self) -> Settings: ...
-    @property
-    def credentials(self) -> Callable[[], Credentials]: ...
     def runs(self, uid: str) -> Sequence[RunObservation]: ...
     def claims(self, uid: str) -> Sequence[ClaimView]: ...
 
