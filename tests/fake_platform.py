@@ -21,7 +21,7 @@ from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
 from modelworks.supervisor.ask import Question
 from modelworks.supervisor.cli import main
-from modelworks.supervisor.preparation import Addresses, Program
+from modelworks.supervisor.preparation import PUBLIC, Addresses, Program
 from modelworks.supervisor.prepare import parser
 from modelworks.supervisor.unit import Unit
 
@@ -50,14 +50,16 @@ def prepare(arguments: list[str]) -> int:
         unit = Unit(name, argv, after, step, questions, stop_timeout=2.0)
         if name not in options.running:
             _tell({"unit": asdict(unit)})
-    gateway = Unit("gateway", (*ENTRY, "child", "gateway", str(home.root)), listens=True, stop_timeout=2.0)
-    questions = (asdict(Question(f"unix:{home.run / 'gateway-health.sock'}")),)
-    _tell({"unit": asdict(gateway) | {"questions": questions}})
+    health = Question(f"unix:{home.run / 'gateway-health.sock'}")
+    argv = (*ENTRY, "child", "gateway", str(home.root))
+    gateway = Unit("gateway", argv, questions=(health, Question(PUBLIC)), listens=True, stop_timeout=2.0)
+    _tell({"unit": asdict(gateway)})
     return 0
 
 
 def _tell(message: object) -> int:
-    print(json.dumps(message), flush=True)
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
     return 0
 
 
@@ -82,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
-        print(f"asked for {self.path}", flush=True)
+        sys.stderr.write(f"asked for {self.path}\n")
         self.do_GET()
 
     def address_string(self) -> str:
@@ -92,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
 def child(name: str, root: str) -> int:
     home = Home(Path(root))
     if (home.root / f"fail-{name}").exists():
-        print((home.root / f"fail-{name}").read_text(), file=sys.stderr, flush=True)
+        sys.stderr.write((home.root / f"fail-{name}").read_text() + "\n")
         return 7
     if name == "migrate":
         return 0

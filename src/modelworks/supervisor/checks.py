@@ -31,6 +31,16 @@ def make_layout(home: Home) -> None:
         _try_write(path)
 
 
+def check_access(home: Home) -> None:
+    """Raises SetupFailed when there is a home that is not for us: what cannot be seen must not pass for nothing."""
+    try:
+        os.listdir(home.root)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise refusal(error, home.root) from error
+
+
 def check_disk(home: Home, needed: int = NEEDED_BYTES) -> None:
     """Raises SetupFailed with the mount when less than ``needed`` bytes are free below the home."""
     path = home.root

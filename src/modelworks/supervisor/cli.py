@@ -14,7 +14,7 @@ from pathlib import Path
 from modelworks.home import Home, default_home
 from modelworks.kernel.errors import ModelworksError, SetupFailed
 from modelworks.supervisor import commands, status
-from modelworks.supervisor.checks import refusal
+from modelworks.supervisor.checks import check_access, refusal
 from modelworks.supervisor.preparation import Program, Wish
 from modelworks.supervisor.report import print_failure
 
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str], entry: tuple[str, ...] = ENTRY, program: Prog
     options = _parser().parse_args(arguments)
     home = Home(Path(options.home).expanduser().absolute() if options.home else default_home())
     try:
+        check_access(home)
         return _run(options, home, entry, program)
     except SetupFailed as error:
         print_failure(error)

@@ -15,6 +15,8 @@ from modelworks.supervisor import logs
 from modelworks.supervisor.state import Ports
 
 NAME = "prepare"
+PUBLIC = "public"
+"""The address in a question that stands for the public socket, whose port is known when it has been bound."""
 
 
 @dataclass(frozen=True)

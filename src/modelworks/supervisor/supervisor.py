@@ -22,7 +22,7 @@ from modelworks.supervisor.child import ASK_EVERY, ASK_TIMEOUT, Child
 from modelworks.supervisor.client import write_client
 from modelworks.supervisor.launch import start
 from modelworks.supervisor.policy import Phase
-from modelworks.supervisor.preparation import Addresses, Preparation, Program, Wish
+from modelworks.supervisor.preparation import PUBLIC, Addresses, Preparation, Program, Wish
 from modelworks.supervisor.procfs import Identity, boot_id
 from modelworks.supervisor.report import Endpoint, Report
 from modelworks.supervisor.shutdown import stop_everything, stop_processes
@@ -124,9 +124,17 @@ class Supervisor:
             self._addresses = Addresses(**message["addresses"])
             self._open_doors(self._addresses)
         elif "unit" in message:
-            unit = Unit.decode(message["unit"])
+            unit = self._placed(Unit.decode(message["unit"]))
             if unit.name not in self._children:
                 self._children[unit.name] = Child(unit)
+
+    def _placed(self, unit: Unit) -> Unit:
+        """``unit`` with the public address in its questions."""
+        assert self._addresses is not None
+        assert self._state.ports is not None
+        public = f"tcp:{self._addresses.shown_host}:{self._state.ports.port}"
+        asked = tuple(replace(q, address=public) if q.address == PUBLIC else q for q in unit.questions)
+        return replace(unit, questions=asked)
 
     def _open_doors(self, addresses: Addresses) -> None:
         if not self._listening:
