@@ -34,5 +34,9 @@ def volume_mounts(references: Sequence[VolumeReference], resolved: Mapping[str, 
 def code_input(uri: str) -> Input:
     """User code at /ml/usercode: a folder as it is, an archive unpacked."""
     return Input(
-        channel="usercode", uri=uri, paths=("/ml/usercode",), unpack=uri.endswith((".tar.gz", ".tgz")), env="MW_CODE_DIR"
+        channel="usercode",
+        uri=uri,
+        paths=("/ml/usercode",),
+        unpack=uri.endswith((".tar.gz", ".tgz")),
+        env="MW_CODE_DIR",
     )

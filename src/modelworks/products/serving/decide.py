@@ -1,0 +1,171 @@
+"""What to do next about a service. Pure: service, observation and time in, status and actions out.
+
+While a node or the database cannot be asked there is no observation and no decision: nothing is stopped by silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from modelworks.kernel.decision import (
+    Action,
+    Decision,
+    Emit,
+    EnsureBucket,
+    EnsureRun,
+    EnsureSecret,
+    ForgetRun,
+    PublishRoute,
+    Release,
+    Remove,
+    Reserve,
+    StopRun,
+    WithdrawRoute,
+)
+from modelworks.kernel.events import Level
+from modelworks.kernel.resource import Resource
+from modelworks.products.mounts import workspace_bucket
+from modelworks.products.serving.health import assess
+from modelworks.products.serving.observe import Observed
+from modelworks.products.serving.queries import TOKEN
+from modelworks.products.serving.record import Record, ServicePhase
+from modelworks.products.serving.rollout import View, to_drain, to_reserve
+from modelworks.products.serving.routing import active_tokens, route, service_path
+from modelworks.products.serving.runs import Service, run_spec
+from modelworks.products.serving.slots import current_slots, serving
+
+# Changes of runs and claims wake a service at once; this is for the one that was missed.
+_PATIENCE = 30.0
+# Between a route without a replica and its SIGTERM, so that no gateway still chooses it.
+_DRAIN_DELAY = 1.0
+
+
+def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
+    """One pass over a service."""
+    before, time = Record.of(resource.status), now.timestamp()
+    if resource.deleting is not None:
+        return _delete(resource, before, observed)
+    view = _view(Service.of(resource), before, observed, time)
+    if not observed.tokens:
+        # The route needs the token's digest: the pass that sees it goes on from here.
+        return Decision(_status(resource, before), (EnsureSecret(TOKEN),), wake_in=0.0)
+    after = assess(view, before)
+    published = route(view, after, active_tokens(observed.tokens, time))
+    actions: list[Action] = []
+    if published != observed.route:
+        actions.append(PublishRoute(resource.ref.workspace, resource.ref.name, published))
+    actions += (*_stops(view), *_releases(view), *_forgets(view), *_starts(view))
+    if after.phase != before.phase:
+        warns = after.phase in (ServicePhase.FAILED, ServicePhase.DEGRADED)
+        actions.append(Emit(str(after.phase), after.message, Level.WARNING if warns else Level.NORMAL))
+    return Decision(_status(resource, after), tuple(actions), _wake(view, observed.tokens))
+
+
+def _view(service: Service, before: Record, observed: Observed, now: float) -> View:
+    runs = {run.key: run for run in observed.runs}
+    slots = current_slots(service, before, runs, now)
+    live = {key for key, run in runs.items() if not run.phase.ended}
+    wanted = {service.key(slot.ordinal, slot.incarnation) for slot in slots}
+    draining = {
+        key: since
+        for key, since in before.draining.items()
+        # A replica that is wanted again before it was told to stop goes on.
+        if key in live and (key not in wanted or now - since >= _DRAIN_DELAY)
+    }
+    claims = {claim.key: claim for claim in observed.claims}
+    view = View(service, slots, runs, claims, draining, now)
+    return replace(view, draining=draining | dict.fromkeys(to_drain(view), now))
+
+
+def _stops(view: View) -> list[Action]:
+    """Whoever was drained long enough, or never served, and whoever is broken."""
+    grace = view.service.spec.grace_period
+    reasons = {
+        key: "Replaced"
+        for key, since in view.draining.items()
+        if view.now - since >= _DRAIN_DELAY or not serving(view.runs[key])
+    }
+    for slot in view.slots:
+        run = view.run(slot)
+        if slot.stopping and run is not None and not run.phase.ended:
+            reasons[run.key] = slot.stopping
+    return [StopRun(view.runs[key].node, key, grace, reason) for key, reason in sorted(reasons.items())]
+
+
+def _releases(view: View) -> list[Action]:
+    """The room of runs that ended, at the time they did, and of claims for replicas nobody wants any more."""
+    released: list[Action] = []
+    for key in sorted(view.claims):
+        run = view.runs.get(key)
+        if run is not None and run.phase.ended:
+            released.append(Release(key, run.exited_at))
+        elif run is None and key not in view.keys:
+            released.append(Release(key))
+    return released
+
+
+def _forgets(view: View) -> list[Action]:
+    """Directories of ended runs, but for the last one of each wanted replica: its log is what people look for."""
+    last = {view.service.key(slot.ordinal, slot.incarnation - 1) for slot in view.slots if slot.incarnation}
+    return [
+        ForgetRun(run.node, key)
+        for key, run in sorted(view.runs.items())
+        if run.phase.ended and key not in last and key not in view.claims
+    ]
+
+
+def _starts(view: View) -> list[Action]:
+    starts: list[Action] = []
+    placed = [
+        (claim.node, key)
+        for slot in view.slots
+        if (key := view.key(slot)) not in view.runs
+        and (claim := view.claims.get(key)) is not None
+        and claim.node is not None
+    ]
+    if placed:
+        starts.append(EnsureBucket(workspace_bucket(view.service.workspace)))
+        starts += (EnsureRun(node, run_spec(view.service, key)) for node, key in placed)
+    reserve = to_reserve(view)
+    if reserve:
+        starts.append(Reserve(tuple(view.service.claim(key) for key in reserve)))
+    return starts
+
+
+def _wake(view: View, tokens: Mapping[str, float | None]) -> float | None:
+    """When something is due that no notification tells: a retry, the end of a drain, the end of an old token."""
+    due = [slot.retry_at for slot in view.slots if slot.retry_at is not None and view.key(slot) not in view.runs]
+    due += [since + _DRAIN_DELAY for since in view.draining.values() if view.now - since < _DRAIN_DELAY]
+    due += [until for until in tokens.values() if until is not None and until > view.now]
+    waits = [max(at - view.now, 0.0) for at in due]
+    if view.slots or any(not run.phase.ended for run in view.runs.values()):
+        waits.append(_PATIENCE)
+    return min(waits, default=None)
+
+
+def _status(resource: Resource, record: Record) -> dict[str, object]:
+    return record.status(resource.generation, service_path(resource.ref.workspace, resource.ref.name))
+
+
+def _delete(resource: Resource, before: Record, observed: Observed) -> Decision:
+    """First the route, then the processes, then room and directories, then the row."""
+    ref, actions = resource.ref, list[Action]()
+    live = [run for run in observed.runs if not run.phase.ended]
+    if observed.route is not None:
+        actions.append(WithdrawRoute(ref.workspace, ref.name))
+    grace = float(resource.spec.get("grace_period", 30.0))
+    actions += (StopRun(run.node, run.key, grace, "Deleted") for run in live)
+    ended = {run.key: run for run in observed.runs if run.phase.ended}
+    alive = {run.key for run in live}
+    for claim in observed.claims:
+        if claim.key not in alive:
+            actions.append(Release(claim.key, ended[claim.key].exited_at if claim.key in ended else None))
+    if not live:
+        actions += (ForgetRun(run.node, run.key) for run in ended.values())
+    if not (observed.runs or observed.claims or observed.route is not None):
+        return Decision(resource.status, (Remove(),))
+    message = f"waits for {len(live)} replica{'s' if len(live) != 1 else ''} to end" if live else "deleting"
+    record = replace(before, phase=ServicePhase.DELETING, message=message, reason="", ready=0)
+    return Decision(_status(resource, record), tuple(actions), _PATIENCE if live else 1.0)

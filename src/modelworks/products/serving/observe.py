@@ -1,0 +1,32 @@
+"""What a decision about a service sees of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelworks.kernel.resource import Resource
+from modelworks.kernel.run import RunObservation
+from modelworks.products.kind import ClaimView, World
+from modelworks.products.serving.queries import published_route, token_digests
+
+
+@dataclass(frozen=True)
+class Observed:
+    """``route`` is what the gateways were told last. ``tokens`` maps SHA-256 → when it ends (Unix s; None: never)."""
+
+    runs: tuple[RunObservation, ...] = ()
+    claims: tuple[ClaimView, ...] = ()
+    route: Mapping[str, Any] | None = None
+    tokens: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def observe(resource: Resource, world: World) -> Observed:
+    """Raises Unavailable when a node cannot be asked: the service is then left as it is, and goes on serving."""
+    return Observed(
+        runs=tuple(world.runs(resource.uid)),
+        claims=tuple(world.claims(resource.uid)),
+        route=published_route(world.connection, resource.ref.workspace, resource.ref.name, resource.uid),
+        tokens=token_digests(world.connection, resource.uid),
+    )

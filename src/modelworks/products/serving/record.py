@@ -1,0 +1,127 @@
+"""The status of a service: what a decision remembers of the passes before it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+
+class ServicePhase(StrEnum):
+    """Where a service is. Only ``STOPPED`` is at rest; a ``FAILED`` one is tried again with back-off."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    DEGRADED = "Degraded"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+    DELETING = "Deleting"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One wanted replica: which incarnation of it is or will be running.
+
+    ``failures`` counts bad ends in a row, ``retry_at`` (Unix seconds) is when the incarnation may start. ``stopping`` is
+    why we stop it ourselves, and ``cause`` how the last one ended.
+    """
+
+    ordinal: int
+    incarnation: int = 0
+    failures: int = 0
+    retry_at: float | None = None
+    stopping: str = ""
+    reason: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A service's status between two passes; ``status`` and ``of`` are inverse.
+
+    ``draining`` maps the key of a run that is no longer routed to → since when (Unix seconds).
+    """
+
+    phase: ServicePhase = ServicePhase.PENDING
+    message: str = ""
+    reason: str = ""
+    revision: str = ""
+    slots: tuple[Slot, ...] = ()
+    draining: Mapping[str, float] = field(default_factory=dict)
+    replicas: tuple[Mapping[str, Any], ...] = ()
+    ready: int = 0
+    last_lines: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any]) -> Self:
+        if not status.get("phase"):
+            return cls()
+        return cls(
+            phase=ServicePhase(status["phase"]),
+            message=status.get("message", ""),
+            reason=status.get("reason", ""),
+            revision=status.get("revision", ""),
+            slots=tuple(_slot(slot) for slot in status.get("slots", ())),
+            draining={key: _seconds(since) for key, since in status.get("draining", {}).items()},
+            replicas=tuple(status.get("replicas", ())),
+            ready=status.get("ready", 0),
+            last_lines=tuple(status.get("last_lines", ())),
+        )
+
+    def status(self, generation: int, path: str) -> dict[str, Any]:
+        """As it is stored and shown. ``path`` is where the gateway serves it."""
+        state = {ServicePhase.RUNNING: "True", ServicePhase.DEGRADED: "True"}.get(self.phase, "False")
+        document = {
+            "phase": str(self.phase),
+            "message": self.message,
+            "reason": self.reason or None,
+            "conditions": [
+                {"type": "Ready", "status": state, "reason": self.reason or str(self.phase), "message": self.message}
+            ],
+            "observed_generation": generation,
+            "path": path,
+            "revision": self.revision,
+            "ready": self.ready,
+            "replicas": [dict(replica) for replica in self.replicas],
+            "slots": [_slot_document(slot) for slot in self.slots],
+            "draining": {key: _time(since) for key, since in sorted(self.draining.items())},
+            "last_lines": list(self.last_lines) or None,
+        }
+        return {key: value for key, value in document.items() if value is not None}
+
+
+def _slot_document(slot: Slot) -> dict[str, Any]:
+    document = {
+        "ordinal": slot.ordinal,
+        "incarnation": slot.incarnation,
+        "failures": slot.failures or None,
+        "retry_at": None if slot.retry_at is None else _time(slot.retry_at),
+        "stopping": slot.stopping or None,
+        "reason": slot.reason or None,
+        "cause": slot.cause or None,
+    }
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def _slot(document: Mapping[str, Any]) -> Slot:
+    retry_at = document.get("retry_at")
+    return Slot(
+        ordinal=document["ordinal"],
+        incarnation=document.get("incarnation", 0),
+        failures=document.get("failures", 0),
+        retry_at=None if retry_at is None else _seconds(retry_at),
+        stopping=document.get("stopping", ""),
+        reason=document.get("reason", ""),
+        cause=document.get("cause", ""),
+    )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()

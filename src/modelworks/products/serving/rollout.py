@@ -1,0 +1,124 @@
+"""Which replicas may start and which must go, so that a service stays up while it changes. Pure.
+
+A new revision starts one replica beside those that serve (the surge) and an old one goes for each that became ready.
+Where there is no room for one more, an old one goes first, and only one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from modelworks.kernel.run import RunKey, RunObservation
+from modelworks.products.kind import ClaimView
+from modelworks.products.serving.record import Slot
+from modelworks.products.serving.runs import Service
+from modelworks.products.serving.slots import serving
+
+SURGE = 1
+# How admission begins its reason for a claim that fits once somebody else has gone; others never fit.
+_FITS_LATER = "waits for capacity"
+
+
+@dataclass(frozen=True)
+class View:
+    """One moment of a service: its slots and everything seen, by key."""
+
+    service: Service
+    slots: Sequence[Slot]
+    runs: Mapping[str, RunObservation]
+    claims: Mapping[str, ClaimView]
+    draining: Mapping[str, float]
+    now: float
+
+    def key(self, slot: Slot) -> str:
+        return self.service.key(slot.ordinal, slot.incarnation)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(self.key(slot) for slot in self.slots)
+
+    def run(self, slot: Slot) -> RunObservation | None:
+        return self.runs.get(self.key(slot))
+
+    def slot_serves(self, slot: Slot) -> bool:
+        return serving(self.run(slot)) and self.key(slot) not in self.draining
+
+    def old(self) -> list[RunObservation]:
+        """Live replicas of other revisions that are still routed to, those that serve first."""
+        found = [
+            run
+            for run in self.runs.values()
+            if not run.phase.ended
+            and run.key not in self.draining
+            and RunKey.parse(run.key).attempt != self.service.revision
+        ]
+        return sorted(found, key=lambda run: (not serving(run), run.created_at, run.key))
+
+    def failing(self) -> list[Slot]:
+        return [slot for slot in self.slots if (slot.failures or slot.stopping) and not self.slot_serves(slot)]
+
+
+def to_drain(view: View) -> list[str]:
+    """Keys of the live runs that from now on get no requests."""
+    unwanted = [
+        run.key
+        for run in view.runs.values()
+        if not run.phase.ended
+        and run.key not in view.keys
+        and run.key not in view.draining
+        and RunKey.parse(run.key).attempt == view.service.revision
+    ]
+    old = view.old()
+    ready = sum(view.slot_serves(slot) for slot in view.slots)
+    needed = max(len(view.slots) - ready, 0)
+    kept = [run for run in old if serving(run)][:needed]
+    gone = [run.key for run in old if run not in kept]
+    if kept and not gone and _waits_for_room(view):
+        gone.append(kept[-1].key)
+    return unwanted + gone
+
+
+def _waits_for_room(view: View) -> bool:
+    """A replica of the new revision waits for room that an old one holds, and nothing else is under way."""
+    if view.failing() or any(not view.runs[key].phase.ended for key in view.draining if key in view.runs):
+        return False
+    if any(_starts(view, slot) for slot in view.slots):
+        return False
+    waiting = [
+        claim
+        for slot in view.slots
+        if (claim := view.claims.get(view.key(slot))) is not None
+        and claim.node is None
+        and claim.reason.startswith(_FITS_LATER)
+    ]
+    return bool(waiting)
+
+
+def _starts(view: View, slot: Slot) -> bool:
+    """It has room and does not serve yet."""
+    claim = view.claims.get(view.key(slot))
+    return claim is not None and claim.node is not None and not view.slot_serves(slot)
+
+
+def to_reserve(view: View) -> list[str]:
+    """Keys of the slots that may ask for room now; those that hold a claim or a run are not among them."""
+    # A placed claim without a run is a replica about to start, so claims count like runs.
+    held = {key for key, run in view.runs.items() if not run.phase.ended} | {
+        key for key in view.claims if key not in view.runs and key in view.keys
+    }
+    failing = view.failing()
+    rolling = bool(view.old())
+    chosen: list[str] = []
+    for slot in view.slots:
+        key = view.key(slot)
+        due = slot.retry_at is None or slot.retry_at <= view.now
+        # While an older revision serves, a failing new one is not tried in several places at once.
+        blocked = rolling and failing and slot not in failing[:1]
+        if key in held or key in view.runs or not due or blocked:
+            continue
+        if len(held) >= len(view.slots) + SURGE:
+            break
+        held.add(key)
+        chosen.append(key)
+    return chosen

@@ -1,0 +1,123 @@
+"""What a replica runs: the service's spec and facts made a RunSpec. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelworks.kernel.decision import Claim
+from modelworks.kernel.resource import Resource
+from modelworks.kernel.run import Access, EnvironmentRef, Input, Listen, Resources, RunKey, RunSpec, Transport
+from modelworks.products.mounts import code_input, log_uri, volume_mounts
+from modelworks.products.serving.revisions import revision
+from modelworks.products.serving.spec import Processor, ServiceSpec
+from modelworks.products.workload import arguments, expand, expand_variables
+
+MODEL_PATH = "/mnt/model"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service as the decision sees it: the spec, what apply made of its names, and the revision of both."""
+
+    uid: str
+    workspace: str
+    name: str
+    spec: ServiceSpec
+    resolved: Mapping[str, Any]
+    revision: str
+
+    @classmethod
+    def of(cls, resource: Resource) -> Service:
+        spec = ServiceSpec.parse(resource.spec, at="spec")
+        found = revision(spec, resource.resolved)
+        return cls(resource.uid, resource.ref.workspace, resource.ref.name, spec, resource.resolved, found)
+
+    def key(self, ordinal: int, incarnation: int) -> str:
+        return str(RunKey(self.uid, self.revision, ordinal, incarnation))
+
+    def claim(self, key: str) -> Claim:
+        """Each replica is placed on its own: some may serve while others wait."""
+        return Claim(
+            key=key,
+            gang=key,
+            resources=self.resources,
+            instance_type=str(self.resolved.get("instance_type", "custom")),
+            price_per_hour=float(self.resolved.get("price_per_hour", 0.0)),
+        )
+
+    @property
+    def resources(self) -> Resources:
+        return Resources.parse(self.resolved.get("resources", {}))
+
+
+def run_spec(service: Service, key: str) -> RunSpec:
+    """The run of one replica."""
+    spec, resolved = service.spec, service.resolved
+    inputs = _inputs(resolved)
+    platform = {"MW_SERVICE": service.name, "MW_REVISION": service.revision}
+    model = {"MW_MODEL_DIR": MODEL_PATH} if resolved.get("model") else {}
+    own = expand_variables(spec.env, platform | model)
+    shipped = log_uri(service.workspace, key)
+    return RunSpec(
+        key=key,
+        workspace=service.workspace,
+        kind="Service",
+        name=service.name,
+        command=_command(spec, platform | model | own),
+        environment=EnvironmentRef.parse(resolved["environment"]) if resolved.get("environment") else None,
+        env=platform | own,
+        resources=service.resources,
+        inputs=inputs,
+        volumes=volume_mounts(spec.volumes, resolved),
+        listen=_listen(spec),
+        access=Access(read=tuple(item.uri for item in inputs), write=(shipped,), expose=spec.credentials),
+        log_uri=shipped,
+        grace=spec.grace_period,
+    )
+
+
+def _command(spec: ServiceSpec, known: Mapping[str, str]) -> tuple[str, ...]:
+    if spec.command is not None:
+        # On the host's network the port is the agent's to choose: only a shell sees it in time.
+        port = "${PORT}" if isinstance(spec.command, str) else str(_listen(spec).port)
+        return tuple(expand(part, {"PORT": port} | known) for part in arguments(spec.command))
+    command: tuple[str, ...] = ("python", "-m", "modelworks.server", "--processor", str(spec.processor))
+    if spec.model is not None:
+        command += ("--model", MODEL_PATH)
+    if spec.entry is not None:
+        command += ("--entry", spec.entry)
+    return command
+
+
+def _listen(spec: ServiceSpec) -> Listen:
+    own = spec.processor is not Processor.COMMAND
+    readiness = spec.readiness
+    return Listen(
+        transport=Transport.UNIX if own else Transport.PORT,
+        path=readiness.path,
+        period=readiness.period,
+        timeout=readiness.timeout,
+        startup=readiness.startup,
+        failures=readiness.failures,
+        network=spec.network,
+    )
+
+
+def _inputs(resolved: Mapping[str, Any]) -> tuple[Input, ...]:
+    found = []
+    model = resolved.get("model")
+    if model:
+        found.append(
+            Input(
+                channel="model",
+                uri=model["uri"],
+                paths=(MODEL_PATH, "/eas/workspace/model"),
+                digest=model.get("digest"),
+                env="MW_MODEL_DIR",
+            )
+        )
+    if resolved.get("code"):
+        found.append(code_input(resolved["code"]))
+    return tuple(found)

@@ -1,0 +1,80 @@
+"""How each wanted replica goes on after what was seen of it: kept, stopped, or begun again later. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from modelworks.kernel.run import RunKey, RunObservation, RunPhase, RunReason
+from modelworks.products.serving.record import Record, Slot
+from modelworks.products.serving.runs import Service
+
+_LONGEST_BACK_OFF = 60.0
+# A replica that lived so long had not failed to start: its next failure counts from one again.
+_STABLE = 60.0
+
+
+def back_off(failures: int) -> float:
+    """Seconds before the incarnation that follows so many failures in a row: 1, 2, 4 … 60."""
+    return min(2.0 ** (failures - 1), _LONGEST_BACK_OFF) if failures else 0.0
+
+
+def current_slots(service: Service, record: Record, runs: Mapping[str, RunObservation], now: float) -> list[Slot]:
+    """The slots of the wanted replicas, each moved on by what was seen of its run."""
+    known = {slot.ordinal: slot for slot in record.slots} if record.revision == service.revision else {}
+    slots = []
+    for ordinal in range(service.spec.wanted):
+        slot = known.get(ordinal) or _first(service, ordinal, runs.values())
+        slots.append(_advanced(slot, runs.get(service.key(ordinal, slot.incarnation)), now))
+    return slots
+
+
+def serving(run: RunObservation | None) -> bool:
+    """The gateway may send requests to it."""
+    return (
+        run is not None
+        and run.phase is RunPhase.RUNNING
+        and run.ready
+        and run.address is not None
+        and run.reason not in (RunReason.UNHEALTHY, RunReason.NOT_READY)
+    )
+
+
+def _first(service: Service, ordinal: int, runs: Iterable[RunObservation]) -> Slot:
+    """A slot without a history: of a revision seen before, it goes on with the run that lives, or after the last."""
+    keys = ((RunKey.parse(run.key), run) for run in runs)
+    found = [(key.incarnation, run) for key, run in keys if (key.attempt, key.ordinal) == (service.revision, ordinal)]
+    if not found:
+        return Slot(ordinal)
+    incarnation, run = max(found, key=lambda item: item[0])
+    return Slot(ordinal, incarnation + 1 if run.phase.ended else incarnation)
+
+
+def _advanced(slot: Slot, run: RunObservation | None, now: float) -> Slot:
+    if run is None:
+        return slot
+    if not run.phase.ended:
+        if run.reason in (RunReason.UNHEALTHY, RunReason.NOT_READY):
+            return replace(slot, stopping=slot.stopping or str(run.reason), cause=run.message or slot.cause)
+        stable = serving(run) and run.started_at is not None and now - run.started_at >= _STABLE
+        return Slot(slot.ordinal, slot.incarnation) if stable else slot
+    if run.reason is RunReason.STOPPED and not slot.stopping:
+        # Nobody asked for this stop: the platform went down under it. It begins again at once.
+        return replace(slot, incarnation=slot.incarnation + 1, retry_at=None)
+    ended = run.exited_at if run.exited_at is not None else now
+    lived = ended - run.started_at if run.started_at is not None else 0.0
+    failures = 1 if lived >= _STABLE else slot.failures + 1
+    return Slot(
+        ordinal=slot.ordinal,
+        incarnation=slot.incarnation + 1,
+        failures=failures,
+        retry_at=ended + back_off(failures),
+        reason=slot.stopping or str(run.reason),
+        cause=(slot.cause if slot.stopping else "") or run.message or _exit_text(run),
+    )
+
+
+def _exit_text(run: RunObservation) -> str:
+    if run.phase is RunPhase.LOST:
+        return "its process is gone without an exit status"
+    return f"exited with code {run.exit_code}" if run.exit_code is not None else str(run.reason or "ended")
