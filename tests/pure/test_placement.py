@@ -80,8 +80,14 @@ def test_places_what_fits() -> None:
             "waits for capacity: needs 1500m CPU, 1Gi memory; node a has 1 CPU free of 2, 3Gi memory free of 4Gi",
         ),
         (single("x", node_selector={"disk": "fast"}), [node()], "no node has label disk=fast"),
-        (single("x"), [node(taints=("gpu=true",))], "on every node taint gpu=true is not tolerated"),
-        (single("x"), [node(cordoned=True)], "no node may take it: node a is cordoned (1 of 1 nodes)"),
+        (single("x"), [node(taints=("gpu=true",))], "taint gpu=true is not tolerated"),
+        (single("x"), [node(cordoned=True)], "node a is cordoned"),
+        (single("x"), [node(away=True)], "node a does not answer"),
+        (
+            single("x"),
+            [node("a", cordoned=True), node("b", away=True)],
+            "no node may take it: node a is cordoned (1 of 2 nodes); node b does not answer (1 of 2 nodes)",
+        ),
         (single("x", gpu=1, gpu_model="T4"), [node(gpu=1)], "no node has GPU T4"),
         (
             Gang("g", tuple(claim(str(n)) for n in range(5))),

@@ -79,6 +79,12 @@ def append(
     notify(connection, EVENTS)
 
 
+def append_once(connection: Connection, ref: Ref, uid: str, reason: str, message: str, level: Level) -> None:
+    """As :func:`append`, unless the resource's last event said so already: for what repeats until it is mended."""
+    if not any(last.reason == reason and last.message == message for last in latest(connection, uid, 1)):
+        append(connection, ref, uid, reason, message, level)
+
+
 def read(
     connection: Connection,
     after: Cursor,

@@ -145,14 +145,19 @@ def touch(connection: Connection, uids: Iterable[str]) -> list[str]:
     return list(connection.scalars(_TOUCH, {"uids": sorted(uids)}))
 
 
-def lease_due(connection: Connection, limit: int, seconds: float) -> list[Lease]:
+def lease_due(connection: Connection, owner: str, limit: int, seconds: float) -> list[Lease]:
     """Lease up to ``limit`` rows that are due and free, the longest due first."""
-    return _leased(connection.execute(_LEASE_DUE, _terms(seconds, limit=limit)))
+    return _leased(connection.execute(_LEASE_DUE, _terms(owner, seconds, limit=limit)))
 
 
-def lease_these(connection: Connection, uids: Iterable[str], seconds: float) -> list[Lease]:
+def lease_these(connection: Connection, owner: str, uids: Iterable[str], seconds: float) -> list[Lease]:
     """Lease those of the rows that are free, whether due or not."""
-    return _leased(connection.execute(_LEASE_THESE, _terms(seconds, uids=sorted(uids))))
+    return _leased(connection.execute(_LEASE_THESE, _terms(owner, seconds, uids=sorted(uids))))
+
+
+def disown(connection: Connection, owner: str) -> int:
+    """End the leases of an owner that died: its rows are due at once. Returns how many there were."""
+    return connection.execute(_DISOWN, {"prefix": f"{owner}."}).rowcount
 
 
 def renew(connection: Connection, lease: Lease, seconds: float) -> bool:
@@ -197,7 +202,7 @@ def write_status(
 
 
 def next_due(connection: Connection) -> float | None:
-    """Seconds until the next free row is due (0 or less: now); None when all sleep."""
+    """Seconds until the next row without a lease is due (0 or less: now); None when all sleep."""
     due = connection.scalar(_NEXT_DUE)
     return None if due is None else float(due)
 
@@ -235,8 +240,12 @@ _TOUCH = text("UPDATE resources SET wake_at = clock_timestamp() WHERE uid = ANY(
 )
 
 _NEXT_DUE = text(
-    "SELECT extract(epoch FROM greatest(wake_at, lease_expires) - clock_timestamp()) FROM resources "
-    "WHERE wake_at IS NOT NULL ORDER BY wake_at LIMIT 1"
+    "SELECT extract(epoch FROM wake_at - clock_timestamp()) FROM resources "
+    "WHERE wake_at IS NOT NULL AND lease_token IS NULL ORDER BY wake_at LIMIT 1"
+)
+_DISOWN = text(
+    "UPDATE resources SET lease_token = NULL, lease_expires = NULL, wake_at = clock_timestamp() "
+    "WHERE starts_with(lease_token, :prefix)"
 )
 
 _AWAKE = """
@@ -286,8 +295,8 @@ def _announced(connection: Connection, row: Row[Any]) -> Resource:
     return _resource(row)
 
 
-def _terms(seconds: float, **more: Any) -> dict[str, Any]:
-    return {"token": secrets.token_hex(8), "seconds": seconds, **more}
+def _terms(owner: str, seconds: float, **more: Any) -> dict[str, Any]:
+    return {"token": f"{owner}.{secrets.token_hex(8)}", "seconds": seconds, **more}
 
 
 def _leased(rows: Iterable[Row[Any]]) -> list[Lease]:

@@ -3,8 +3,8 @@
 The order is priority, then the time waited. A *gang* (the ranks of a job, one replica of a service) is placed whole or
 not at all. Who cannot be placed does not stop the smaller ones behind (back-fill), until it has waited ``PATIENCE``
 seconds: from then on the nodes it could use take nobody behind it, so that they empty and it is delayed no longer than
-what runs there takes to end. A gang for which even that would not make room, because claims that never end by themselves
-(``Claim.lasting``) hold it, keeps nobody waiting.
+what runs there takes to end. A gang for which even that would not make room, because claims that never end by
+themselves (``Claim.lasting``) hold it, keeps nobody waiting.
 
 Within a pass room only shrinks: what was refused once is refused again for every gang of the same shape, unseen.
 """
@@ -58,6 +58,7 @@ class NodeView:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     cordoned: bool = False
+    away: bool = False  # did not answer lately
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class _Pass:
         return taken
 
     def _choose(self, shape: _Shape, peers: Sequence[str]) -> str | None:
-        """The fullest node that has room, so that large gaps stay; with ``spread``, in the zone with the fewest peers."""
+        """The fullest node that has room, so that gaps stay large; with ``spread``, in the emptiest zone."""
         need, spread = shape[0], shape[5]
         last = self._last.get(shape)
         if spread is None and last is not None and last not in self._held and fits(need, self._free[last]):
@@ -260,6 +261,8 @@ def _size(member: tuple[_Shape, str]) -> tuple[int, int, int, str]:
 def _objection(shape: _Shape, node: NodeView) -> str:
     """Why the node may not take the shape, whatever its room; empty when it may."""
     (_, _, gpus), model, gpu_memory, selector, tolerations, _ = shape
+    if node.away:
+        return f"node {node.name} does not answer"
     if node.cordoned:
         return f"node {node.name} is cordoned"
     for key, value in selector:
@@ -278,9 +281,11 @@ def _objection(shape: _Shape, node: NodeView) -> str:
 
 def _all_object(shape: _Shape, nodes: Sequence[NodeView]) -> str:
     objections = Counter(_objection(shape, node) for node in nodes)
-    if len(objections) == 1 and not nodes[0].cordoned:
+    if len(objections) == 1:
         only = next(iter(objections))
-        return f"no node has {only.removeprefix('no ')}" if only.startswith("no ") else f"on every node {only}"
+        if only.startswith("no "):
+            return f"no node has {only.removeprefix('no ')}"
+        return only if len(nodes) == 1 else f"on every node {only}"
     told = [f"{text} ({count} of {len(nodes)} nodes)" for text, count in sorted(objections.items())[:_NODES_TOLD]]
     return f"no node may take it: {'; '.join(told)}"
 

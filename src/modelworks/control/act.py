@@ -1,0 +1,196 @@
+"""The only interpreter of decisions. Every action may be carried out twice; no network call is made in a transaction.
+
+Actions run in order. Those on the database are gathered and committed before the next action that reaches outside, the
+last of them together with the status: a pass that dies between two steps is repaired by the next one. Events and the
+removal of the row belong to the last transaction, so that a pass that is repeated does not tell twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from sqlalchemy import Connection, Engine
+
+from modelworks.control.fleet import Fleet
+from modelworks.db import claims, events, ledger, resources, routes, secrets
+from modelworks.db.resources import Lease, LeaseLost, Settled
+from modelworks.db.secrets import Cipher
+from modelworks.kernel.decision import (
+    Decision,
+    Emit,
+    EnsureBucket,
+    EnsureDirectory,
+    EnsureRun,
+    EnsureSecret,
+    ForgetRun,
+    Meter,
+    PublishRoute,
+    Release,
+    Remove,
+    RemoveBucket,
+    RemoveDirectory,
+    Reserve,
+    StopRun,
+    WithdrawRoute,
+)
+from modelworks.kernel.errors import Conflict
+from modelworks.kernel.events import Level
+from modelworks.kernel.resource import Resource
+from modelworks.objectstore import buckets
+from modelworks.objectstore.credentials import Credentials
+
+# Longer than any single action takes; every step renews it.
+LEASE_SECONDS = 60.0
+
+_Stored = Reserve | Release | PublishRoute | WithdrawRoute | EnsureSecret | Meter | Emit
+_Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | RemoveBucket | EnsureDirectory | RemoveDirectory
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Carries out decisions with the doors of one controller. ``volumes`` is where directories may be removed."""
+
+    engine: Engine
+    fleet: Fleet
+    cipher: Cipher
+    credentials: Callable[[], Credentials]
+    volumes: Path
+
+    def carry_out(self, lease: Lease, decision: Decision) -> float | None:
+        """All actions, then the status, which ends the lease; returns the seconds until the row is due again.
+
+        Raises Unavailable when a node, the store or the database is away, and LeaseLost when the lease was lost: the
+        actions before stand, and the next pass decides anew.
+        """
+        stored: list[_Stored] = []
+        told: list[Emit] = []
+        removed = False
+        for action in decision.actions:
+            match action:
+                case Emit():
+                    told.append(action)
+                case Remove():
+                    removed = True
+                case Reserve() | Release() | PublishRoute() | WithdrawRoute() | EnsureSecret() | Meter():
+                    stored.append(action)
+                case (
+                    EnsureRun()
+                    | StopRun()
+                    | ForgetRun()
+                    | EnsureBucket()
+                    | RemoveBucket()
+                    | EnsureDirectory()
+                    | RemoveDirectory()
+                ):
+                    self._commit(lease, stored)
+                    stored = []
+                    told += self._reach(action)
+                case _:
+                    assert_never(action)
+        with self.engine.begin() as connection:
+            self._guard(connection, lease)
+            for item in (*stored, *told):
+                self._store(connection, lease.resource, item)
+            if removed:
+                self._remove(connection, lease.resource)
+                return None
+            return self._finish(connection, lease, decision)
+
+    def _commit(self, lease: Lease, stored: Sequence[_Stored]) -> None:
+        with self.engine.begin() as connection:
+            self._guard(connection, lease)
+            for action in stored:
+                self._store(connection, lease.resource, action)
+
+    def _guard(self, connection: Connection, lease: Lease) -> None:
+        """Nothing is written by who no longer holds the lease; until the commit, nobody else can take it."""
+        if not resources.renew(connection, lease, LEASE_SECONDS):
+            raise LeaseLost(lease.resource.ref)
+
+    def _finish(self, connection: Connection, lease: Lease, decision: Decision) -> float | None:
+        if decision.status == lease.resource.status:
+            return resources.settle(connection, [Settled(lease, decision.wake_in)])[lease.resource.uid]
+        return resources.write_status(connection, lease, decision.status, decision.wake_in)
+
+    def _store(self, connection: Connection, resource: Resource, action: _Stored) -> None:
+        ref, uid = resource.ref, resource.uid
+        match action:
+            case Reserve(wanted):
+                claims.reserve(connection, uid, wanted)
+            case Release(key, ended_at):
+                claims.release(connection, key)
+                ledger.end(connection, key, ended_at)
+            case PublishRoute(workspace, name, route):
+                routes.publish(connection, workspace, name, uid, route)
+            case WithdrawRoute(workspace, name):
+                routes.withdraw(connection, workspace, name, uid)
+            case EnsureSecret(name):
+                secrets.ensure(connection, self.cipher, uid, name)
+            case Meter(key, item, quantity, unit, price, ended):
+                if ended:
+                    ledger.end(connection, key)
+                else:
+                    terms = {"quantity": quantity, "price_per_hour": price}
+                    ledger.begin(connection, ref, uid, key=key, item=item, unit=unit, **terms)
+            case Emit(reason, message, level, data):
+                events.append(connection, ref, uid, reason, message, level, data)
+            case _:
+                assert_never(action)
+
+    def _remove(self, connection: Connection, resource: Resource) -> None:
+        claims.release_all(connection, resource.uid)
+        ledger.end_all(connection, resource.uid)
+        routes.withdraw_all(connection, resource.uid)
+        secrets.remove(connection, resource.uid)
+        events.append(connection, resource.ref, resource.uid, "Deleted", "deleted")
+        resources.remove(connection, resource.uid)
+
+    def _reach(self, action: _Outside) -> list[Emit]:
+        """Carry out what leaves this process; returns what is to be told of it."""
+        match action:
+            case EnsureRun(node, run):
+                self.fleet.picture(node).add(self.fleet.runtime(node).ensure(run))
+            case StopRun(node, key, grace, reason):
+                self.fleet.runtime(node).stop(key, grace, reason)
+            case ForgetRun(node, key):
+                self.fleet.runtime(node).forget(key)
+                self.fleet.picture(node).drop(key)
+            case EnsureBucket(bucket):
+                buckets.create(self.credentials(), bucket)
+            case RemoveBucket(bucket):
+                try:
+                    buckets.remove(self.credentials(), bucket)
+                except Conflict as error:
+                    return [Emit("BucketNotEmpty", error.detail, Level.WARNING)]
+            case EnsureDirectory(path, _):
+                _make_directory(Path(path))
+            case RemoveDirectory(path):
+                return _remove_directory(Path(path), self.volumes)
+            case _:
+                assert_never(action)
+        return []
+
+
+def is_quiet(resource: Resource, decision: Decision) -> bool:
+    """A pass that changes nothing."""
+    return not decision.actions and decision.status == resource.status
+
+
+def _make_directory(path: Path) -> None:
+    """Workloads run under accounts of their own, so everybody may write who comes this far."""
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o777)
+
+
+def _remove_directory(path: Path, volumes: Path) -> list[Emit]:
+    """Only what the platform made is removed: a directory that the user brought stays."""
+    if not path.resolve().is_relative_to(volumes.resolve()) or path.resolve() == volumes.resolve():
+        return [Emit("DirectoryKept", f"{path} is not the platform's own and stays", Level.WARNING)]
+    if path.exists():
+        shutil.rmtree(path)
+    return []

@@ -1,0 +1,30 @@
+"""What a pass sees: the database, the settings, the fleet's picture, and the claims of the resources at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from modelworks.control.fleet import Fleet
+from modelworks.kernel.run import RunObservation
+from modelworks.products.kind import ClaimView
+from modelworks.settings import Settings
+
+
+@dataclass(frozen=True)
+class FleetWorld:
+    """``products.kind.World`` for one batch of resources, whose claims were read at its beginning."""
+
+    connection: Connection
+    settings: Settings
+    fleet: Fleet
+    claims_by_uid: Mapping[str, Sequence[ClaimView]]
+
+    def runs(self, uid: str) -> Sequence[RunObservation]:
+        placed = {claim.node for claim in self.claims(uid) if claim.node is not None}
+        return self.fleet.runs(uid, sorted(placed))
+
+    def claims(self, uid: str) -> Sequence[ClaimView]:
+        return self.claims_by_uid.get(uid, ())
