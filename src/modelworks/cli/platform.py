@@ -48,4 +48,4 @@ def _become(verb: str, values: Mapping[str, object], switches: dict[str, bool]) 
     arguments += [flag for flag, given in switches.items() if given]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "modelworks.supervisor", verb, *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "modelworks.supervisor", verb, *arguments])

@@ -18,10 +18,12 @@ from modelworks.supervisor.checks import check_access, refusal
 from modelworks.supervisor.preparation import Program, Wish
 from modelworks.supervisor.report import print_failure
 
-ENTRY = (sys.executable, "-m", "modelworks.supervisor")
+# -P: nothing in the directory where `mw up` is typed may pass for a module.
+_PYTHON = (sys.executable, "-P", "-m")
+ENTRY = (*_PYTHON, "modelworks.supervisor")
 PROGRAM = Program(
-    prepare=(sys.executable, "-m", "modelworks.supervisor.prepare"),
-    sweep=(sys.executable, "-m", "modelworks.supervisor.sweep"),
+    prepare=(*_PYTHON, "modelworks.supervisor.prepare"),
+    sweep=(*_PYTHON, "modelworks.supervisor.sweep"),
 )
 GRACE = 30.0
 

@@ -17,7 +17,7 @@ from modelworks.supervisor.preparation import Program, Wish
 from modelworks.supervisor.procfs import boot_id
 from modelworks.supervisor.report import Endpoint, Pipe, Terminal, print_endpoint
 from modelworks.supervisor.shutdown import Say, stop_everything
-from modelworks.supervisor.state import Stage, State, lock
+from modelworks.supervisor.state import GRACE_FILE, Stage, State, lock, write_private
 from modelworks.supervisor.supervisor import Supervisor
 
 _POLL = 0.05
@@ -57,6 +57,9 @@ def up_detached(home: Home, wish: Wish, entry: tuple[str, ...], grace: float, as
         endpoint = _follow(reader, as_json)
     except KeyboardInterrupt:
         supervisor.send_signal(signal.SIGTERM)
+        supervisor.wait()
+        raise
+    except SetupFailed:
         supervisor.wait()
         raise
     if endpoint is None:
@@ -131,13 +134,16 @@ def _follow(reader: int, as_json: bool) -> Endpoint | None:
 
 def _stop_supervisor(home: Home, grace: float, say: Say) -> bool:
     """Hold the lock: first ask a living supervisor to end, and wait. True when there was one."""
-    found = False
+    found = told = False
     deadline = time.monotonic() + grace + _MARGIN
     while lock(home) is None:  # held from here to the end of this process
         state = State.load(home)
         supervisor = state.supervisor
-        if not found and supervisor is not None and supervisor.send(signal.SIGTERM):
-            found = True
+        if not found and supervisor is not None:
+            write_private(home.run / GRACE_FILE, f"{grace}\n")
+            found = supervisor.send(signal.SIGTERM)
+        if found and supervisor is not None and not told:
+            told = True
             say(f"stopping (supervisor pid {supervisor.pid})")
         if time.monotonic() > deadline:
             if supervisor is not None and supervisor.send(signal.SIGKILL):

@@ -43,12 +43,13 @@ def start(home: Home, unit: Unit, inherited: Sequence[int]) -> Started:
             stdout=log,
             stderr=log,
             env=env,
-            cwd=unit.cwd,
+            cwd=unit.cwd or home.root,
             user=unit.uid,
             group=unit.gid,
             extra_groups=[] if unit.uid is not None else None,
             pass_fds=tuple(inherited),
             start_new_session=True,
+            umask=0o022,  # what is secret says so itself; a user's own mask must not hide the rest from workloads
             bufsize=0,
         )
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modelworks.kernel.errors import SetupFailed
+
+# A closed terminal or a full disk must not end the platform.
+_unheard = contextlib.suppress(OSError)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Terminal:
         self._json = as_json
 
     def line(self, text: str) -> None:
-        _print(text)
+        with _unheard:
+            print(text, file=sys.stderr if self._json else sys.stdout, flush=True)
 
     def ready(self, endpoint: Endpoint) -> None:
         print_endpoint(endpoint, self._json)
@@ -57,7 +62,8 @@ class Pipe:
         self._fd: int | None = fd
 
     def line(self, text: str) -> None:
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", file=sys.stderr, flush=True)  # noqa: T201
+        with _unheard:
+            print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", file=sys.stderr, flush=True)
         self._send({"line": text})
 
     def ready(self, endpoint: Endpoint) -> None:

@@ -17,6 +17,8 @@ from modelworks.supervisor.procfs import Identity, boot_id
 from modelworks.supervisor.unit import Unit
 
 _VERSION = 1
+GRACE_FILE = "grace"
+"""In ``run/``: the seconds that `mw down` grants the workloads, for the supervisor that it asks to end."""
 
 
 class Stage(StrEnum):
@@ -135,3 +137,14 @@ def lock(home: Home) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def take_grace(home: Home) -> float | None:
+    """What the `mw down` that asks us to end wrote; None when nobody did."""
+    path = home.run / GRACE_FILE
+    try:
+        text = path.read_text("ascii")
+        path.unlink()
+    except FileNotFoundError:
+        return None
+    return float(text)

@@ -26,7 +26,7 @@ from modelworks.supervisor.preparation import PUBLIC, Addresses, Preparation, Pr
 from modelworks.supervisor.procfs import Identity, boot_id
 from modelworks.supervisor.report import Endpoint, Report
 from modelworks.supervisor.shutdown import stop_everything, stop_processes
-from modelworks.supervisor.state import Ports, Stage, State
+from modelworks.supervisor.state import Ports, Stage, State, take_grace
 from modelworks.supervisor.unit import Unit
 
 _ROTATE_EVERY = 30.0
@@ -269,7 +269,9 @@ class Supervisor:
         self._state = replace(self._state, stage=Stage.STOPPING)
         self._end_preparation()
         self._save()
-        stop_everything(self._home, self._snapshot(), self._program.sweep, self._grace, self._report.line)
+        granted = take_grace(self._home)
+        grace = self._grace if granted is None else granted
+        stop_everything(self._home, self._snapshot(), self._program.sweep, grace, self._report.line)
         self._reap()
         self._children, self._state = {}, State(ports=self._state.ports)
         self._save()
