@@ -18,7 +18,7 @@ from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.quantities import format_bytes
 from modelworks.sdk import ignore
 from modelworks.sdk.client import Client
-from modelworks.sdk.objects import ensure_bucket, open_store, parse_uri, workspace_bucket
+from modelworks.sdk.objects import open_store, parse_uri, workspace_bucket
 
 LIMIT = 500 * 1000**2
 
@@ -71,7 +71,6 @@ def upload(client: Client, folder: Path, progress: Callable[[int], None] | None 
         prefix = f"s3://{workspace_bucket(client.workspace)}/code/"
         uri = parse_uri(f"{prefix}{archive.digest}.tar.gz")
         if send:
-            ensure_bucket(client, uri.bucket)
             store = open_store(client, read=[prefix], write=[prefix])
             if not store.exists(uri):
                 store.upload(archive.path, uri, progress)

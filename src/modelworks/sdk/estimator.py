@@ -14,6 +14,7 @@ from modelworks.sdk.client import Document
 from modelworks.sdk.inference import InferenceSpec
 from modelworks.sdk.model import Model, print_note
 from modelworks.sdk.predictor import Predictor
+from modelworks.sdk.service_json import environment_of
 from modelworks.sdk.session import Session, get_default_session, warn_unknown, warn_unused
 from modelworks.sdk.text import CallableStr, Utf8Writer, resource_name
 from modelworks.sdk.waiting import status_of
@@ -171,7 +172,7 @@ class Estimator:
         if self._local_output is not None:
             return CallableStr(self._local_output)
         job = self.session.client.get(jobs.KIND, self._job_name())
-        uri = output_uri(job)
+        uri = jobs.output_uri(job)
         if uri is None:
             raise NotFound(f"job {self._job_name()} has no output yet: {status_of(job).get('message', '')}")
         return CallableStr(uri)
@@ -194,7 +195,7 @@ class Estimator:
     def _environment(self) -> Any:
         if self.requirements:
             return {"requirements": self.requirements}
-        return self.image_uri
+        return environment_of(self.image_uri) if self.image_uri else None
 
     def _bucket_output(self, name: str) -> str | None:
         bucket = self.session.oss_bucket_name
@@ -205,17 +206,6 @@ class Estimator:
         if self.latest_job_name is None:
             raise NotFound("this Estimator has run no job yet", remedy="call fit() first")
         return self.latest_job_name
-
-
-def output_uri(job: Document) -> str | None:
-    """Where a job's committed output is, as its status says."""
-    outputs = status_of(job).get("outputs") or {}
-    entries = list(outputs.values()) if isinstance(outputs, dict) else list(outputs)
-    named = outputs.get("output") if isinstance(outputs, dict) else None
-    entry = named or (entries[0] if entries else None)
-    if isinstance(entry, str):
-        return entry
-    return str(entry["uri"]) if isinstance(entry, dict) and entry.get("uri") else None
 
 
 def _resources(spec: Any) -> dict[str, Any] | None:

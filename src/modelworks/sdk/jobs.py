@@ -66,6 +66,13 @@ def check(job: Document) -> Document:
     raise WorkloadFailed("\n".join([text, *(f"  | {line}" for line in lines[-10:])]), remedy=f"mw job log {name}")
 
 
+def output_uri(job: Document) -> str | None:
+    """Where a job's committed output is; None before there is one."""
+    outputs = list(status_of(job).get("outputs") or ())
+    named = [item for item in outputs if item.get("name") == "output"] or outputs
+    return str(named[0]["uri"]) if named else None
+
+
 def _moved(before: Document, now: Document) -> bool:
     """Whether there is reason to look at the log again: it ended, another attempt began, or it runs."""
     if ended(now):

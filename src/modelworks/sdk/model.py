@@ -12,7 +12,7 @@ from modelworks.sdk import code, services
 from modelworks.sdk.client import Document
 from modelworks.sdk.inference import InferenceSpec as InferenceSpec
 from modelworks.sdk.inference import container_serving_spec as container_serving_spec
-from modelworks.sdk.objects import ensure_bucket, open_store, parse_uri, workspace_bucket
+from modelworks.sdk.objects import open_store, parse_uri, workspace_bucket
 from modelworks.sdk.predictor import Predictor
 from modelworks.sdk.serializers import Serializer
 from modelworks.sdk.service_json import Translation
@@ -182,7 +182,6 @@ def upload_model(session: Session, path: Path) -> str:
     """A local file or folder of model files in the workspace's bucket, below its digest: the folder's ``s3://`` URI."""
     prefix = f"s3://{workspace_bucket(session.workspace)}/uploads/{code.tree_digest(path)}/"
     uri = parse_uri(prefix)
-    ensure_bucket(session.client, uri.bucket)
     store = open_store(session.client, read=[prefix], write=[prefix])
     if path.is_file():
         store.upload(path, parse_uri(prefix + path.name))

@@ -103,6 +103,11 @@ def translate(document: Mapping[str, Any]) -> Translation:
     return out
 
 
+def environment_of(image: str) -> str | dict[str, str]:
+    """An image's short name may stand for an environment; one with a registry is an image."""
+    return {"image": image} if "/" in image else image
+
+
 def _processor(value: Any, out: Translation) -> None:
     if value in PROCESSORS:
         out.spec["processor"] = value
@@ -164,11 +169,12 @@ def _containers(value: Any, out: Translation) -> None:
         at = f"containers.0.{key}"
         match key:
             case "image":
-                out.spec["environment"] = item
+                out.spec["environment"] = environment_of(str(item))
             case "command" | "script":
                 out.spec["command"] = item
             case "port":
-                out.spec["port"] = item
+                if item != _PORT:
+                    out.note(at, "the server is told its port by $PORT")
             case "env":
                 out.spec["env"] = _env(item, at, out)
             case "prepare":
