@@ -1,0 +1,445 @@
+"""One request and its answer: from admission over a replica's connection back to the client."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from modelworks.gateway.admission import QueueFull, Slot
+from modelworks.gateway.heads import Headers, RequestHead, ResponseHead, read_response
+from modelworks.gateway.problems import NO_SUCH_SERVICE, STATUS_LINES, Problem
+from modelworks.gateway.service import Service
+from modelworks.gateway.upstream import UpstreamConnection
+
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+_LOST_RETRIES = 2
+
+
+class Answerable(Protocol):
+    """The client's connection as an exchange sees it."""
+
+    blocked: bool
+
+    @property
+    def draining(self) -> bool: ...
+    def now(self) -> float: ...
+    def write(self, data: bytes) -> None: ...
+    def hold(self, reason: int, held: bool) -> None: ...
+    def done(self, keep: bool) -> None: ...
+    def refuse(self, exchange: Exchange, problem: Problem) -> None: ...
+    def abort(self) -> None: ...
+    def close(self) -> None: ...
+    def take_rest(self) -> bytes: ...
+
+
+# Reasons for which a client's connection is not read from; it is read when none is left.
+HELD_FOR_REPLICA, HELD_BY_UPSTREAM, HELD_BY_PIPELINE = 1, 2, 4
+
+
+class Exchange:
+    """A request on its way. The client's connection feeds ``request_body`` and calls ``flush`` once for each read."""
+
+    __slots__ = (
+        "_attempts", "_began", "_buffer", "_chunked", "_client", "_deadline", "_entered", "_held", "_interim", "_keep",
+        "_losses", "_out", "_over", "_queue_deadline", "_received", "_replay", "_reply", "_service", "_slot",
+        "_started", "_status", "_until_close", "_upstream", "_whole", "head", "request_complete", "tunnel",
+    )  # fmt: skip
+
+    def __init__(
+        self, client: Answerable, service: Service, head: RequestHead, upstream_head: bytes, buffer: int
+    ) -> None:
+        self.head = head
+        self.request_complete = False
+        self.tunnel = False
+        self._client = client
+        self._service = service
+        self._buffer = buffer
+        self._out: list[bytes] = [upstream_head]
+        self._reply: list[bytes] = []
+        self._replay: list[bytes] | None = None
+        self._slot: Slot | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._attempts = self._losses = 0
+        self._held = self._received = 0
+        self._began = self._entered = self._queue_deadline = self._deadline = 0.0
+        self._status = 0
+        self._started = self._whole = self._over = False
+        self._keep = self._chunked = self._until_close = self._interim = False
+
+    # The client's side
+
+    def begin(self) -> None:
+        """Its turn on the connection has come: ask for admission."""
+        service = self._service
+        self._began = now = self._client.now()
+        self._queue_deadline = now + service.route.queue_timeout
+        try:
+            slot = service.admission.enter(self, now)
+        except QueueFull as full:
+            self._refuse(service.queue_full(full.retry_after))
+            return
+        if slot is not None:
+            self._entered = now
+            self._go(slot, now)
+
+    def request_body(self, data: bytes) -> None:
+        size = len(data)
+        self._received += size
+        if self._received > self._service.route.max_body:
+            self.fail(too_large(self._service))
+            return
+        if self.head.chunked:
+            self._out += (b"%x\r\n" % size, data, b"\r\n")
+        else:
+            self._out.append(data)
+        if self._upstream is None:
+            self._held += size
+            if self._held > self._buffer:
+                self._client.hold(HELD_FOR_REPLICA, True)
+
+    def request_end(self) -> None:
+        self.request_complete = True
+        if self.head.chunked:
+            self._out.append(b"0\r\n\r\n")
+
+    def flush(self) -> None:
+        """Send what has come from the client since the last time."""
+        upstream = self._upstream
+        out = self._out
+        if upstream is None or not out:
+            return
+        self._out = []
+        # Once a second part has gone the whole is no longer at hand.
+        self._replay = out if self._replay is None and not self._deadline and self._held <= self._buffer else None
+        self._deadline = self._client.now() + self._service.route.keepalive
+        if not upstream.lost:
+            upstream.transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def tunnel_up(self, data: bytes) -> None:
+        """After 101: the client's bytes as they are."""
+        if self._upstream is not None:
+            self._upstream.transport.write(data)
+
+    def client_blocked(self, blocked: bool) -> None:
+        if self._upstream is not None and not self._upstream.lost:
+            if blocked:
+                self._upstream.transport.pause_reading()
+            else:
+                self._upstream.transport.resume_reading()
+
+    def check(self, now: float) -> None:
+        """Called now and then: a replica that does not begin to answer in time is given up."""
+        if self._deadline and not self._started and now > self._deadline and self._upstream is not None:
+            keepalive = self._service.route.keepalive
+            self.fail(
+                Problem(
+                    408,
+                    "timeout",
+                    f"Service {self._service.route.service} did not begin to answer within {keepalive:g} s.",
+                    remedy="Raise `keepalive` of the service, or make its answer shorter.",
+                )
+            )
+
+    def abort(self) -> None:
+        """The client has gone, or its bytes cannot be trusted: nothing is wanted any more."""
+        if self._over:
+            return
+        if self._slot is None:
+            self._service.admission.cancel(self)
+        if not self.tunnel:
+            self._service.metrics.rejected("client-gone")
+        self._tear_down()
+
+    @property
+    def started(self) -> bool:
+        """Whether a part of the answer has gone to the client."""
+        return self._started
+
+    def fail(self, problem: Problem) -> None:
+        """End it with ``problem``, or by cutting the connection when an answer has already begun."""
+        if self._over:
+            return
+        if self._slot is None:
+            self._service.admission.cancel(self)
+        self._service.metrics.rejected(problem.code)
+        self._tear_down()
+        if self._started:
+            self._client.abort()
+        else:
+            self._client.refuse(self, problem)
+
+    # Admission
+
+    def granted(self, slot: Slot) -> None:
+        self._entered = now = self._client.now()
+        self._go(slot, now)
+        self.flush()
+
+    def expired(self) -> None:
+        """Its time in the queue is over."""
+        self._refuse(self._service.unreachable() if self._attempts else self._service.queue_timeout())
+
+    def dismissed(self) -> None:
+        """Its service has stopped or is gone."""
+        self._refuse(self._service.unavailable() or NO_SUCH_SERVICE)
+
+    # Connecting
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        if self._over or self._slot is None:
+            connection.close()
+            return
+        self._attach(connection)
+        self.flush()
+
+    def connect_failed(self, error: OSError) -> None:
+        slot = self._slot
+        if self._over or slot is None:
+            return
+        service = self._service
+        self._slot = None
+        self._attempts += 1
+        now = self._client.now()
+        patient = self._attempts < service.patience
+        if patient:
+            service.admission.suspect(slot, now)
+        service.leave(slot, None)
+        if not patient:
+            self._refuse(service.unreachable())
+            return
+        service.metrics.retries += 1
+        again = service.admission.reenter(self, self._queue_deadline)
+        if again is not None:
+            self._go(again, now)
+
+    # The upstream's side
+
+    def answer_head(self, status: int, headers: Headers) -> None:
+        response = read_response(status, headers)
+        if response is None:
+            self.broken("the length of its answer is ambiguous")
+        elif status >= 200:
+            self._answer(response)
+        elif status == 101:
+            self._switch(response)
+        else:
+            self._interim = True
+            # 100 is ours: `Expect` is answered here. The others are for the client.
+            if status != 100 and self.head.http11:
+                self._reply += (_status_line(status), *response.lines, b"\r\n")
+
+    def answer_body(self, data: bytes) -> None:
+        if self._whole:
+            return
+        if self._chunked:
+            self._reply += (b"%x\r\n" % len(data), data, b"\r\n")
+        else:
+            self._reply.append(data)
+
+    def answer_end(self) -> None:
+        if self._interim:
+            self._interim = False
+        elif not self._whole and not self.tunnel and self._status:
+            self._whole = True
+            if self._chunked:
+                self._reply.append(b"0\r\n\r\n")
+
+    def answered(self) -> bool:
+        return self._whole
+
+    def switched(self) -> bool:
+        """Whether the replica has just answered 101."""
+        return self.tunnel
+
+    def silent(self) -> bool:
+        """Whether the replica has said nothing final yet."""
+        return not self._status
+
+    def deliver(self) -> None:
+        """Send what has come from the replica since the last time."""
+        reply = self._reply
+        if reply:
+            self._started = True
+            self._reply = []
+            self._client.write(reply[0] if len(reply) == 1 else b"".join(reply))
+
+    def tunnel_down(self, data: bytes) -> None:
+        self._client.write(data)
+
+    def finish(self) -> None:
+        """The answer is whole and delivered."""
+        upstream, slot = self._upstream, self._slot
+        if self._over or upstream is None or slot is None:
+            return
+        client, service = self._client, self._service
+        self._over = True
+        self._upstream = self._slot = None
+        now = client.now()
+        seconds = now - self._began
+        service.metrics.answered(self._status, seconds)
+        if self.request_complete and not self._until_close and upstream.reusable():
+            if client.blocked:
+                upstream.transport.resume_reading()
+            upstream.exchange = None
+            service.door(slot).pool.put(upstream, now)
+        else:
+            upstream.close()
+        service.leave(slot, now - self._entered)
+        client.done(self._keep)
+
+    def broken(self, detail: str) -> None:
+        """What the replica says cannot be passed on."""
+        self.fail(
+            Problem(
+                502,
+                "upstream-failed",
+                f"The replica failed: {detail}.",
+                remedy=f"`mw service logs {self._service.route.service}` says more.",
+            )
+        )
+
+    def upstream_ended(self) -> None:
+        """The replica has closed its side."""
+        if self._until_close and self._started:
+            self.answer_end()
+            self.deliver()
+            self.finish()
+
+    def upstream_lost(self, error: Exception | None) -> None:
+        upstream, slot = self._upstream, self._slot
+        if upstream is None or slot is None:
+            return
+        self._upstream = None
+        if self.tunnel:
+            self._tear_down()
+            self._client.close()
+        elif self._until_close and self._started and error is None:
+            self._whole = True
+            self._tear_down()
+            self._client.done(False)
+        elif self._may_repeat(upstream, error):
+            self._losses += 1
+            self._service.metrics.retries += 1
+            self._out = [*(self._replay or ()), *self._out]
+            self._replay, self._deadline = None, 0.0
+            self._service.door(slot).pool.connect(self)
+        else:
+            self.broken(f"the connection ended before the answer did ({error or 'closed'})")
+
+    def upstream_blocked(self, blocked: bool) -> None:
+        self._client.hold(HELD_BY_UPSTREAM, blocked)
+
+    # Inside
+
+    def _go(self, slot: Slot, now: float) -> None:
+        self._slot = slot
+        pool = self._service.door(slot).pool
+        connection = pool.take(now)
+        if connection is None:
+            pool.connect(self)
+        else:
+            self._attach(connection)
+
+    def _attach(self, connection: UpstreamConnection) -> None:
+        slot = self._slot
+        assert slot is not None
+        slot.failures = 0
+        self._upstream = connection
+        connection.exchange = self
+        client = self._client
+        if client.blocked:
+            connection.transport.pause_reading()
+        if self._held > self._buffer:
+            client.hold(HELD_FOR_REPLICA, False)
+        if self.head.expects and not self.request_complete and not self._received:
+            client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _answer(self, response: ResponseHead) -> None:
+        slot, upstream, client, head = self._slot, self._upstream, self._client, self.head
+        assert slot is not None
+        assert upstream is not None
+        self._status = response.status
+        door = self._service.door(slot)
+        queued = self._entered - self._began
+        ours = door.unqueued if not queued or not door.lines else b"%b%d\r\n" % (door.lines, queued * 1000)
+        parts = [_status_line(response.status), *response.lines, ours]
+        keep = head.keep_alive and self.request_complete and not client.draining
+        length = response.length
+        if length is not None:
+            parts.append(b"Content-Length: %d\r\n" % length)
+        if response.bodiless(head.method):
+            self._whole = True
+            if length or response.chunked or length is None:
+                upstream.expect_no_body()
+        elif length is None:
+            self._until_close = not response.chunked
+            if head.http11:
+                self._chunked = True
+                parts.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                keep = False
+        if not keep:
+            parts.append(b"Connection: close\r\n")
+        elif not head.http11:
+            parts.append(b"Connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        self._keep = keep
+        self._reply.append(b"".join(parts))
+
+    def _switch(self, response: ResponseHead) -> None:
+        """101: from here on both sides' bytes pass as they are."""
+        upstream = self._upstream
+        if self.head.upgrade is None or response.upgrade is None or upstream is None:
+            self.broken("it switched protocols unasked")
+            return
+        self.tunnel = True
+        self._status = 101
+        self._reply += (
+            _status_line(101), *response.lines, b"Connection: Upgrade\r\nUpgrade: ", response.upgrade, b"\r\n\r\n"
+        )  # fmt: skip
+        rest = self._client.take_rest()
+        if rest:
+            upstream.transport.write(rest)
+
+    def _may_repeat(self, upstream: UpstreamConnection, error: Exception | None) -> bool:
+        """A replica may close a kept connection just when a request comes: safe when it cannot have read the request,
+        or when reading it twice is allowed. A fresh connection that breaks has met this request: once is enough."""
+        replay = self._replay
+        if replay is None or self._started or self._status or self._losses >= _LOST_RETRIES or not upstream.reused:
+            return False
+        unsent = isinstance(error, BrokenPipeError) or upstream.unsent_at_end >= sum(map(len, replay))
+        return unsent or self.head.method in _IDEMPOTENT
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer without a replica."""
+        self._over = True
+        self._service.metrics.rejected(problem.code)
+        self._client.hold(HELD_FOR_REPLICA, False)
+        self._client.refuse(self, problem)
+
+    def _tear_down(self) -> None:
+        self._over = True
+        upstream, slot = self._upstream, self._slot
+        self._upstream = self._slot = None
+        self._out = []
+        if upstream is not None:
+            upstream.close()
+        self._client.hold(HELD_FOR_REPLICA | HELD_BY_UPSTREAM, False)
+        if slot is not None:
+            now = self._client.now()
+            if self._status:
+                self._service.metrics.answered(self._status, now - self._began)
+            self._service.leave(slot, now - self._entered)
+
+
+def too_large(service: Service) -> Problem:
+    return Problem(
+        413,
+        "too-large",
+        f"The request's body is larger than {service.route.max_body} bytes.",
+        remedy="Put large inputs into a bucket and send their address.",
+        close=True,
+    )
+
+
+def _status_line(status: int) -> bytes:
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -1,0 +1,209 @@
+"""The gateway: the services of the table, the connections of the clients, and the way from one to the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from pathlib import Path
+
+from modelworks.gateway import auth
+from modelworks.gateway.admission import Waiter
+from modelworks.gateway.direct import Direct
+from modelworks.gateway.exchange import Exchange, too_large
+from modelworks.gateway.heads import RequestHead
+from modelworks.gateway.limits import Limits
+from modelworks.gateway.metrics import render
+from modelworks.gateway.pool import Pool
+from modelworks.gateway.problems import CONTROLLER_DOWN, NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
+from modelworks.gateway.protocol import ClientConnection
+from modelworks.gateway.service import Door, Service
+from modelworks.gateway.table import EMPTY, Replica, Route, Table
+
+_PREDICT = b"/api/predict/"
+_BARE = (b"/api/predict", b"/api/predict/")
+_BACKLOG = 1024
+log = logging.getLogger("modelworks.gateway")
+
+
+class Controller(Service):
+    """The API as a service: everything passes, its own authorization included, and nobody queues."""
+
+    def unreachable(self) -> Problem:
+        return CONTROLLER_DOWN
+
+    def _open(self, replica: Replica) -> Door:
+        return Door(Pool(replica.address, self._loop, self._limits), b"", b"Server: modelworks\r\n")
+
+
+class Gateway:
+    """Made within a running loop. ``apply`` gives it a table; ``listen`` a bound socket."""
+
+    def __init__(self, controller: Path, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.draining = False
+        self.clients: set[ClientConnection] = set()
+        self.services: dict[bytes, Service] = {}
+        self.table: Table = EMPTY
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self.applied_at = self.now()
+        self._digests = auth.TokenDigests()
+        self._leaving: list[Service] = []
+        self._servers: list[asyncio.Server] = []
+        self._controller = Controller(_controller_route(controller, self.limits), self._loop, self.limits, patience=1)
+        self._sweeper = self._loop.call_later(self.limits.sweep, self._sweep)
+
+    async def listen(self, listening: socket.socket) -> None:
+        """Accept connections of an already bound socket, which stays open when the gateway closes."""
+        own = socket.socket(fileno=socket.dup(listening.fileno()))
+        self._servers.append(await self._loop.create_server(lambda: ClientConnection(self), sock=own, backlog=_BACKLOG))
+
+    def apply(self, table: Table) -> None:
+        """Serve by ``table`` from now on."""
+        services: dict[bytes, Service] = {}
+        dismissed: list[Waiter] = []
+        for name, route in table.routes.items():
+            service = self.services.pop(name.encode(), None)
+            if service is not None and service.route.uid != route.uid:
+                dismissed += self._remove(service)
+                service = None
+            if service is None:
+                service = Service(route, self._loop, self.limits)
+            elif service.route != route:
+                dismissed += service.update(route)
+            services[name.encode()] = service
+        for service in self.services.values():
+            dismissed += self._remove(service)
+        self.services, self.table, self.applied_at = services, table, self.now()
+        for waiter in dismissed:
+            waiter.dismissed()
+
+    def open(self, client: ClientConnection, head: RequestHead) -> Exchange | Direct:
+        """Find who answers a request, and refuse what may not reach them."""
+        target = head.target
+        if target.startswith(_PREDICT) and len(target) > len(_PREDICT) and target[len(_PREDICT)] != 63:  # ?
+            name, slash, path = target[len(_PREDICT) :].partition(b"/")
+            if slash:
+                path = slash + path
+            if b"?" in name:
+                # The slash, if any, was in the query.
+                name, mark, query = target[len(_PREDICT) :].partition(b"?")
+                path = b"/" + mark + query
+            return self._predict(client, head, name, path or b"/")
+        path, _, query = target.partition(b"?")
+        if path == b"/api/v1" or path.startswith(b"/api/v1/"):
+            return self._exchange(client, self._controller, head, target, authorization=True)
+        if path in _BARE:
+            name = (head.host or b"").rpartition(b":")[0] or head.host or b""
+            return self._predict(client, head, name, b"/?" + query if query else b"/")
+        if path == b"/healthz":
+            return Direct(client, head, None, self.limits.discard)
+        return Direct(client, head, NO_SUCH_PATH, self.limits.discard)
+
+    def metrics(self) -> str:
+        """Prometheus text."""
+        return render(
+            [service.gauge() for service in self.services.values()],
+            connections=len(self.clients),
+            routes_age=self.now() - self.applied_at,
+        )
+
+    def status(self) -> dict[str, object]:
+        """What the control socket shows."""
+        return {
+            "draining": self.draining,
+            "connections": len(self.clients),
+            "services": {
+                name.decode(): {
+                    "state": s.route.state,
+                    "replicas": len(s.route.replicas),
+                    "in_flight": s.admission.in_flight,
+                    "queued": s.admission.queued,
+                }
+                for name, s in self.services.items()
+            },
+        }
+
+    async def drain(self) -> None:
+        """Stop accepting; answer what has come and what still comes on open connections, with ``Connection: close``."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        start = self.now()
+        while self.clients and self.now() < start + self.limits.drain:
+            await asyncio.sleep(0.05)
+            if self.now() > start + self.limits.drain_idle:
+                for client in [c for c in self.clients if c.idle]:
+                    client.close()
+
+    async def close(self) -> None:
+        """End everything now."""
+        self._sweeper.cancel()
+        for server in self._servers:
+            server.close()
+        for client in list(self.clients):
+            client.abort()
+        for service in (*self.services.values(), *self._leaving, self._controller):
+            service.close()
+        with contextlib.suppress(asyncio.TimeoutError):  # connections that are being cut: not worth more than a moment
+            await asyncio.wait_for(self._gone(), 1.0)
+
+    async def _gone(self) -> None:
+        while self.clients:
+            await asyncio.sleep(0.01)
+
+    def _predict(self, client: ClientConnection, head: RequestHead, name: bytes, path: bytes) -> Exchange | Direct:
+        service = self.services.get(name)
+        if service is None:
+            return Direct(client, head, NO_SUCH_SERVICE, self.limits.discard)
+        authorization = head.authorization
+        if authorization is None or not auth.allowed(self._digests.digest(authorization), service.route.tokens):
+            service.metrics.rejected("unauthorized")
+            return Direct(client, head, UNAUTHORIZED, self.limits.discard)
+        problem = service.unavailable()
+        if problem is not None:
+            service.metrics.rejected(problem.code)
+            return Direct(client, head, problem, self.limits.discard)
+        return self._exchange(client, service, head, path, authorization=False)
+
+    def _exchange(
+        self, client: ClientConnection, service: Service, head: RequestHead, path: bytes, *, authorization: bool
+    ) -> Exchange | Direct:
+        if head.length is not None and head.length > service.route.max_body:
+            service.metrics.rejected("too-large")
+            return Direct(client, head, too_large(service), self.limits.discard)
+        extra = b"%b%b\r\n" % (client.forwarded, head.host or b"")
+        upstream_head = head.write(path, extra, authorization=authorization)
+        return Exchange(client, service, head, upstream_head, self.limits.buffer)
+
+    def _remove(self, service: Service) -> list[Waiter]:
+        waiting = service.remove()
+        self._leaving.append(service)
+        return waiting
+
+    def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(self.limits.sweep, self._sweep)
+        now = self.now()
+        for service in (*self.services.values(), *self._leaving, self._controller):
+            for waiter in service.sweep(now):
+                waiter.expired()
+        self._leaving = [service for service in self._leaving if service.doors]
+        for client in list(self.clients):
+            client.check(now)
+
+
+def _controller_route(controller: Path, limits: Limits) -> Route:
+    return Route(
+        service="controller",
+        uid="controller",
+        state="ready",
+        message="",
+        tokens=(),
+        replicas=(Replica("controller", f"unix:{controller}", ""),),
+        concurrency=limits.api_concurrency,
+        queue_size=0,
+        keepalive=24 * 3600.0,
+        max_body=limits.api_body,
+    )

@@ -1,0 +1,91 @@
+"""Keep-alive connections to one replica."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import Protocol
+
+from modelworks.gateway.limits import Limits
+from modelworks.gateway.table import parse_address
+from modelworks.gateway.upstream import UpstreamConnection
+
+
+class Caller(Protocol):
+    """Who asked for a connection: exactly one of the two is called, later."""
+
+    def connected(self, connection: UpstreamConnection) -> None: ...
+    def connect_failed(self, error: OSError) -> None: ...
+
+
+class Pool:
+    """Idle connections to one address, the latest used first. How many there are is bounded by the replica's limit."""
+
+    __slots__ = ("_connecting", "_idle", "_limits", "_loop", "_target", "address", "closed")
+
+    def __init__(self, address: str, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+        self.address = address
+        self.closed = False
+        self._target = parse_address(address)
+        self._loop = loop
+        self._limits = limits
+        self._idle: list[tuple[UpstreamConnection, float]] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def take(self, now: float) -> UpstreamConnection | None:
+        """An idle connection that looks alive."""
+        while self._idle:
+            connection, since = self._idle.pop()
+            if connection.lost:
+                continue
+            # The loop tells of an end-of-file only in its next round; one that was put back a moment ago is good.
+            if now - since > self._limits.upstream_trusted and _readable(connection.fileno()):
+                connection.close()
+                continue
+            connection.reused = True
+            return connection
+        return None
+
+    def connect(self, caller: Caller) -> None:
+        """Open a new connection for ``caller``."""
+        task = self._loop.create_task(self._connect(caller))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def put(self, connection: UpstreamConnection, now: float) -> None:
+        """Take a connection back whose answer is complete."""
+        if self.closed:
+            connection.close()
+        else:
+            self._idle.append((connection, now))
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for too long."""
+        oldest = now - self._limits.upstream_idle
+        while self._idle and self._idle[0][1] < oldest:
+            self._idle.pop(0)[0].close()
+
+    def close(self) -> None:
+        """Close the idle ones now, and each other when it is put back."""
+        self.closed = True
+        for connection, _ in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    async def _connect(self, caller: Caller) -> None:
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout):
+                if isinstance(self._target, str):
+                    _, connection = await self._loop.create_unix_connection(UpstreamConnection, self._target)
+                else:
+                    _, connection = await self._loop.create_connection(UpstreamConnection, *self._target)
+        except OSError as error:  # TimeoutError is one
+            caller.connect_failed(error)
+        else:
+            caller.connected(connection)
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

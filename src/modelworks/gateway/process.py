@@ -1,0 +1,74 @@
+"""The gateway's process: inherit the listening sockets, follow the routes, serve, drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+
+import uvloop
+
+from modelworks.gateway.control import ControlSocket
+from modelworks.gateway.gateway import Gateway
+from modelworks.gateway.limits import Limits
+from modelworks.gateway.source import Source
+from modelworks.home import Home
+
+LISTEN_FDS = "MW_LISTEN_FDS"
+
+
+def run(home: Home, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    """Serve until SIGTERM or SIGINT. Sockets come from ``MW_LISTEN_FDS`` (descriptors with commas between), else
+    ``host`` and ``port`` are bound here."""
+    _raise_descriptor_limit()
+    listening = listening_sockets(host, port)
+    uvloop.run(serve(home, listening))
+
+
+async def serve(home: Home, listening: list[socket.socket], limits: Limits | None = None) -> None:
+    """Everything of the process that lives in its loop."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    gateway = Gateway(home.controller_socket, limits)
+    source = Source(home, gateway.apply)
+    source.load_snapshot()
+    control = ControlSocket(home.gateway_socket, gateway, listening)
+    await control.start()
+    for one in listening:
+        await gateway.listen(one)
+    following = asyncio.create_task(source.follow())
+    # What exists now stays: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    following.cancel()
+    stopped.cancel()
+    await gateway.drain()
+    await gateway.close()
+    control.stop()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+
+
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """The inherited sockets, or one bound to ``host:port``."""
+    inherited = os.environ.pop(LISTEN_FDS, "")
+    if inherited:
+        return [socket.socket(fileno=int(fd)) for fd in inherited.split(",") if fd]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return [socket.create_server((host, port), family=family, backlog=1024)]
+
+
+def _raise_descriptor_limit() -> None:
+    """Two descriptors a request: the soft limit of 1024 would be the first to be met."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

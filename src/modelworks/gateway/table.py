@@ -1,0 +1,112 @@
+"""What the gateway knows of the services: the documents of ``routes``, checked and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STATES = ("ready", "starting", "failed", "stopped")
+
+
+class BadRoute(ValueError):
+    """A route document that cannot be served; the others are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One server of a service: ``address`` is ``unix:/path`` or ``tcp:host:port``."""
+
+    id: str
+    address: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One service. Times in seconds, ``max_body`` in bytes; ``concurrency`` is each replica's."""
+
+    service: str
+    uid: str
+    state: str
+    message: str
+    tokens: tuple[bytes, ...]  # SHA-256 digests
+    replicas: tuple[Replica, ...]
+    concurrency: int = 16
+    queue_size: int = 64
+    queue_timeout: float = 30.0
+    keepalive: float = 600.0
+    max_body: int = 100 * 1024 * 1024
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Route:
+        """Read a document of docs/architecture.md, "Routes". Raises BadRoute."""
+        try:
+            route = cls(
+                service=str(document["service"]),
+                uid=str(document["uid"]),
+                state=str(document["state"]),
+                message=str(document.get("message") or ""),
+                tokens=tuple(bytes.fromhex(t) for t in document["token_sha256"]),
+                replicas=tuple(
+                    Replica(str(r["id"]), str(r["address"]), str(r.get("revision") or "")) for r in document["replicas"]
+                ),
+                concurrency=int(document.get("concurrency", 16)),
+                queue_size=int(document.get("queue_size", 64)),
+                queue_timeout=float(document.get("queue_timeout", 30.0)),
+                keepalive=float(document.get("keepalive", 600.0)),
+                max_body=int(document.get("max_body", 100 * 1024 * 1024)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadRoute(f"{type(error).__name__}: {error}") from error
+        route._check()
+        return route
+
+    def _check(self) -> None:
+        if not self.service or any(c in self.service for c in "/?# \r\n"):
+            raise BadRoute(f"service name {self.service!r}")
+        if self.state not in STATES:
+            raise BadRoute(f"state {self.state!r}")
+        if self.concurrency < 1 or self.queue_size < 0 or self.queue_timeout < 0 or self.keepalive <= 0:
+            raise BadRoute("a limit is out of range")
+        if any(len(t) != 32 for t in self.tokens):
+            raise BadRoute("token_sha256 is not a SHA-256")
+        for replica in self.replicas:
+            parse_address(replica.address)
+            if not f"{replica.id}{replica.revision}".isprintable():
+                raise BadRoute(f"replica {replica.id!r}")
+
+
+def parse_address(address: str) -> str | tuple[str, int]:
+    """``unix:/path`` → the path; ``tcp:host:port`` → (host, port). Raises BadRoute."""
+    scheme, _, rest = address.partition(":")
+    if scheme == "unix" and rest.startswith("/"):
+        return rest
+    host, _, port = rest.rpartition(":")
+    if scheme == "tcp" and host and port.isdecimal() and 0 < int(port) < 65536:
+        return host.strip("[]"), int(port)
+    raise BadRoute(f"address {address!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All routes by service name; replaced as a whole. ``bad`` names what was left out, with the reason."""
+
+    routes: Mapping[str, Route]
+    bad: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, documents: Iterable[Mapping[str, Any]]) -> Table:
+        routes: dict[str, Route] = {}
+        bad: list[str] = []
+        for document in documents:
+            try:
+                route = Route.parse(document)
+            except BadRoute as error:
+                bad.append(f"{document.get('service')!r}: {error}" if isinstance(document, Mapping) else str(error))
+            else:
+                routes[route.service] = route
+        return cls(routes, tuple(bad))
+
+
+EMPTY = Table({})
