@@ -84,7 +84,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
-        sys.stderr.write(f"asked for {self.path}\n")
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        sys.stderr.write(f"asked for {self.path} {body}\n")
         self.do_GET()
 
     def address_string(self) -> str:

@@ -26,16 +26,17 @@ _PROCESSES = {
 def main(arguments: Sequence[str]) -> int:
     """Run one process to its end. Returns the exit code: 1, and a plain line on stderr, for what a user can mend."""
     options = _parser().parse_args(arguments)
-    if options.process == "run-local":
-        run_local = cast("Callable[[Path], int]", _function("modelworks.runtime.once", "run"))
-        return run_local(options.file)
-    home = Home(Path(options.home).absolute() if options.home else default_home())
-    importlib.import_module("modelworks.logging").configure(options.process)
-    run = cast("Callable[[Home], None]", _function(_PROCESSES[options.process], "run"))
     try:
+        if options.process == "run-local":
+            run_local = cast("Callable[[Path, Path], int]", _function("modelworks.run_local", "run"))
+            return run_local(options.manifest, options.directory)
+        home = Home(Path(options.home).absolute() if options.home else default_home())
+        importlib.import_module("modelworks.logging").configure(options.process)
+        run = cast("Callable[[Home], None]", _function(_PROCESSES[options.process], "run"))
         run(home)
     except ModelworksError as error:
-        print(f"error: {error}" + (f"\n  remedy: {error.remedy}" if error.remedy else ""), file=sys.stderr)  # noqa: T201
+        remedy = f"  remedy: {error.remedy}\n" if error.remedy else ""
+        sys.stderr.write(f"error: {error}\n{remedy}")
         return 1
     return 0
 
@@ -50,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     for name in _PROCESSES:
         verbs.add_parser(name).add_argument("--home", help="MW_HOME")
     local = verbs.add_parser("run-local", help="run a job's manifest on this machine, without a platform")
-    local.add_argument("-f", "--file", type=Path, required=True)
+    local.add_argument("manifest", type=Path, help="YAML or JSON")
+    local.add_argument("--directory", type=Path, required=True, help="where its inputs, work and output go")
     return parser
 
 

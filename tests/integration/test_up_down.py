@@ -100,7 +100,7 @@ def test_up_answers_and_down_leaves_nothing(platform: Platform) -> None:
     assert not any(identity.alive() for identity in started.values())
     assert supervisor is not None
     assert not supervisor.alive()
-    assert "/stop-all?grace=7\n" in logs.path_of(platform.home, "agent").read_text()
+    assert '/stop-all {"grace": 7.0}' in logs.path_of(platform.home, "agent").read_text()
     assert not [path for path in platform.home.root.rglob("*") if path.is_socket()]
 
 

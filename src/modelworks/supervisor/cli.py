@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace, home: Home, entry: tuple[str, ...], progra
         as_json: bool = options.json
         stopped = commands.down(home, program, options.grace, lambda text: _say(text, as_json))
         if as_json:
-            print(json.dumps({"home": str(home.root), "stopped": stopped}))  # noqa: T201
+            print(json.dumps({"home": str(home.root), "stopped": stopped}))
         else:
             _say("Modelworks is down" if stopped else f"Modelworks is not running ({home.root})", False)
         return 0

@@ -108,7 +108,7 @@ def _begin(home: Home, wish: Wish, as_json: bool) -> int | None:
             asked = wish.port if wish.port and state.ports and wish.port != state.ports.port else None
             print_endpoint(Endpoint(state.url, state.s3_url, str(home.root), 0.0), as_json, again=True)
             if asked:
-                print(f"  for port {asked}, run `mw down` first", file=sys.stderr)  # noqa: T201
+                print(f"  for port {asked}, run `mw down` first", file=sys.stderr)
             return None
         if time.monotonic() > deadline:
             raise SetupFailed(

@@ -59,7 +59,7 @@ def _work(home: Home, options: argparse.Namespace) -> None:
 
 
 def _tell(message: dict[str, Any]) -> None:
-    print(json.dumps(message), flush=True)  # noqa: T201
+    print(json.dumps(message), flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -99,10 +99,10 @@ def print_endpoint(endpoint: Endpoint, as_json: bool, again: bool = False) -> No
 
 
 def print_failure(error: SetupFailed) -> None:
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    print(f"error: {error}", file=sys.stderr)
     if error.remedy:
-        print(f"  remedy: {error.remedy}", file=sys.stderr)  # noqa: T201
+        print(f"  remedy: {error.remedy}", file=sys.stderr)
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    print(text, flush=True)

@@ -6,6 +6,7 @@ The supervisor does it at its end, and `mw down` when there is no supervisor.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -93,8 +94,10 @@ def _stop_workloads(home: Home, agent: Process | None, sweep: Sequence[str], gra
 
 def _ask_to_stop_all(home: Home, grace: float) -> None:
     """``POST /stop-all``; returns when every workload has ended. Raises OSError when the agent does not do it."""
+    body = json.dumps({"grace": grace})
     request = (
-        f"POST /stop-all?grace={grace:g} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "POST /stop-all HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
     )
     with connect(f"unix:{home.agent_socket}", 2.0) as stream:
         stream.settimeout(grace + 15.0)

@@ -55,7 +55,7 @@ class Status:
 def show(home: Home, as_json: bool) -> int:
     """Print it; returns the exit code. Raises OSError when the home cannot be read."""
     status = look(home)
-    print(json.dumps(asdict(status)) if as_json else text(status))  # noqa: T201
+    print(json.dumps(asdict(status)) if as_json else text(status))
     return status.exit_code
 
 

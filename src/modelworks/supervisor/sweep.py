@@ -15,7 +15,7 @@ from modelworks.runtime.local import kill_all
 def main(home: Home) -> None:
     ended = kill_all(home)
     if ended:
-        print(f"{ended} workloads of a lost agent ended")  # noqa: T201
+        print(f"{ended} workloads of a lost agent ended")
 
 
 if __name__ == "__main__":
