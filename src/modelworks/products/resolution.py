@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from modelworks.kernel.catalogue import EnvironmentSpec, Substitution
-from modelworks.kernel.errors import FieldError, Invalid
-from modelworks.kernel.resource import Metadata
+from modelworks.kernel.errors import Forbidden
+from modelworks.kernel.resource import Metadata, Ref
 from modelworks.kernel.run import Resources
-from modelworks.objectstore.uri import ObjectUri
 from modelworks.products.catalogue.facade import resolve_environment, resolve_shape
 from modelworks.products.kind import Lookup, Resolved
-from modelworks.products.storage.facade import volume_sources
+from modelworks.products.mounts import workspace_bucket
+from modelworks.products.storage.facade import parse_uri, volume_sources
 from modelworks.products.workload import VolumeReference
 
 DEFAULT_INSTANCE_TYPE = "local.small"
@@ -36,8 +36,9 @@ class Workload(Protocol):
 class Resolution:
     """Collects the facts, the notes and the substitutions of one apply."""
 
-    def __init__(self, metadata: Metadata, lookup: Lookup) -> None:
+    def __init__(self, kind: str, metadata: Metadata, lookup: Lookup) -> None:
         self.workspace = metadata.workspace
+        self.owner = Ref(metadata.workspace, kind, metadata.name)
         self.lookup = lookup
         self.data: dict[str, Any] = {}
         self.notes: list[str] = []
@@ -59,10 +60,22 @@ class Resolution:
             self.substituted(choice.substitution)
             self.data["environment"] = choice.ref.dump()
         if spec.code is not None:
-            self.data["code"] = object_uri(spec.code, "spec.code", local="the CLI and SDK upload a local folder")
+            self.data["code"] = self.uri(spec.code, "spec.code")
         if spec.volumes:
             names = list(dict.fromkeys(volume.name for volume in spec.volumes))
-            self.data["volumes"] = dict(volume_sources(self.lookup, self.workspace, names))
+            self.data["volumes"] = volume_sources(self.lookup, self.workspace, names, owner=self.owner)
+
+    def uri(self, text: str, path: str, *, folder: bool = False) -> str:
+        """``oss://bucket.endpoint/key`` → ``s3://bucket/key``; with ``folder`` it ends with a slash.
+
+        Raises Invalid for what is not an object URI, Forbidden for another workspace's own bucket.
+        """
+        uri = parse_uri(text, path)
+        internal = workspace_bucket("")
+        if uri.bucket.startswith(internal) and uri.bucket != workspace_bucket(self.workspace):
+            raise Forbidden(f"{path}: s3://{uri.bucket}/ belongs to another workspace than {self.workspace}")
+        found = str(uri)
+        return f"{found}/" if folder and not found.endswith("/") else found
 
     def substituted(self, substitution: Substitution | None) -> None:
         """Record a replacement and tell the user of it."""
@@ -74,13 +87,3 @@ class Resolution:
         if self._substitutions:
             self.data["substitutions"] = [substitution.dump() for substitution in self._substitutions]
         return Resolved(self.data, tuple(self.notes))
-
-
-def object_uri(text: str, path: str, *, folder: bool = False, local: str = "") -> str:
-    """``oss://bucket.endpoint/key`` → ``s3://bucket/key``; with ``folder`` it ends with a slash. Raises Invalid."""
-    try:
-        uri = str(ObjectUri.parse(text))
-    except ValueError as error:
-        said = f"{error}; {local}" if local else str(error)
-        raise Invalid(f"{path} is not an object URI", fields=(FieldError(path, said),)) from None
-    return f"{uri}/" if folder and not uri.endswith("/") else uri

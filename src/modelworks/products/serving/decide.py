@@ -31,7 +31,7 @@ from modelworks.products.serving.health import assess
 from modelworks.products.serving.observe import Observed
 from modelworks.products.serving.queries import TOKEN
 from modelworks.products.serving.record import Record, ServicePhase
-from modelworks.products.serving.rollout import View, to_drain, to_reserve
+from modelworks.products.serving.rollout import SETTLE, View, ended_lately, to_drain, to_reserve
 from modelworks.products.serving.routing import active_tokens, route, service_path
 from modelworks.products.serving.runs import Service, run_spec
 from modelworks.products.serving.slots import current_slots, serving
@@ -112,7 +112,7 @@ def _forgets(view: View) -> list[Action]:
     return [
         ForgetRun(run.node, key)
         for key, run in sorted(view.runs.items())
-        if run.phase.ended and key not in last and key not in view.claims
+        if run.phase.ended and key not in last and key not in view.claims and not ended_lately(run, view.now)
     ]
 
 
@@ -138,6 +138,7 @@ def _wake(view: View, tokens: Mapping[str, float | None]) -> float | None:
     """When something is due that no notification tells: a retry, the end of a drain, the end of an old token."""
     due = [slot.retry_at for slot in view.slots if slot.retry_at is not None and view.key(slot) not in view.runs]
     due += [since + _DRAIN_DELAY for since in view.draining.values() if view.now - since < _DRAIN_DELAY]
+    due += [run.exited_at + SETTLE for run in view.runs.values() if run.exited_at and ended_lately(run, view.now)]
     due += [until for until in tokens.values() if until is not None and until > view.now]
     waits = [max(at - view.now, 0.0) for at in due]
     if view.slots or any(not run.phase.ended for run in view.runs.values()):

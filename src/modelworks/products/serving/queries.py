@@ -14,7 +14,7 @@ from modelworks.db import secrets
 from modelworks.db.secrets import Cipher
 from modelworks.db.tables import routes
 
-TOKEN = "token"  # noqa: S105 - the name of the secret, not one
+TOKEN = "token"
 _UNTIL = "until-"
 
 

@@ -25,8 +25,8 @@ class ServicePhase(StrEnum):
 class Slot:
     """One wanted replica: which incarnation of it is or will be running.
 
-    ``failures`` counts bad ends in a row, ``retry_at`` (Unix seconds) is when the incarnation may start. ``stopping`` is
-    why we stop it ourselves, and ``cause`` how the last one ended.
+    ``failures`` counts bad ends in a row, ``retry_at`` (Unix seconds) is when the incarnation may start. ``stopping``
+    is why we stop it ourselves, and ``cause`` how the last one ended.
     """
 
     ordinal: int

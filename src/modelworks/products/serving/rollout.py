@@ -18,6 +18,8 @@ from modelworks.products.serving.slots import serving
 SURGE = 1
 # How admission begins its reason for a claim that fits once somebody else has gone; others never fit.
 _FITS_LATER = "waits for capacity"
+# After a run ended, admission needs a moment to give its room to somebody: until then its reasons are old.
+SETTLE = 5.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,8 @@ def to_drain(view: View) -> list[str]:
 
 def _waits_for_room(view: View) -> bool:
     """A replica of the new revision waits for room that an old one holds, and nothing else is under way."""
-    if view.failing() or any(not view.runs[key].phase.ended for key in view.draining if key in view.runs):
-        return False
-    if any(_starts(view, slot) for slot in view.slots):
+    under_way = view.failing() or view.draining or any(_starts(view, slot) for slot in view.slots)
+    if under_way or any(ended_lately(run, view.now) for run in view.runs.values()):
         return False
     waiting = [
         claim
@@ -93,6 +94,10 @@ def _waits_for_room(view: View) -> bool:
         and claim.reason.startswith(_FITS_LATER)
     ]
     return bool(waiting)
+
+
+def ended_lately(run: RunObservation, now: float) -> bool:
+    return run.phase.ended and run.exited_at is not None and now - run.exited_at < SETTLE
 
 
 def _starts(view: View, slot: Slot) -> bool:

@@ -45,6 +45,7 @@ class Service:
             resources=self.resources,
             instance_type=str(self.resolved.get("instance_type", "custom")),
             price_per_hour=float(self.resolved.get("price_per_hour", 0.0)),
+            lasting=True,
         )
 
     @property

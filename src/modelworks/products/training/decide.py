@@ -1,7 +1,7 @@
 """What to do next about a training job. Pure: job, observation and time in, status and actions out.
 
-An attempt is a gang: its claims are placed together, its runs start together, and the first that fails ends all. Another
-attempt begins only when nothing of the last one lives, so there are never two at once.
+An attempt is a gang: its claims are placed together, its runs start together, and the first that fails ends all.
+Another attempt begins only when nothing of the last one lives, so there are never two at once.
 """
 
 from __future__ import annotations

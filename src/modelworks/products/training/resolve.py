@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelworks.kernel.resource import Metadata
 from modelworks.products.kind import Lookup, Resolved
-from modelworks.products.resolution import Resolution, object_uri
+from modelworks.products.resolution import Resolution
 from modelworks.products.training.spec import TrainingJobSpec
 
 _USES_HYPERPARAMETERS = ("hyperparameters.json", "PAI_USER_ARGS", "PAI_HPS", "modelworks.train", "hyperparameters()")
@@ -12,14 +12,14 @@ _USES_HYPERPARAMETERS = ("hyperparameters.json", "PAI_USER_ARGS", "PAI_HPS", "mo
 
 def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolved:
     """Raises Invalid with the path of what is not known or not a URI."""
-    resolution = Resolution(metadata, lookup)
+    resolution = Resolution("TrainingJob", metadata, lookup)
     resolution.workload(spec)
     if spec.inputs:
         resolution.data["inputs"] = {
-            channel: object_uri(uri, f"spec.inputs.{channel}") for channel, uri in sorted(spec.inputs.items())
+            channel: resolution.uri(uri, f"spec.inputs.{channel}") for channel, uri in sorted(spec.inputs.items())
         }
     if spec.output is not None:
-        resolution.data["output"] = object_uri(spec.output, "spec.output", folder=True)
+        resolution.data["output"] = resolution.uri(spec.output, "spec.output", folder=True)
     text = spec.command if isinstance(spec.command, str) else " ".join(spec.command)
     if spec.hyperparameters and spec.code is None and not any(name in text for name in _USES_HYPERPARAMETERS):
         resolution.notes.append(
