@@ -1,4 +1,4 @@
-"""What occupations cost, over any span and by UTC day. Pure; time is counted in whole microseconds, so sums are exact."""
+"""What occupations cost, over any span and by UTC day. Pure; time is counted in whole microseconds: sums are exact."""
 
 from __future__ import annotations
 

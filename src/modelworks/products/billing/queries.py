@@ -34,4 +34,5 @@ def entries(connection: Connection, workspace: str | None, since: datetime | Non
 
 def database_time(connection: Connection) -> datetime:
     """The clock by which the ledger's rows begin and end."""
-    return connection.execute(select(func.clock_timestamp())).scalar_one()
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return now
