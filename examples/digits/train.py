@@ -47,7 +47,8 @@ def main() -> None:
         network = MLPClassifier(hidden_layer_sizes=(96,), alpha=alpha, max_iter=300, random_state=0)
         candidate = make_pipeline(StandardScaler(), network).fit(train_x, train_y)
         accuracy = float(candidate.score(check_x, check_y))
-        print(f"alpha={alpha:g}: validation accuracy {accuracy:.4f} after {time.perf_counter() - began:.2f} s", flush=True)
+        seconds = time.perf_counter() - began
+        print(f"alpha={alpha:g}: validation accuracy {accuracy:.4f} after {seconds:.2f} s", flush=True)
         if accuracy > best_accuracy:
             best, best_accuracy = candidate, accuracy
 
