@@ -1,53 +1,47 @@
-"""Logs of the platform's own processes: JSON lines on stderr, which the supervisor has pointed at a log file."""
+"""Logs of the platform's own processes: JSON lines on stderr, which the supervisor has pointed at a log file.
+
+Standard library only, since agent and gateway are to stay small; ``structured`` adds structlog for the controller.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+from datetime import UTC, datetime
 
-import structlog
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+_OURS = "modelworks"
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+class JsonLines(logging.Formatter):
+    """One object a line: ``at`` (ISO 8601, UTC), ``level``, ``process``, ``logger``, ``event``, then the extra fields."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
 
 
 def configure(process: str) -> None:
-    """Every line has ``at`` (ISO 8601, UTC), ``level``, ``process`` and ``event``. ``MW_LOG_LEVEL`` sets the threshold.
-
-    Libraries that log by the standard library come out the same way, from warnings on.
-    """
-    level = _LEVELS.get(os.environ.get("MW_LOG_LEVEL", "info").lower(), logging.INFO)
-
-    def add_process(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["process"] = process
-        return event
-
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-        add_process,
-        structlog.processors.StackInfoRenderer(),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(default=str)],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    """Our own loggers from ``MW_LOG_LEVEL`` (info) on, other libraries' from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(default=str),
-            ],
-        )
-    )
+    handler.setFormatter(JsonLines(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(level, logging.WARNING))
+    root.setLevel(logging.WARNING)
+    wanted = os.environ.get("MW_LOG_LEVEL", "info").upper()
+    logging.getLogger(_OURS).setLevel(logging.getLevelNamesMapping().get(wanted, logging.INFO))

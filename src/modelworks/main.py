@@ -15,11 +15,12 @@ from typing import cast
 from modelworks.home import Home, default_home
 from modelworks.kernel.errors import ModelworksError
 
+# Each process's module and how it logs: structlog is too large for those that are to stay small.
 _PROCESSES = {
-    "controller": "modelworks.control.process",
-    "agent": "modelworks.agent.process",
-    "gateway": "modelworks.gateway.process",
-    "migrate": "modelworks.supervisor.migrate",
+    "controller": ("modelworks.control.process", "modelworks.structured"),
+    "agent": ("modelworks.agent.process", "modelworks.logging"),
+    "gateway": ("modelworks.gateway.process", "modelworks.logging"),
+    "migrate": ("modelworks.supervisor.migrate", "modelworks.structured"),
 }
 
 
@@ -31,8 +32,10 @@ def main(arguments: Sequence[str]) -> int:
             run_local = cast("Callable[[Path, Path], int]", _function("modelworks.run_local", "run"))
             return run_local(options.manifest, options.directory)
         home = Home(Path(options.home).absolute() if options.home else default_home())
-        importlib.import_module("modelworks.logging").configure(options.process)
-        run = cast("Callable[[Home], None]", _function(_PROCESSES[options.process], "run"))
+        module, logs = _PROCESSES[options.process]
+        configure = cast("Callable[[str], None]", _function(logs, "configure"))
+        configure(options.process)
+        run = cast("Callable[[Home], None]", _function(module, "run"))
         run(home)
     except ModelworksError as error:
         remedy = f"  remedy: {error.remedy}\n" if error.remedy else ""
