@@ -47,7 +47,7 @@ from modelworks.objectstore.credentials import Credentials
 LEASE_SECONDS = 60.0
 
 _Stored = Reserve | Release | PublishRoute | WithdrawRoute | EnsureSecret | Meter | Emit
-_Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | RemoveBucket | EnsureDirectory | RemoveDirectory
+_Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | EnsureDirectory | RemoveDirectory
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Actor:
         """
         stored: list[_Stored] = []
         told: list[Emit] = []
-        removed = False
+        removed = kept = False
         for action in decision.actions:
             match action:
                 case Emit():
@@ -77,25 +77,26 @@ class Actor:
                     removed = True
                 case Reserve() | Release() | PublishRoute() | WithdrawRoute() | EnsureSecret() | Meter():
                     stored.append(action)
-                case (
-                    EnsureRun()
-                    | StopRun()
-                    | ForgetRun()
-                    | EnsureBucket()
-                    | RemoveBucket()
-                    | EnsureDirectory()
-                    | RemoveDirectory()
-                ):
+                case EnsureRun() | StopRun() | ForgetRun() | EnsureBucket() | EnsureDirectory() | RemoveDirectory():
                     self._commit(lease, stored)
                     stored = []
                     told += self._reach(action)
+                case RemoveBucket(bucket, quiet):
+                    self._commit(lease, stored)
+                    stored = []
+                    try:
+                        buckets.remove(self.credentials(), bucket)
+                    except Conflict as error:
+                        kept = True  # it holds objects: the resource waits with it
+                        if not quiet:
+                            told.append(Emit("BucketNotEmpty", error.detail, Level.WARNING))
                 case _:
                     assert_never(action)
         with self.engine.begin() as connection:
             self._guard(connection, lease)
             for item in (*stored, *told):
                 self._store(connection, lease.resource, item)
-            if removed:
+            if removed and not kept:
                 self._remove(connection, lease.resource)
                 return None
             return self._finish(connection, lease, decision)
@@ -161,11 +162,6 @@ class Actor:
                 self.fleet.picture(node).drop(key)
             case EnsureBucket(bucket):
                 buckets.create(self.credentials(), bucket)
-            case RemoveBucket(bucket):
-                try:
-                    buckets.remove(self.credentials(), bucket)
-                except Conflict as error:
-                    return [Emit("BucketNotEmpty", error.detail, Level.WARNING)]
             case EnsureDirectory(path, _):
                 _make_directory(Path(path))
             case RemoveDirectory(path):

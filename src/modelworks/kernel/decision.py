@@ -99,9 +99,10 @@ class EnsureBucket:
 
 @dataclass(frozen=True)
 class RemoveBucket:
-    """Remove a bucket; refused with an event while it holds objects."""
+    """Remove a bucket. While it holds objects that is refused, with an event unless ``quiet``, and no Remove follows."""
 
     bucket: str
+    quiet: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Registering: files become an immutable version of a model.
 
 The files are first copied to ``s3://mw-<workspace>/models/<name>/<digest>/``, and then the version is stored with the
-next number, in one transaction. The place is named by the content, not by the number: whoever is killed in between leaves
-nothing but files that the next attempt uses, and two at once never write different things to one place.
+next number, in one transaction. The place is named by the content, not by the number: whoever is killed in between
+leaves nothing but files that the next attempt uses, and two at once never write different things to one place.
 """
 
 from __future__ import annotations

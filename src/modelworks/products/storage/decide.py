@@ -36,17 +36,15 @@ class StoragePhase(StrEnum):
 def decide_bucket(resource: Resource, observed: BucketObserved, now: datetime) -> Decision:
     """Make it, meter what was measured in it, remove it once it is empty.
 
-    Whether it is empty only the store knows: removing a bucket that holds objects fails, and is tried again later.
-    So the status first says what may be waited for, and the next pass tries.
+    Whether it is empty only the store knows: removing a bucket that holds objects is refused, the resource stays, and
+    it is tried again.
     """
     name = resource.ref.name
     if resource.deleting is not None:
-        waiting = f"removed as soon as it holds no object; `mw bucket rm -r s3://{name}/` empties it"
-        if resource.status.get("phase") != StoragePhase.DELETING:
-            leaving = {**resource.status, "phase": StoragePhase.DELETING.value, "message": waiting}
-            return Decision(leaving, wake_in=0.0)
-        ended = _meter_storage(resource, 0.0, observed.price_per_gib_hour, ended=True)
-        return Decision(resource.status, (RemoveBucket(name), ended, Remove()))
+        refused = resource.status.get("phase") == StoragePhase.DELETING
+        message = f"removed as soon as it holds no object; `mw bucket rm -r s3://{name}/` empties it"
+        leaving = {**resource.status, "phase": StoragePhase.DELETING.value, "message": message}
+        return Decision(leaving, (RemoveBucket(name, quiet=refused), Remove()), wake_in=_LOOK_AGAIN_S)
     actions: list[Action] = []
     if _is_new(resource):
         actions.append(EnsureBucket(name))
