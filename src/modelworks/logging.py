@@ -16,7 +16,7 @@ _OURS = "modelworks"
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: ``at`` (ISO 8601, UTC), ``level``, ``process``, ``logger``, ``event``, then the extra fields."""
+    """One object a line: ``at`` (ISO 8601, UTC), ``level``, ``process``, ``logger``, ``event``, the extra fields."""
 
     def __init__(self, process: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The step between the database's start and the controller's: its schema is this version's."""
+"""``python -m modelworks.main migrate``: the database's schema becomes this version's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 from modelworks.db.migrate import migrate
 from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
+from modelworks.settings import Settings
 
 
 def run(home: Home) -> None:
-    """Migrate the database that ``secrets/database.json`` names. Raises SetupFailed, or Unavailable."""
+    """Migrate the external database of the settings, or the embedded one. Raises SetupFailed, or Unavailable."""
     path = home.secrets / "database.json"
+    url = Settings.load(home).database_url
     try:
-        url = json.loads(path.read_text("utf-8"))["url"]
+        migrate(url or str(json.loads(path.read_text("utf-8"))["url"]))
     except FileNotFoundError as error:
-        raise SetupFailed(f"{path} does not exist", remedy="`mw up` writes it") from error
-    migrate(str(url))
+        raise SetupFailed(f"{path} does not exist", remedy="start the platform with `mw up`") from error
