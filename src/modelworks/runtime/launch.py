@@ -21,6 +21,7 @@ from modelworks.runtime.sandbox import PACKAGE_MOUNT, RUN_MOUNT, SOCKET_NAME, Is
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The workload reaches the world the way the node does.
 _INHERITED = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TZ")
+CREDENTIALS = "credentials"
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
 
 
@@ -157,6 +158,8 @@ def _argv(
         Mount(directory.files / "passwd", "/etc/passwd"),
         Mount(directory.files / "group", "/etc/group"),
     ]
+    if spec.access.expose:
+        own.append(Mount(directory.path / CREDENTIALS, f"{RUN_MOUNT}/{CREDENTIALS}"))
     if spec.listen:
         own.append(Mount(socket_directory(home, spec.key), f"{RUN_MOUNT}/socket", writable=True))
     return sandbox.bwrap_argv(
@@ -228,6 +231,9 @@ def _variables(
         env["MW_SOCKET"] = (
             f"{RUN_MOUNT}/socket/{SOCKET_NAME}" if isolation.enabled else str(socket_path(home, spec.key))
         )
+    if spec.access.expose:
+        folder = f"{RUN_MOUNT}/{CREDENTIALS}" if isolation.enabled else str(directory.path / CREDENTIALS)
+        env["MW_CREDENTIALS_FILE"] = f"{folder}/credentials.json"
     if port:
         env["PORT"] = str(port)
     env |= {name: sandbox.rewrite(value, paths) for name, value in spec.env.items()}

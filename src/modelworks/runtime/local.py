@@ -9,14 +9,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from modelworks.home import Home
 from modelworks.runtime import processes
 from modelworks.runtime.limits import Cgroups, find_cgroups
-from modelworks.runtime.rundir import Exited, RunDirectory, RunStore, Started
+from modelworks.runtime.rundir import Exited, RunDirectory, RunStore, Started, Stop
 from modelworks.runtime.sandbox import base_python
 
 _SHIM = Path(__file__).with_name("shim.py")
@@ -83,27 +83,29 @@ class LocalRuntime:
         os.close(descriptor)
         return None
 
-    def stop(self, directory: RunDirectory, grace: float, reason: str) -> None:
+    def stop(self, directory: RunDirectory, grace: float, reason: str, message: str = "") -> None:
         """Write the wish and wake the shim; a run not yet started will not start. A shorter grace replaces a longer."""
         now, wish = time.time(), directory.stop()
         if wish is None or now + grace < wish.at + wish.grace:
-            at, why = (now, reason) if wish is None else (wish.at, wish.reason)
-            directory.write("stop", {"grace": max(0.0, now + grace - at), "reason": why, "at": at})
-        self._signal(directory, signal.SIGTERM)
+            first = wish or Stop(grace, reason, now, message)
+            length = max(0.0, now + grace - first.at)
+            directory.write("stop", {**asdict(first), "grace": length})
+        self.wake(directory)
+
+    def wake(self, directory: RunDirectory) -> None:
+        """SIGTERM to the shim, which then reads the wish."""
+        descriptor = self.watch(directory)
+        if descriptor is not None:
+            try:
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+            finally:
+                os.close(descriptor)
 
     def kill(self, directory: RunDirectory) -> None:
         """SIGKILL to all that is left of a tree whose shim is gone."""
         for pid in {*self.cgroups.members(directory.key), *processes.with_variable("MW_RUN", directory.key)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-    def _signal(self, directory: RunDirectory, number: signal.Signals) -> None:
-        descriptor = self.watch(directory)
-        if descriptor is not None:
-            try:
-                signal.pidfd_send_signal(descriptor, number)
-            finally:
-                os.close(descriptor)
 
 
 def kill_all(home: Home, grace: float = 5.0, report: Callable[[str], None] | None = None) -> int:

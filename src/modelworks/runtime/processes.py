@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -55,9 +56,11 @@ def proportional_memory(pids: Iterable[int]) -> int:
     """PSS in bytes: shared pages count once. Processes that cannot be read count with nothing."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
-                total += next((int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")), 0)
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError),
+            open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file,
+        ):
+            total += next((int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")), 0)
     return total
 
 
@@ -79,9 +82,9 @@ def with_variable(name: str, value: str) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    if wanted in file.read().split(b"\0"):
-                        found.append(int(entry))
+                content = Path(f"/proc/{entry}/environ").read_bytes()
+                if wanted in content.split(b"\0"):
+                    found.append(int(entry))
     return found
 
 

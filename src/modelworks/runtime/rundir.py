@@ -3,12 +3,12 @@
 ::
 
     runs/<uid>/<attempt>/<ordinal>/<incarnation>/
-      spec.json      the RunSpec; the directory appears by one rename with this file in it, so a run has it or is not there
+      spec.json      the RunSpec; the directory appears by one rename with this file in it
       launch.json    what the shim starts: {version, argv, env, cwd, log, monitor, cgroups, affinity, nice, rlimits}
       entry.json     what runs inside the sandbox: {version, command, env, cwd, uid, gid, portal}
       lock           the shim holds an flock on it as long as it lives: liveness without races or reused pids
       started        {version, shim, pid, at}; made by link(2), so a run starts at most once
-      stop           {version, grace, reason, at}; wished by the agent, read by the shim at SIGTERM and before it starts
+      stop           {version, grace, reason, message, at}; the agent's wish, read by the shim at SIGTERM
       exited         {version, code, signal, at}; written when every descendant is gone
       state.json     {version, ...}: the agent's own progress: reason, message, what it holds in the cache
       result.json    the final RunObservation; nothing happens to the run after it
@@ -89,6 +89,7 @@ class Stop:
     grace: float
     reason: str
     at: float
+    message: str = ""
 
 
 class RunDirectory:
@@ -156,7 +157,9 @@ class RunDirectory:
         document = self.read("stop")
         if document is None:
             return None
-        return Stop(float(document["grace"]), str(document["reason"]), float(document["at"]))
+        return Stop(
+            float(document["grace"]), str(document["reason"]), float(document["at"]), str(document.get("message", ""))
+        )
 
     def result(self) -> RunObservation | None:
         try:

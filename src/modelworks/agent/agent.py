@@ -1,0 +1,194 @@
+"""The node's runs: ensure, stop, observe, changes. Everything in memory is found again on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelworks.agent import metrics
+from modelworks.agent.life import RunLife
+from modelworks.agent.tools import Holder, Tools
+from modelworks.home import Home
+from modelworks.kernel.errors import Conflict, EnvironmentFailed, NotFound
+from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunKey, RunObservation, RunSpec
+from modelworks.runtime.processes import Processes
+from modelworks.runtime.rundir import RunStore
+
+_WATCH_PERIOD = 0.5  # seconds between looks at memory where no cgroup limits it
+_MOST_FORGOTTEN = 1000
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """Use inside one event loop; ``open`` first. Several agents of one home are a mistake: ``process`` locks it."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.store = RunStore(home.agent / "runs")
+        self._lives: dict[str, RunLife] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._background: list[asyncio.Task[None]] = []
+        self._builds: dict[str, asyncio.Task[Path]] = {}
+        # Greater than every cursor of an earlier agent, which cannot have made more changes than milliseconds passed.
+        self._cursor = self._first = int(time.time() * 1000)
+        self._changed: dict[str, int] = {}
+        self._wake = asyncio.Event()
+        self.tools: Tools
+
+    async def open(self) -> None:
+        """Find every run again and go on with it."""
+        os.umask(0o022)
+        for folder in (self.home.agent, self.home.run, self.home.replica_sockets):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.home.agent.chmod(0o700)
+        self.tools = Tools(self.home, asyncio.get_running_loop(), self._holders)
+        self.store.prepare()
+        self.tools.cache.prepare()
+        for directory in self.store.all():
+            self._begin(RunLife(directory, directory.spec(), self.tools, self._mark))
+        self.tools.runtime.cgroups.sweep(key for key, life in self._lives.items() if not life.ended)
+        self._background = [asyncio.create_task(self._measure()), asyncio.create_task(self._watch_memory())]
+
+    async def close(self) -> None:
+        """Let go of the runs; they live on."""
+        tasks = [*self._background, *self._tasks.values(), *self._builds.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def node(self) -> NodeObservation:
+        return self.tools.node
+
+    async def ensure(self, spec: RunSpec) -> RunObservation:
+        life = self._lives.get(spec.key)
+        if life is None:
+            directory, _ = await self.tools.call(self.store.create, spec)
+            life = self._lives.get(spec.key)  # another call may have been faster while we were on the disk
+            if life is None:
+                life = RunLife(directory, directory.spec(), self.tools, self._mark)
+                self._begin(life)
+                self._mark(spec.key)
+        return life.observation()
+
+    async def stop(self, key: str, grace: float, reason: str) -> None:
+        life = self._lives.get(key)
+        if life is not None:
+            await self.tools.call(life.stop, grace, reason)
+
+    def observe(self, prefix: str = "") -> Sequence[RunObservation]:
+        return [life.observation() for key, life in sorted(self._lives.items()) if key.startswith(prefix)]
+
+    async def changes(self, since: int, timeout: float) -> tuple[int, Sequence[str]]:
+        deadline = time.monotonic() + timeout
+        while self._cursor <= since <= time.time() * 1000 and (left := deadline - time.monotonic()) > 0:
+            try:
+                await asyncio.wait_for(self._wake.wait(), left)
+            except TimeoutError:
+                break
+        return self._cursor, [key for key, at in self._changed.items() if at > since or since > self._cursor]
+
+    async def log(self, key: str, offset: int, limit: int) -> bytes:
+        return await self.tools.call(self._life(key).directory.read_log, offset, limit)
+
+    async def metrics(self, key: str) -> list[dict[str, float]]:
+        path = self._life(key).directory.metrics
+        return await self.tools.call(lambda: list(metrics.read(path)))
+
+    async def forget(self, key: str) -> None:
+        life = self._lives.get(key)
+        if life is None:
+            return
+        if not life.ended:
+            raise Conflict(f"run {key} has not ended", remedy="stop it first")
+        await self._tasks[key]  # it may still be tidying up
+        await self.tools.call(self.store.remove, life.directory)
+        self._lives.pop(key, None)
+        self._tasks.pop(key, None)
+        self._mark(key)
+
+    async def stop_all(self, grace: float) -> int:
+        """Stop every run and wait until they ended, uploads included; how many there were."""
+        living = [life for life in self._lives.values() if not life.ended]
+        await asyncio.gather(*(self.tools.call(life.stop, grace, "Stopped") for life in living))
+        tasks = [self._tasks[life.spec.key] for life in living]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace + 10.0)
+        return len(living)
+
+    # -- environments -------------------------------------------------------------------------------------------
+
+    def build(self, ref: EnvironmentRef) -> dict[str, str]:
+        """Begin to build an environment before a run needs it; what ``environment`` says of it."""
+        if self.tools.environments.python(ref) is None and ref.digest not in self._builds:
+            work = self.tools.work(self.tools.environments.ensure, ref, lambda message: None)
+            self._builds[ref.digest] = asyncio.create_task(work)
+        return self.environment(ref)
+
+    def environment(self, ref: EnvironmentRef) -> dict[str, str]:
+        """``{digest, state: absent|building|ready|failed, message}``. A failure is told once, then tried again."""
+        build = self._builds.get(ref.digest)
+        if self.tools.environments.python(ref) is not None:
+            self._builds.pop(ref.digest, None)
+            return {"digest": ref.digest, "state": "ready", "message": ""}
+        if build is None:
+            return {"digest": ref.digest, "state": "absent", "message": ""}
+        if not build.done():
+            return {"digest": ref.digest, "state": "building", "message": ""}
+        del self._builds[ref.digest]
+        error = build.exception()
+        message = error.detail if isinstance(error, EnvironmentFailed) else str(error)
+        return {"digest": ref.digest, "state": "failed", "message": message}
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _begin(self, life: RunLife) -> None:
+        key = life.spec.key
+        self._lives[key] = life
+        self._tasks[key] = asyncio.create_task(life.run(), name=key)
+
+    def _life(self, key: str) -> RunLife:
+        life = self._lives.get(key)
+        if life is None:
+            raise NotFound(f"there is no run {key} on this node")
+        return life
+
+    def _holders(self) -> list[Holder]:
+        return list(self._lives.values())
+
+    def _mark(self, key: str) -> None:
+        """The run's observation is another: who waits for changes wakes up."""
+        self._cursor = max(self._cursor + 1, 1)
+        self._changed.pop(key, None)
+        self._changed[key] = self._cursor
+        forgotten = [k for k in self._changed if k not in self._lives]
+        for old in forgotten[: max(0, len(forgotten) - _MOST_FORGOTTEN)]:
+            del self._changed[old]
+        wake, self._wake = self._wake, asyncio.Event()
+        wake.set()
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(metrics.PERIOD)
+            measured = [life for life in self._lives.values() if life.meter]
+            if measured:
+                seen = await self.tools.call(Processes.snapshot)
+                for life in measured:
+                    await self.tools.call(life.observe_usage, seen)
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_PERIOD)
+            watched = [life for life in self._lives.values() if life.meter]
+            if watched:
+                seen = await self.tools.call(Processes.snapshot)
+                for life in watched:
+                    await self.tools.call(life.watch_memory, seen)
+
+
+def parse_key(text: str) -> str:
+    """The normal form of a run key. Raises ValueError."""
+    return str(RunKey.parse(text))

@@ -1,0 +1,184 @@
+"""Inputs on this node: directories keyed by content, downloaded once, dropped when space is short and nobody uses them.
+
+::
+
+    cache/<key>/data     the read-only directory that is mounted
+    cache/<key>/size     bytes; its modification time is the last use
+    cache/.new-*         half made; removed at start
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelworks.kernel.errors import Invalid, NotFound
+from modelworks.kernel.run import Input
+from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.uri import ObjectUri
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What an input's URI holds now. ``digest`` names its content."""
+
+    uri: ObjectUri
+    folder: bool
+    size: int
+    digest: str
+
+
+class InputCache:
+    """Safe to use from several threads; one agent uses one directory."""
+
+    def __init__(self, root: Path, client: ObjectClient, bound: int) -> None:
+        self.root = root
+        self.client = client
+        self.bound = bound
+        self._holders: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
+
+    def prepare(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        for path in self.root.glob(".new-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def fetch(self, item: Input, holder: str, progress: Progress) -> tuple[str, Path]:
+        """The key and directory of ``item``, held for ``holder`` until it is released.
+
+        Raises NotFound naming the URI, Unavailable when the store cannot be reached, Invalid for a bad archive.
+        """
+        listing = None if item.digest else self.list(item.uri)
+        key = _key(item, item.digest or (listing.digest if listing else ""))
+        self.hold(key, holder)
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            entry = self.root / key
+            if not (entry / "size").exists():
+                self._make(item, listing or self.list(item.uri), entry, progress)
+            os.utime(entry / "size")
+        self.evict()
+        return key, entry / "data"
+
+    def path(self, key: str) -> Path:
+        return self.root / key / "data"
+
+    def hold(self, key: str, holder: str) -> None:
+        with self._lock:
+            self._holders.setdefault(key, set()).add(holder)
+
+    def release(self, holder: str) -> None:
+        with self._lock:
+            for key in [key for key, holders in self._holders.items() if holder in holders]:
+                self._holders[key].discard(holder)
+                if not self._holders[key]:
+                    del self._holders[key]
+
+    def list(self, text: str) -> Listing:
+        """One file if the URI is one, else everything below it. Raises NotFound when there is nothing."""
+        uri = ObjectUri.parse(text)
+        if uri.key and not uri.key.endswith("/"):
+            with contextlib.suppress(NotFound):
+                info = self.client.head(uri)
+                return Listing(uri, False, info.size, _digest([(uri.key.rpartition("/")[2], info.size, info.etag)]))
+            uri = ObjectUri(uri.bucket, f"{uri.key}/")
+        infos = [
+            (i.key.removeprefix(uri.key), i.size, i.etag) for i in self.client.list(uri) if not i.key.endswith("/")
+        ]
+        if not infos:
+            raise NotFound(f"there is no object at {text}", remedy=f"upload the data, or correct the URI; see {uri}")
+        return Listing(uri, True, sum(size for _, size, _ in infos), _digest(infos))
+
+    def evict(self) -> None:
+        """Drop the longest unused entries until the bound is kept. What a run holds stays."""
+        with self._lock:
+            entries = []
+            for marker in self.root.glob("*/size"):
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    entries.append((marker.stat().st_mtime, int(marker.read_text()), marker.parent))
+            total = sum(size for _, size, _ in entries)
+            for _, size, entry in sorted(entries):
+                if total <= self.bound:
+                    break
+                if entry.name not in self._holders:
+                    gone = self.root / f".new-{uuid.uuid4().hex}"
+                    entry.rename(gone)
+                    shutil.rmtree(gone, ignore_errors=True)
+                    total -= size
+
+    def _make(self, item: Input, listing: Listing, entry: Path, progress: Progress) -> None:
+        staged = self.root / f".new-{uuid.uuid4().hex}"
+        data = staged / "data"
+        data.mkdir(parents=True)
+        done, lock = 0, threading.Lock()
+
+        def count(delta: int) -> None:
+            nonlocal done
+            with lock:
+                done += delta
+                progress(done, listing.size)
+
+        try:
+            if listing.folder:
+                self.client.download_tree(listing.uri, data, progress=count)
+            else:
+                file = data / listing.uri.key.rpartition("/")[2]
+                self.client.download(listing.uri, file, progress=count)
+                if item.unpack:
+                    unpack(file, staged / "unpacked", str(listing.uri))
+                    shutil.rmtree(data)
+                    (staged / "unpacked").rename(data)
+            _make_readable(data)
+            (staged / "size").write_text(str(_size(data)))
+            staged.rename(entry)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def unpack(archive: Path, target: Path, name: str) -> None:
+    """Unpack a tar archive below ``target``; nothing in it may point outside. Raises Invalid."""
+    target.mkdir()
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            tar.extractall(target, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise Invalid(
+            f"{name} cannot be unpacked: {error}",
+            remedy="it must be a .tar.gz without links or paths that lead out of it",
+        ) from error
+
+
+def _key(item: Input, digest: str) -> str:
+    text = json.dumps([digest, item.uri.endswith("/"), item.unpack])
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _digest(infos: Iterable[tuple[str, int, str | None]]) -> str:
+    return hashlib.sha256(json.dumps(sorted(infos)).encode()).hexdigest()
+
+
+def _make_readable(root: Path) -> None:
+    """Runs have users of their own: everything is readable, and nothing writable by them."""
+    for folder, _, files in os.walk(root):
+        os.chmod(folder, 0o755)
+        for name in files:
+            path = os.path.join(folder, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o755 if os.stat(path).st_mode & 0o100 else 0o644)
+
+
+def _size(root: Path) -> int:
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, files in os.walk(root) for name in files)

@@ -1,0 +1,68 @@
+"""Why a run ended, in a word for decisions and a sentence for people. Pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+from modelworks.kernel.quantities import format_duration
+from modelworks.kernel.run import RunReason, RunSpec
+from modelworks.runtime.rundir import Exited, Stop
+
+_HINTS = {
+    signal.SIGSEGV: "a crash in native code",
+    signal.SIGBUS: "a crash in native code, or /dev/shm is full",
+    signal.SIGILL: "an instruction that this CPU does not have",
+    signal.SIGABRT: "the program aborted itself",
+    signal.SIGFPE: "an arithmetic error in native code",
+}
+
+
+def explain(
+    spec: RunSpec, exited: Exited, stop: Stop | None, out_of_memory: str | None, lines: Sequence[str]
+) -> tuple[RunReason, str]:
+    """Reason and message of an ended process, from its exit, a stop that was wished before, and its last lines."""
+    if stop is not None and stop.at <= exited.at:
+        return stop_reason(stop), _stopped(spec, stop, exited)
+    if exited.code == 0:
+        return RunReason.COMPLETED, ""
+    if out_of_memory:
+        return RunReason.OUT_OF_MEMORY, out_of_memory
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if exited.code in (125, 126, 127) and last.startswith("modelworks: "):
+        return RunReason.START_FAILED, last.removeprefix("modelworks: ")
+    if exited.code == 1 and last.startswith("bwrap: "):
+        return RunReason.START_FAILED, f"the sandbox could not be made: {last.removeprefix('bwrap: ')}"
+    text = describe_exit(exited)
+    return RunReason.FAILED, f"{text}: {last[:300]}" if last else text
+
+
+def describe_exit(exited: Exited) -> str:
+    """``exit code 1``, ``killed by SIGSEGV (a crash in native code)``."""
+    if exited.signal is None:
+        return "exit code 127, command not found" if exited.code == 127 else f"exit code {exited.code}"
+    try:
+        number = signal.Signals(exited.signal)
+    except ValueError:
+        return f"killed by signal {exited.signal}"
+    hint = _HINTS.get(number)
+    return f"killed by {number.name} ({hint})" if hint else f"killed by {number.name}"
+
+
+def stop_reason(stop: Stop) -> RunReason:
+    try:
+        return RunReason(stop.reason)
+    except ValueError:
+        return RunReason.STOPPED
+
+
+def _stopped(spec: RunSpec, stop: Stop, exited: Exited) -> str:
+    if stop.message:
+        return stop.message
+    reason = stop_reason(stop)
+    if reason == RunReason.TIME_LIMIT:
+        return f"stopped: it ran longer than its time limit of {format_duration(spec.time_limit or 0)}"
+    why = f"stopped ({stop.reason})" if reason == RunReason.STOPPED and stop.reason != "Stopped" else "stopped"
+    if exited.signal == signal.SIGKILL:
+        return f"{why}; it ignored SIGTERM for {format_duration(stop.grace)} and was killed"
+    return why

@@ -1,0 +1,43 @@
+"""What leaves a run for the object store: its outputs and its log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from modelworks.agent.logs import LogShipper
+from modelworks.agent.outputs import OutputUploader
+from modelworks.kernel.run import RunSpec
+from modelworks.objectstore.client import ObjectClient
+from modelworks.runtime.rundir import RunDirectory
+
+
+class Finisher:
+    """Uploads of one run; blocks, and lets one thread in at a time."""
+
+    def __init__(self, directory: RunDirectory, spec: RunSpec, client: ObjectClient) -> None:
+        self._outputs = [OutputUploader(directory.output(o.name), o, spec.key, client) for o in spec.outputs]
+        self._log = LogShipper(directory, spec.log_uri, client) if spec.log_uri else None
+        self._lock = threading.Lock()
+
+    def sync(self, closing: Callable[[], bool]) -> None:
+        """Meanwhile: new log, and files that have settled."""
+        with self._lock:
+            if self._log and not closing():
+                self._log.ship()
+            for output in self._outputs:
+                output.sync(closing)
+
+    def finish(self, good: bool) -> dict[str, dict[str, Any]]:
+        """At the end: everything, with manifests when the run was ``good``. The manifests of the outputs, by name."""
+        with self._lock:
+            manifests = {output.output.name: output.finish(commit=good) for output in self._outputs}
+            if self._log:
+                self._log.ship()
+        return {name: manifest for name, manifest in manifests.items() if manifest is not None}
+
+    def ship_log(self) -> None:
+        with self._lock:
+            if self._log:
+                self._log.ship()

@@ -1,0 +1,449 @@
+"""One run from ``ensure`` to its end: prepare, start, attend, finalize. Every step is found again on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modelworks.agent import endings
+from modelworks.agent.access import RunAccess
+from modelworks.agent.finish import Finisher
+from modelworks.agent.logs import PERIOD as LOG_PERIOD
+from modelworks.agent.metrics import RunMeter, Sample
+from modelworks.agent.probe import NotReady, ask
+from modelworks.agent.tools import Tools
+from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound, Unavailable
+from modelworks.kernel.run import Input, RunObservation, RunPhase, RunReason, RunSpec
+from modelworks.runtime import launch
+from modelworks.runtime.launch import Gpu, Prepared
+from modelworks.runtime.limits import out_of_memory
+from modelworks.runtime.local import ProcessPhase, ProcessState
+from modelworks.runtime.processes import Processes
+from modelworks.runtime.rundir import RunDirectory, Started
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_STARTING_PERIOD = 0.1  # seconds between probes before a replica is ready
+_RETRY_FIRST, _RETRY_MOST = 0.5, 10.0  # seconds between tries while the object store is away
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What changes while a run lives; what an observation is made of besides its files."""
+
+    phase: RunPhase = RunPhase.PREPARING
+    reason: RunReason = RunReason.NONE
+    message: str = ""
+    ready: bool = False
+
+
+class Ended(Exception):
+    """The run ends before it starts."""
+
+    def __init__(self, reason: RunReason, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.detail = detail
+
+
+class RunLife:
+    """Owns one run directory inside the agent. ``changed`` is called whenever its observation is another."""
+
+    def __init__(self, directory: RunDirectory, spec: RunSpec, tools: Tools, changed: Callable[[str], None]) -> None:
+        self.directory = directory
+        self.spec = spec
+        self.tools = tools
+        self.progress = Progress()
+        self.usage: Sample = {}
+        self.meter: RunMeter | None = None
+        self.started: Started | None = None
+        self.result = directory.result()
+        self.cpus: tuple[int, ...] = ()
+        self.gpus: tuple[Gpu, ...] = ()
+        self.finisher = Finisher(directory, spec, tools.client)
+        self._changed = changed
+        self._created = directory.created_at()
+        self._stopping = asyncio.Event()
+        self._process_ended = asyncio.Event()
+        self._adopt_launch()
+
+    @property
+    def ended(self) -> bool:
+        return self.result is not None
+
+    def observation(self) -> RunObservation:
+        """As an observer sees the run now."""
+        if self.result is not None:
+            return self.result
+        progress, started = self.progress, self.started
+        return RunObservation(
+            key=self.spec.key,
+            phase=progress.phase,
+            reason=progress.reason,
+            message=progress.message,
+            node=self.tools.node_name,
+            pid=started.pid if started else None,
+            created_at=self._created,
+            started_at=started.at if started else None,
+            ready=progress.ready,
+            address=self._address() if progress.ready else None,
+            log_bytes=self.directory.log_size(),
+            usage={name: self.usage[name] for name in ("cpu", "memory", "gpu") if name in self.usage},
+        )
+
+    def note(self, **changes: Any) -> None:
+        """Change the progress, and say so if it is another."""
+        progress = replace(self.progress, **changes)
+        if progress != self.progress:
+            self.progress = progress
+            self._changed(self.spec.key)
+
+    def stop(self, grace: float, reason: str, message: str = "") -> None:
+        """Write the wish, wake the shim and whoever waits. Blocks for a moment on the disk."""
+        if self.result is None:
+            self.tools.runtime.stop(self.directory, grace, reason, message)
+            self._stopping.set()
+
+    async def run(self) -> None:
+        """Carry the run to its end. Never raises but for cancellation: what goes wrong is the run's end."""
+        if self.result is not None:
+            return
+        try:
+            state = self.tools.runtime.state(self.directory)
+            if state.phase == ProcessPhase.ABSENT:
+                await self._prepare_and_start()
+            await self._attend()
+            await self._finalize(self.tools.runtime.state(self.directory))
+        except Ended as end:
+            await self._end_unstarted(end)
+        except Exception as error:
+            log.exception("run %s", self.spec.key)
+            await self._give_up(f"the agent failed: {error}")
+        finally:
+            self.tools.release(self)
+
+    # -- prepare ------------------------------------------------------------------------------------------------
+
+    async def _prepare_and_start(self) -> None:
+        if (self.directory.path / "launch.json").exists():
+            self._stop_unstarted()
+        else:
+            await self._unless_stopped(self._prepare())
+        runtime = self.tools.runtime
+        shim = runtime.start(self.directory)
+        if shim.stdout is None:
+            raise RuntimeError("the shim was started without a pipe")
+        async with _readable(shim.stdout.fileno()) as announced:
+            await announced.wait()
+        shim.stdout.close()
+        self.tools.children.append(shim)
+        if self.directory.started() is None:
+            raise Ended(RunReason.START_FAILED, f"the run's supervisor ended with exit code {shim.wait()}")
+
+    async def _prepare(self) -> None:
+        """Everything up to ``launch.json``. May be repeated."""
+        spec, tools = self.spec, self.tools
+        python = tools.environments.python(spec.environment)
+        if python is None:
+            python = await self._build_environment()
+        inputs = {item.channel: await self._retrying(lambda item=item: self._fetch(item)) for item in spec.inputs}  # type: ignore[misc]
+        variables: dict[str, str] = {}
+        if spec.access.expose:
+            variables = await self._retrying(RunAccess(self.directory, spec, tools).grant)
+        self.cpus, self.gpus = tools.assign(spec)
+        prepared = Prepared(python, inputs, self.cpus, self.gpus, variables)
+        await tools.call(self._write_launch, prepared)
+
+    def _write_launch(self, prepared: Prepared) -> None:
+        launch.make_directories(self.spec, self.directory, self.tools.home, prepared)
+        resources = self.spec.resources
+        cgroups = self.tools.runtime.cgroups.create(self.spec.key, resources.memory, resources.cpu)
+        launch.write_launch(self.spec, self.directory, self.tools.home, self.tools.isolation, prepared, cgroups)
+
+    async def _build_environment(self) -> Path:
+        try:
+            return await self.tools.work(self.tools.environments.ensure, self.spec.environment, self._say)
+        except EnvironmentFailed as error:
+            first = next((line for line in reversed(error.detail.splitlines()) if line.strip()), "")
+            message = f"the environment cannot be built: {first.strip() or error.detail}"
+            if error.remedy:
+                message += f"; {error.remedy}"
+            raise Ended(RunReason.ENVIRONMENT_FAILED, message, error.detail) from error
+
+    async def _fetch(self, item: Input) -> Path:
+        shown = -1
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            percent = 100 * done // total if total else 100
+            if percent // 5 != shown:
+                shown = percent // 5
+                self._say(f"downloading {item.channel} {percent} %")
+
+        try:
+            key, path = await self.tools.work(self.tools.cache.fetch, item, self.spec.key, progress)
+        except (NotFound, Forbidden, Invalid, ValueError) as error:
+            detail = error.detail if isinstance(error, ModelworksError) else str(error)
+            message = f"input {item.channel}: {detail}" + ("" if item.uri in detail else f" ({item.uri})")
+            raise Ended(RunReason.INPUT_MISSING, message) from error
+        state = self.directory.read("state.json") or {}
+        held = sorted({*state.get("inputs", []), key})
+        await self.tools.call(self.directory.write, "state.json", {**state, "inputs": held})
+        return path
+
+    # -- attend -------------------------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        """Until the process tree has ended."""
+        runtime = self.tools.runtime
+        descriptor = runtime.watch(self.directory)
+        if descriptor is None:
+            return
+        try:
+            self.started = self.directory.started()
+            state = self.directory.read("state.json") or {}
+            self.note(phase=RunPhase.RUNNING, reason=RunReason.NONE, message="", ready=bool(state.get("ready")))
+            if self.started:
+                group = runtime.cgroups.group(self.spec.key)
+                self.meter = RunMeter(self.started.shim, group, self.gpus, self.directory.metrics)
+            duties = [asyncio.create_task(duty) for duty in self._duties()]
+            async with _readable(descriptor) as gone:
+                if self.directory.stop():
+                    # The wish may have been written before there was a shim to hear it.
+                    runtime.wake(self.directory)
+                try:
+                    await gone.wait()
+                finally:
+                    self._process_ended.set()
+                    self.meter = None
+                    for duty in duties:
+                        duty.cancel()
+                    await asyncio.gather(*duties, return_exceptions=True)
+        finally:
+            os.close(descriptor)
+
+    def _duties(self) -> list[Any]:
+        duties = [self._ship()]
+        if self.spec.listen:
+            duties.append(self._probe())
+        if self.spec.time_limit is not None:
+            duties.append(self._limit_time(self.spec.time_limit))
+        if self.spec.access.expose:
+            duties.append(RunAccess(self.directory, self.spec, self.tools).renew())
+        return duties
+
+    async def _limit_time(self, limit: float) -> None:
+        began = self.started.at if self.started else time.time()
+        await asyncio.sleep(max(0.0, began + limit - time.time()))
+        await self.tools.call(self.stop, self.spec.grace, RunReason.TIME_LIMIT)
+
+    async def _ship(self) -> None:
+        """Log and outputs on their way while the run works; what fails is sent again, and at the latest at the end."""
+        while True:
+            await asyncio.sleep(LOG_PERIOD)
+            try:
+                # Shielded: a thread cannot be cancelled, and the end must not overtake it.
+                await asyncio.shield(self.tools.work(self.finisher.sync, self._process_ended.is_set))
+            except ModelworksError as error:
+                log.warning("run %s: uploading meanwhile: %s", self.spec.key, error.detail)
+
+    async def _probe(self) -> None:
+        listen, socket = self.spec.listen, launch.socket_path(self.tools.home, self.spec.key)
+        if listen is None:
+            return
+        began = self.started.at if self.started else time.time()
+        bad, was_ready = 0, self.progress.ready
+        while True:
+            try:
+                await ask(socket, listen.path, listen.timeout)
+            except NotReady as problem:
+                bad += 1
+                if was_ready and bad >= listen.failures:
+                    self._set_ready(False, RunReason.UNHEALTHY, f"not healthy: {problem}")
+                elif not was_ready:
+                    self.note(message=f"starting: {problem}")
+                    if time.time() - began > listen.startup:
+                        message = f"it was not ready within {listen.startup:g} s: {problem}"
+                        await self.tools.call(self.stop, self.spec.grace, RunReason.NOT_READY, message)
+                        return
+            else:
+                bad, was_ready = 0, True
+                self._set_ready(True, RunReason.NONE, "")
+            await asyncio.sleep(listen.period if was_ready else min(_STARTING_PERIOD, listen.period))
+
+    def _set_ready(self, ready: bool, reason: RunReason, message: str) -> None:
+        if ready != self.progress.ready:
+            state = self.directory.read("state.json") or {}
+            self.directory.write("state.json", {**state, "ready": ready})
+        self.note(ready=ready, reason=reason, message=message)
+
+    def observe_usage(self, seen: Processes) -> None:
+        """Take one sample of a living run."""
+        if self.meter is not None:
+            self.usage = self.meter.sample(seen, self.tools.gpus) or self.usage
+
+    def watch_memory(self, seen: Processes) -> None:
+        """Kill a run that uses more memory than it may: the kernel does where it can, we do elsewhere."""
+        if self.meter is None or self._stopping.is_set():
+            return
+        limit, group = self.spec.resources.memory, self.meter.group
+        if group is not None:
+            if group.kills() > 0:
+                self.stop(0.0, RunReason.OUT_OF_MEMORY, out_of_memory(group.peak(), limit))
+            return
+        used = self.meter.memory(seen, limit)
+        if used > limit:
+            self.stop(0.0, RunReason.OUT_OF_MEMORY, out_of_memory(used, limit))
+
+    # -- end ----------------------------------------------------------------------------------------------------
+
+    async def _finalize(self, state: ProcessState) -> None:
+        """Outputs, log, result, in this order; waits for the object store as long as it takes."""
+        self.started = state.started
+        runtime, lines = self.tools.runtime, self.directory.last_lines()
+        if state.exited is None:
+            await self.tools.call(runtime.kill, self.directory)
+            reason = RunReason.LOST
+            message = (
+                "the process that held this run is gone (killed, or the machine restarted): how it ended is not known"
+            )
+        else:
+            group = runtime.cgroups.group(self.spec.key)
+            killed = out_of_memory(group.peak(), self.spec.resources.memory) if group and group.kills() else None
+            reason, message = endings.explain(self.spec, state.exited, self.directory.stop(), killed, lines)
+        self.note(phase=RunPhase.FINALIZING, ready=False, reason=RunReason.NONE, message="uploading outputs")
+        good = state.exited is not None and state.exited.code == 0
+        outputs: dict[str, dict[str, Any]] = {}
+        try:
+            outputs = await self._retrying(lambda: self.tools.work(self.finisher.finish, good))
+        except ModelworksError as error:
+            message = f"outputs cannot be uploaded: {error.detail}" + (f"; {message}" if message else "")
+            reason = RunReason.OUTPUT_FAILED if good else reason
+        await self._write_result(state, reason, message, outputs, lines)
+
+    async def _end_unstarted(self, end: Ended) -> None:
+        if end.detail:
+            with self.directory.log.open("ab") as file:
+                file.write(end.detail.encode() + b"\n")
+        with contextlib.suppress(ModelworksError):  # the message says it all; the log is a convenience here
+            await self.tools.work(self.finisher.ship_log)
+        await self._write_result(
+            self.tools.runtime.state(self.directory), end.reason, end.message, {}, self.directory.last_lines()
+        )
+
+    async def _give_up(self, message: str) -> None:
+        """After a defect of ours: never leave a process that nobody attends to."""
+        runtime = self.tools.runtime
+        await self.tools.call(runtime.stop, self.directory, 0.0, RunReason.FAILED, message)
+        descriptor = runtime.watch(self.directory)
+        if descriptor is not None:
+            async with _readable(descriptor) as gone:
+                await gone.wait()
+            os.close(descriptor)
+        await self._end_unstarted(Ended(RunReason.FAILED, message))
+
+    async def _write_result(
+        self,
+        state: ProcessState,
+        reason: RunReason,
+        message: str,
+        outputs: dict[str, dict[str, Any]],
+        lines: tuple[str, ...],
+    ) -> None:
+        exited = state.exited
+        self.started = state.started
+        result = self.observation().model_copy(
+            update={
+                "phase": RunPhase.LOST if reason == RunReason.LOST else RunPhase.EXITED,
+                "reason": reason,
+                "message": message,
+                "exited_at": exited.at if exited else time.time(),
+                "exit_code": exited.code if exited else None,
+                "signal": exited.signal if exited else None,
+                "ready": False,
+                "address": None,
+                "outputs": outputs,
+                "last_lines": () if reason == RunReason.COMPLETED else lines,
+            }
+        )
+        await self.tools.call(self.directory.write_result, result)
+        self.result = result
+        self._changed(self.spec.key)
+        await self.tools.call(self.tools.clear, self.directory)
+
+    # -- common -------------------------------------------------------------------------------------------------
+
+    async def _retrying(self, attempt: Callable[[], Any]) -> Any:
+        """Repeat while the object store is away, and say so. A stop ends the wait once its grace is over."""
+        pause, before = _RETRY_FIRST, self.progress
+        while True:
+            try:
+                value = await attempt()
+            except Unavailable as error:
+                stop = self.directory.stop()
+                if stop and time.time() > stop.at + max(stop.grace, _RETRY_MOST):
+                    raise
+                self.note(reason=RunReason.STORE_UNREACHABLE, message=f"waiting for the object store: {error.detail}")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _RETRY_MOST)
+            else:
+                if self.progress.reason == RunReason.STORE_UNREACHABLE:
+                    self.note(reason=before.reason, message=before.message)
+                return value
+
+    async def _unless_stopped(self, work: Any) -> None:
+        """Await ``work``, or give it up when the run is to stop; a download under way fills the cache in peace."""
+        self._stop_unstarted(close=work)
+        task, stopping = asyncio.ensure_future(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+            self._stop_unstarted()
+        finally:
+            for one in (task, stopping):
+                one.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
+
+    def _stop_unstarted(self, close: Any = None) -> None:
+        stop = self.directory.stop()
+        if stop is not None:
+            if close is not None:
+                close.close()
+            raise Ended(endings.stop_reason(stop), stop.message or "stopped before it started")
+
+    def _say(self, message: str) -> None:
+        """From a worker's thread."""
+        self.tools.loop.call_soon_threadsafe(lambda: self.note(message=message))
+
+    def _address(self) -> str | None:
+        return f"unix:{launch.socket_path(self.tools.home, self.spec.key)}" if self.spec.listen else None
+
+    def _adopt_launch(self) -> None:
+        """Which CPUs, GPUs and cache entries a run of an earlier agent holds."""
+        document = self.directory.read("launch.json")
+        if document and self.result is None:
+            self.cpus = tuple(document["affinity"])
+            self.gpus = tuple(gpu for gpu in self.tools.gpus.gpus if gpu.uuid in document["gpus"])
+            for key in (self.directory.read("state.json") or {}).get("inputs", []):
+                self.tools.cache.hold(key, self.spec.key)
+
+
+@contextlib.asynccontextmanager
+async def _readable(descriptor: int) -> AsyncIterator[asyncio.Event]:
+    """An event that is set when the descriptor can be read."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, event.set)
+    try:
+        yield event
+    finally:
+        loop.remove_reader(descriptor)

@@ -1,0 +1,88 @@
+"""What this machine offers. ``MW_NODE_NAME``, ``MW_NODE_CPU`` and ``MW_NODE_MEMORY`` override what was found."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+from pathlib import Path
+
+from modelworks.kernel.quantities import parse_bytes, parse_cpu
+from modelworks.kernel.run import NodeObservation, Resources
+from modelworks.runtime.launch import Gpu
+from modelworks.runtime.sandbox import Isolation
+
+RESERVE = 512 * 1024**2  # for the platform itself
+_LEAST = 256 * 1024**2
+_UNLIMITED = 1 << 60
+log = logging.getLogger(__name__)
+
+
+def observe_node(isolation: Isolation, gpus: tuple[Gpu, ...]) -> NodeObservation:
+    """Capacity: the CPUs this process may use, memory less a reserve, GPUs by NVML."""
+    cpu = os.environ.get("MW_NODE_CPU")
+    memory = os.environ.get("MW_NODE_MEMORY")
+    capacity = Resources(
+        cpu=f"{parse_cpu(cpu) if cpu else 1000 * len(os.sched_getaffinity(0))}m",
+        memory=parse_bytes(memory) if memory else max(_LEAST, total_memory() - RESERVE),
+        gpu=len(gpus),
+        gpu_model=gpus[0].model if gpus else None,
+        gpu_memory=min(gpu.memory for gpu in gpus) if gpus else None,
+    )
+    name = os.environ.get("MW_NODE_NAME") or socket.gethostname()
+    return NodeObservation(
+        name=name,
+        capacity=capacity,
+        labels={"hostname": name},
+        isolation=isolation.enabled,
+        isolation_note=isolation.note,
+    )
+
+
+def total_memory() -> int:
+    """MemTotal, or the limit of the container that we are in."""
+    total = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0]) * 1024
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue  # the other version, or none
+        if text.isdigit() and int(text) < _UNLIMITED:
+            total = min(total, int(text))
+    return total
+
+
+class GpuMonitor:
+    """NVML where there is an NVIDIA driver; no GPUs otherwise."""
+
+    def __init__(self) -> None:
+        self._nvml = None
+        self.gpus: tuple[Gpu, ...] = ()
+        if not os.path.exists("/dev/nvidiactl"):
+            return
+        nvml = importlib.import_module("pynvml")  # large, and of use only beside a driver
+        try:
+            nvml.nvmlInit()
+            self.gpus = tuple(self._describe(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+            self._nvml = nvml
+        except nvml.NVMLError as error:
+            log.warning("the NVIDIA driver does not answer: %s", error)
+
+    @staticmethod
+    def _describe(nvml: object, index: int) -> Gpu:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)  # type: ignore[attr-defined]
+        name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)  # type: ignore[attr-defined]
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle).total  # type: ignore[attr-defined]
+        return Gpu(index, str(uuid), str(name), int(memory))
+
+    def usage(self, gpus: tuple[Gpu, ...]) -> tuple[float, float]:
+        """Mean utilisation (0-1) and memory in bytes of these GPUs."""
+        if self._nvml is None or not gpus:
+            return 0.0, 0.0
+        busy = memory = 0.0
+        for gpu in gpus:
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu.index)
+            busy += self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            memory += self._nvml.nvmlDeviceGetMemoryInfo(handle).used
+        return busy / len(gpus), memory

@@ -1,0 +1,154 @@
+"""Outputs of a run: uploaded while it works, and committed at its end by a manifest that is written last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelworks.kernel.errors import NotFound
+from modelworks.kernel.run import Output
+from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.uri import ObjectUri
+
+MANIFEST = ".manifest.json"
+_SETTLED = 2.0  # seconds without a change
+_PARALLEL = 4
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """A regular file below an output: its open descriptor is what is uploaded, whatever its name becomes meanwhile."""
+
+    path: str
+    descriptor: int
+    size: int
+    modified: int  # ns
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return (self.size, self.modified)
+
+
+class OutputUploader:
+    """One output of one run. Not for several threads at once."""
+
+    def __init__(self, directory: Path, output: Output, key: str, client: ObjectClient) -> None:
+        self.directory = directory
+        self.output = output
+        self.key = key
+        self.client = client
+        self._root = output.uri if output.uri.endswith("/") else f"{output.uri}/"
+        self._done: dict[str, tuple[tuple[int, int], str]] = {}  # path → version, SHA-256
+
+    def sync(self, closing: Callable[[], bool]) -> None:
+        """Upload files that changed and have settled; stop early when the run is ``closing``."""
+        now = time.time_ns()
+        for found in walk(self.directory):
+            with contextlib.closing(_Descriptor(found.descriptor)):
+                if closing():
+                    return
+                if now - found.modified > _SETTLED * 1e9:
+                    self._upload(found)
+
+    def finish(self, commit: bool) -> dict[str, Any] | None:
+        """Upload the rest; with ``commit`` write the manifest and return ``{uri, digest, size, files}``.
+
+        May be repeated after an error: what arrived is not sent again. The workload has ended, so nothing changes.
+        """
+        present = set()
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            waiting = []
+            for found in walk(self.directory, links=True):
+                present.add(found.path)
+                waiting.append(pool.submit(self._upload_closing, found))
+                if len(waiting) >= 4 * _PARALLEL:  # bounds the open descriptors
+                    waiting.pop(0).result()
+            for future in waiting:
+                future.result()
+        for gone in set(self._done) - present:
+            with contextlib.suppress(NotFound):
+                self.client.delete(ObjectUri.parse(self._root + gone))
+            del self._done[gone]
+        return self._commit() if commit and self.output.commit else None
+
+    def _commit(self) -> dict[str, Any]:
+        files = [{"path": p, "size": v[0], "sha256": digest} for p, (v, digest) in sorted(self._done.items())]
+        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        size = sum(version[0] for version, _ in self._done.values())
+        document = {"version": 1, "key": self.key, "attempt": self.key.split("/")[1], "digest": digest, "size": size}
+        self.client.put(ObjectUri.parse(self._root + MANIFEST), json.dumps(document | {"files": files}).encode())
+        return {"uri": self._root, "digest": digest, "size": size, "files": len(files)}
+
+    def _upload_closing(self, found: Found) -> None:
+        with contextlib.closing(_Descriptor(found.descriptor)):
+            self._upload(found)
+
+    def _upload(self, found: Found) -> None:
+        done = self._done.get(found.path)
+        if done and done[0] == found.version:
+            return
+        digest = _sha256(found.descriptor)
+        if not done or done[1] != digest:
+            self.client.upload(Path(f"/proc/self/fd/{found.descriptor}"), ObjectUri.parse(self._root + found.path))
+        # A file that grew while it was sent has another version now, and is sent again.
+        self._done[found.path] = (found.version, digest)
+
+
+class _Descriptor:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def close(self) -> None:
+        os.close(self.number)
+
+
+def walk(root: Path, links: bool = False) -> Iterator[Found]:
+    """Regular files below ``root``, opened without following links: a workload must not make us read another's files.
+
+    With ``links``, which is for when the workload has ended, links to files inside ``root`` count as these files.
+    """
+    real = os.path.realpath(root)
+    if not os.path.isdir(real):
+        return
+    for folder, _, names, parent in os.fwalk(real, follow_symlinks=False):
+        for name in sorted(names):
+            path = os.path.relpath(os.path.join(folder, name), real)
+            if path == MANIFEST:
+                continue
+            descriptor = _open(parent, name)
+            if descriptor is None and links:
+                target = os.path.realpath(os.path.join(folder, name))
+                if target.startswith(f"{real}/"):
+                    descriptor = _open(None, target)
+            if descriptor is None:
+                continue
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode):
+                yield Found(path, descriptor, status.st_size, status.st_mtime_ns)
+            else:
+                os.close(descriptor)
+
+
+def _open(parent: int | None, name: str) -> int | None:
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        return None  # a link, or gone since it was listed
+
+
+def _sha256(descriptor: int) -> str:
+    digest, offset = hashlib.sha256(), 0
+    while data := os.pread(descriptor, _CHUNK, offset):
+        digest.update(data)
+        offset += len(data)
+    return digest.hexdigest()

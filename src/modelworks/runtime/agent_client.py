@@ -1,0 +1,93 @@
+"""A Runtime over an agent's Unix socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from modelworks.kernel.errors import Unavailable, from_problem
+from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunObservation, RunSpec
+
+_TIMEOUT = 10.0
+
+
+class AgentClient:
+    """One agent. Safe to use from several threads. No answer is :class:`Unavailable`, never an ended run."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self._http = httpx.Client(
+            base_url="http://agent", transport=httpx.HTTPTransport(uds=str(socket)), timeout=_TIMEOUT
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def healthy(self) -> bool:
+        try:
+            self._call("GET", "/healthz")
+        except Unavailable:
+            return False
+        return True
+
+    def node(self) -> NodeObservation:
+        return NodeObservation.model_validate_json(self._call("GET", "/node"))
+
+    def ensure(self, run: RunSpec) -> RunObservation:
+        return RunObservation.model_validate_json(self._call("PUT", "/runs", json=run.dump()))
+
+    def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
+        self._call("POST", "/runs/stop", json={"key": key, "grace": grace, "reason": reason})
+
+    def observe(self, prefix: str = "") -> Sequence[RunObservation]:
+        items = self._read("GET", "/runs", params={"prefix": prefix})["items"]
+        return [RunObservation.model_validate(item) for item in items]
+
+    def changes(self, since: int, timeout: float) -> tuple[int, Sequence[str]]:
+        params = {"since": since, "timeout": timeout}
+        answer = self._read("GET", "/changes", params=params, timeout=timeout + _TIMEOUT)
+        return int(answer["cursor"]), [str(key) for key in answer["keys"]]
+
+    def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        return self._call("GET", "/runs/log", params={"key": key, "offset": offset, "limit": limit})
+
+    def metrics(self, key: str) -> Iterator[dict[str, float]]:
+        return iter(self._read("GET", "/runs/metrics", params={"key": key})["items"])
+
+    def forget(self, key: str) -> None:
+        self._call("DELETE", "/runs", params={"key": key})
+
+    def stop_all(self, grace: float) -> int:
+        """Stop every run and wait until they ended; how many there were."""
+        answer = self._read("POST", "/stop-all", json={"grace": grace}, timeout=grace + 30)
+        return int(answer["stopped"])
+
+    def build(self, environment: EnvironmentRef) -> Mapping[str, str]:
+        """Begin to build an environment: ``{digest, state: building|ready|failed, message}``; ask again for its end."""
+        answer: Mapping[str, str] = self._read("POST", "/environments", json=environment.dump())
+        return answer
+
+    def _read(self, method: str, path: str, **options: Any) -> Any:
+        return httpx.Response(200, content=self._call(method, path, **options)).json()
+
+    def _call(self, method: str, path: str, **options: Any) -> bytes:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"the agent at {self.socket} does not answer: {error}", remedy="see `mw status`", retry_after=1.0
+            ) from error
+        if response.is_success:
+            return response.content
+        raise from_problem(_body(response), response.status_code)
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
