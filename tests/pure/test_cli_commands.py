@@ -1,0 +1,281 @@
+"""What `mw` sends and prints, against a stand-in for the platform."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.stub_api import StubApi
+
+from modelworks.cli.app import COMMANDS, load, run
+from modelworks.kernel.errors import Conflict, FieldError, Invalid, LimitExceeded, Unauthorized
+from modelworks.sdk import context
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> StubApi:
+    stub = StubApi()
+    monkeypatch.setattr(context, "connect", lambda *_, workspace="default": stub.client(workspace))
+    monkeypatch.setenv("COLUMNS", "80")
+    return stub
+
+
+def manifest(folder: Path, text: str, name: str = "job.yaml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+JOB = "kind: TrainingJob\nmetadata: {name: digits}\nspec: {command: python train.py}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_its_help_is_told_beforehand(name: str) -> None:
+    command = load(name)
+    assert command is not None
+    if hasattr(command, "commands"):  # a group tells the same help in both places
+        assert command.help == COMMANDS[name][2]
+
+
+def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "Exit codes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["jbo"], "No such command"),
+        (["job", "lst"], "No such command"),
+        (["get"], "Missing argument"),
+        (["cost", "--by", "week"], "week"),
+        (["job", "list", "--nope"], "No such option"),
+        (["delete", "job"], "what should be deleted"),
+        (["model", "register", "digits"], "either --job or --uri"),
+        (["apply", "-f", "missing.yaml"], "there is no file missing.yaml"),
+        (["bucket", "upload", "missing", "s3://b/"], "no file or folder"),
+        (["bucket", "ls", "ftp://x/y"], "ftp"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    api: StubApi, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert said.lower() in captured.err.lower()
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Conflict("busy"), 4), (Unauthorized("who?"), 4), (LimitExceeded("full"), 4), (Invalid("wrong"), 2)],
+)
+def test_errors_have_their_exit_code(api: StubApi, capsys: pytest.CaptureFixture[str], error: Any, code: int) -> None:
+    api.routes["GET /resources/Service"] = httpx.Response(error.status, json=error.problem())
+    assert run(["service", "list"]) == code
+    assert capsys.readouterr().err.startswith(f"error: {error.detail}\n")
+
+
+def test_what_is_not_there_is_exit_code_3(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["job", "get", "nope"]) == 3
+    assert "nope" in capsys.readouterr().err
+
+
+def test_no_platform_is_exit_code_5(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MW_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("MW_API", raising=False)
+    assert run(["job", "list"]) == 5
+    assert "try: start it with `mw up --detach`" in capsys.readouterr().err
+
+
+def test_apply_says_what_it_did_and_the_second_one_changes_nothing(
+    api: StubApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = manifest(tmp_path, "kind: Bucket\nmetadata: {name: a}\nspec: {}\n---\nkind: Bucket\nmetadata: {name: b}\n"
+                              "spec: {}\n")  # fmt: skip
+    assert run(["apply", "-f", file]) == 0
+    assert capsys.readouterr().out == "Bucket/a created\nBucket/b created\n"
+    assert run(["apply", "-f", file]) == 0
+    assert capsys.readouterr().out == "Bucket/a unchanged\nBucket/b unchanged\n"
+
+
+def test_a_wrong_field_is_told_with_file_document_and_path(
+    api: StubApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = Invalid("1 field is wrong", fields=(FieldError("manifests.1.spec.replicas", "not a number"),))
+    api.routes["POST /apply"] = httpx.Response(422, json=error.problem())
+    file = manifest(tmp_path, JOB + "---\n" + JOB)
+    assert run(["apply", "-f", file]) == 2
+    assert f"{file} document 2: spec.replicas: not a number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.yaml", "kind: [", "a.yaml:1:"),
+        ("a.yaml", "- 1\n", "a mapping"),
+        ("a.json", "{", "a.json:1:"),
+        ("a.yaml", "", "no manifests"),
+    ],
+)
+def test_broken_files_are_named(
+    api: StubApi, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+) -> None:
+    assert run(["apply", "-f", manifest(tmp_path, text, name)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_is_applied_in_order_and_json_is_a_manifest_too(
+    api: StubApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest(tmp_path, '{"kind": "Bucket", "metadata": {"name": "two"}, "spec": {}}', "2.json")
+    manifest(tmp_path, "kind: Bucket\nmetadata: {name: one}\nspec: {}\n", "1.yaml")
+    manifest(tmp_path, "not a manifest", "README.md")
+    assert run(["apply", "-f", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "Bucket/one created\nBucket/two created\n"
+
+
+def test_json_output_is_one_document(api: StubApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["apply", "-f", manifest(tmp_path, JOB), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["action"] == "created"
+    assert run(["get", "jobs", "--json"]) == 0
+    assert [item["metadata"]["name"] for item in json.loads(capsys.readouterr().out)["items"]] == ["digits"]
+
+
+def test_tables_fit_80_columns(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.add("TrainingJob", "a" * 40, phase="Failed", message="the command ended with exit code 1 " * 4)
+    assert run(["job", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("kind", ["job", "jobs", "TrainingJob", "trainingjobs"])
+def test_kinds_have_short_names(api: StubApi, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    api.add("TrainingJob", "digits")
+    assert run(["get", kind]) == 0
+    assert "digits" in capsys.readouterr().out
+
+
+def test_an_unknown_kind_lists_the_kinds(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /kinds"] = {"items": [{"name": "Service", "plural": "services", "short": []}]}
+    assert run(["get", "servces"]) == 2
+    err = capsys.readouterr().err
+    assert "the kinds are Service" in err
+    assert "try: mw get Service" in err
+
+
+def test_workspace_and_region(api: StubApi, tmp_path: Path) -> None:
+    assert run(["apply", "-f", manifest(tmp_path, JOB), "-w", "team", "--region", "cn-hangzhou"]) == 0
+    assert api.bodies("/apply")[0]["manifests"][0]["metadata"]["workspace"] == "team"
+    assert api.requests[0].url.params["workspace"] == "team"
+
+
+def test_submit_and_follow_prints_the_log_and_the_end(
+    api: StubApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.add("TrainingJob", "digits", spec={"command": "python train.py"}, phase="Succeeded", attempt=1, message="done")
+    api.routes["GET /jobs/digits/log"] = httpx.Response(200, content=b"epoch 1\nepoch 2\n")
+    assert run(["job", "submit", "-f", manifest(tmp_path, JOB), "--follow"]) == 0
+    out = capsys.readouterr().out
+    assert "epoch 1\nepoch 2\n" in out
+    assert out.count("epoch 1") == 1
+    assert "Succeeded" in out
+
+
+def test_a_failed_job_is_exit_code_6_with_its_last_lines(
+    api: StubApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.add(
+        "TrainingJob", "digits", spec={"command": "python train.py"}, phase="Failed", message="exit code 1",
+        last_lines=["Traceback", "ValueError: no"],
+    )  # fmt: skip
+    assert run(["job", "submit", "-f", manifest(tmp_path, JOB), "--wait"]) == 6
+    err = capsys.readouterr().err
+    assert err.startswith("error: job digits failed: exit code 1\n")
+    assert "  | ValueError: no" in err
+
+
+def test_ctrl_c_while_following_detaches(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.add("TrainingJob", "digits", phase="Running", attempt=1)
+
+    def interrupt(request: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    api.routes["GET /jobs/digits/log"] = interrupt
+    assert run(["job", "log", "digits", "-f"]) == 130
+    assert "mw job log digits -f" in capsys.readouterr().err
+
+
+def test_delete_says_what_stays(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = {**api.add("TrainingJob", "digits"), "notes": ["volume scratch is attached to nothing now"]}
+
+    def delete(request: httpx.Request) -> httpx.Response:
+        del api.store["TrainingJob", "digits"]
+        return httpx.Response(202, json=gone)
+
+    api.routes["DELETE /resources/TrainingJob/digits"] = delete
+    assert run(["delete", "job", "digits"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "TrainingJob/digits deleted\n"
+    assert "volume scratch" in captured.err
+
+
+def test_delete_of_nothing_may_be_ignored(api: StubApi) -> None:
+    assert run(["delete", "job", "nope"]) == 3
+    assert run(["delete", "job", "nope", "--ignore-missing"]) == 0
+
+
+def test_cost_table(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    item = {"kind": "Service", "name": "digits", "item": "local.small", "unit": "instance", "quantity_hours": 0.5,
+            "amount": 0.0125}  # fmt: skip
+    api.routes["GET /cost"] = {"items": [item], "total": 0.0125, "currency": "USD"}
+    assert run(["cost"]) == 0
+    out = capsys.readouterr().out
+    assert "Service/digits" in out
+    assert "0.0125 USD" in out
+
+
+def test_a_token_is_the_only_thing_printed(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /services/digits/token"] = {"token": "abc"}
+    assert run(["service", "token", "digits"]) == 0
+    assert capsys.readouterr().out == "abc\n"
+
+
+def test_events(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    event = {
+        "seq": 1,
+        "at": "2026-01-01T10:11:12Z",
+        "kind": "Bucket",
+        "name": "b",
+        "reason": "Created",
+        "message": "made",
+    }
+    api.routes["GET /events"] = {"items": [event], "cursor": 1}
+    assert run(["events"]) == 0
+    assert "10:11:12" in capsys.readouterr().out
+    assert run(["events", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cursor"] == 1
+
+
+def test_login_keeps_a_key_that_works(
+    api: StubApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    api.routes["GET /whoami"] = {"name": "me"}
+    monkeypatch.setattr("modelworks.cli.login.Client", lambda *_, **__: api.client())
+    assert run(["login", "http://other:8700/", "--key", "secret"]) == 0
+    file = tmp_path / "modelworks" / "context.json"
+    assert json.loads(file.read_text()) == {"url": "http://other:8700", "api_key": "secret"}
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run(["logout"]) == 0
+    assert not file.exists()
+    assert run(["login", "other:8700", "--key", "x"]) == 2
