@@ -22,11 +22,15 @@ _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 0.5
 
 
 @dataclass(frozen=True)
-class LogPart:
-    """One run's place in a log: ``ended`` when nothing will be added to it."""
+class Parts:
+    """The runs whose logs make up one log, in order. The first ``ended`` of them are written no more.
 
-    key: str
-    ended: bool
+    ``complete``: no other run will follow.
+    """
+
+    keys: tuple[str, ...] = ()
+    ended: int = 0
+    complete: bool = False
 
 
 def read(context: Context, workspace: str, key: str, offset: int, limit: int = _PIECE) -> bytes:
@@ -48,44 +52,38 @@ def read(context: Context, workspace: str, key: str, offset: int, limit: int = _
 
 
 async def stream(
-    context: Context, workspace: str, parts: Callable[[], list[LogPart] | None], offset: int, *, follow: bool
+    context: Context, workspace: str, parts: Callable[[], Parts | None], offset: int, *, follow: bool
 ) -> AsyncIterator[bytes]:
-    """The bytes from ``offset`` of all parts one after the other.
+    """The bytes from ``offset`` of all parts one after the other; ``parts`` None: the resource is gone.
 
-    ``parts`` tells the runs known by now, the last of which may still be written; None: the resource is gone. With
-    ``follow`` it goes on until the last part has ended; offsets count over all parts, so that a client whose
-    connection was cut goes on with what it has.
+    With ``follow`` it goes on until the last part has ended. Offsets count over all parts, so that a client whose
+    connection was cut goes on behind what it has.
     """
-    index, inside, wait, final = 0, 0, _SHORTEST_WAIT, False
-    to_skip = offset
-    known: list[LogPart] = []
+    known, index, inside, skip, wait = Parts(), 0, 0, offset, _SHORTEST_WAIT
     while True:
-        if index >= len(known):
-            data = b""
-        else:
-            data = await run_in_threadpool(read, context, workspace, known[index].key, inside)
+        # Asked before the read: of a part that had ended by then, an empty read is the end.
+        ended = index < known.ended
+        data = b""
+        if index < len(known.keys):
+            if len(known.keys) == 1:
+                inside, skip = inside + skip, 0
+            data = await run_in_threadpool(read, context, workspace, known.keys[index], inside)
         if data:
-            inside += len(data)
-            wait = _SHORTEST_WAIT
-            shown, to_skip = data[to_skip:], max(to_skip - len(data), 0)
+            inside, wait = inside + len(data), _SHORTEST_WAIT
+            shown, skip = data[skip:], max(skip - len(data), 0)
             if shown:
                 yield shown
             continue
-        # Whether it has ended was seen before the read that found nothing: then nothing is left in it.
-        if final and index < len(known):
-            if index + 1 == len(known):
-                return
-            index, inside, final = index + 1, 0, known[index + 1].ended
+        if ended and index + 1 < len(known.keys):
+            index, inside = index + 1, 0
             continue
-        fresh = await run_in_threadpool(parts)
-        if fresh is None:
+        latest = await run_in_threadpool(parts)
+        if latest is None:
             return
-        grown, known = len(fresh) > len(known), fresh
-        final_now = index < len(known) and (known[index].ended or index + 1 < len(known))
-        if final_now or grown:
-            final = final_now
+        if latest != known:
+            known = latest
             continue
-        if not follow:
+        if not follow or (known.complete and (ended or not known.keys)):
             return
         await asyncio.sleep(wait)
         wait = min(wait * 1.5, _LONGEST_WAIT)

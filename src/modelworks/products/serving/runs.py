@@ -79,7 +79,7 @@ def run_spec(service: Service, key: str) -> RunSpec:
     )
 
 
-def _command(spec: ServiceSpec, known: Mapping[str, str]) -> tuple[str, ...]:
+def _command(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
     if spec.command is not None:
         # On the host's network the port is the agent's to choose: only a shell sees it in time.
         port = "${PORT}" if isinstance(spec.command, str) else str(_listen(spec).port)

@@ -1,0 +1,167 @@
+"""HTTP of serving: tokens, start and stop, logs."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from sqlalchemy import Connection
+
+from modelworks.db import events, resources, secrets
+from modelworks.kernel.errors import Conflict, FieldError, Invalid, NotFound
+from modelworks.kernel.quantities import parse_duration
+from modelworks.kernel.resource import Name, Ref, Resource
+from modelworks.kernel.run import RunKey, RunPhase
+from modelworks.kernel.spec import Spec
+from modelworks.products.context import Context, ContextOf, WorkspaceOf
+from modelworks.products.logs import Parts, stream
+from modelworks.products.serving.facade import SERVICE
+from modelworks.products.serving.queries import TOKEN, rotate_token
+from modelworks.products.serving.routing import service_path
+
+_routes = APIRouter(prefix="/services", tags=["services"])
+
+
+def router() -> APIRouter:
+    return _routes
+
+
+class Token(Spec):
+    """What opens the service at the gateway, as ``Authorization: Bearer <token>`` or the bare token."""
+
+    token: str
+    path: str
+
+
+@_routes.get("/{name}/token", summary="The token of a service", operation_id="getServiceToken")
+def show_token(name: Name, context: ContextOf, workspace: WorkspaceOf) -> Token:
+    """The token that callers of ``/api/predict/<service>`` need."""
+    with context.engine.begin() as connection:
+        service = _service(connection, workspace, name)
+        secrets.ensure(connection, context.cipher, service.uid, TOKEN)
+        text = secrets.get(connection, context.cipher, service.uid, TOKEN)
+    return Token(token=text, path=service_path(workspace, name))
+
+
+@_routes.post("/{name}/token/rotate", summary="Replace the token of a service", operation_id="rotateServiceToken")
+def rotate(
+    name: Name,
+    context: ContextOf,
+    workspace: WorkspaceOf,
+    keep: Annotated[str, Query(max_length=32, description="How long the old token still works, such as 10m.")] = "0s",
+) -> Token:
+    """A new token. The old one stops working at once, or after ``keep`` (at most a day)."""
+    try:
+        seconds = parse_duration(keep)
+    except ValueError as error:
+        raise Invalid(str(error), fields=(FieldError("keep", str(error)),)) from None
+    if seconds > 86_400:
+        raise Invalid("keep is at most 1d", fields=(FieldError("keep", "at most 1d"),))
+    with context.engine.begin() as connection:
+        service = _service(connection, workspace, name, lock=True)
+        secrets.ensure(connection, context.cipher, service.uid, TOKEN)
+        until = round(time.time() + seconds) if seconds else None
+        text = rotate_token(connection, context.cipher, service.uid, keep_until=until)
+        said = f"the old one works for {keep}" if seconds else "the old one is refused"
+        events.append(connection, service.ref, service.uid, "TokenRotated", f"a new token was made; {said}")
+        resources.wake(connection, [service.uid])
+    return Token(token=text, path=service_path(workspace, name))
+
+
+@_routes.post("/{name}/start", status_code=202, summary="Start a stopped service", operation_id="startService")
+def start(name: Name, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
+    """Runs what its spec says; a service of no replicas gets one."""
+    return _switch(context, workspace, name, stopped=False)
+
+
+@_routes.post("/{name}/stop", status_code=202, summary="Stop a service and keep it", operation_id="stopService")
+def stop(name: Name, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
+    """Ends its replicas; its spec, token and path stay. Applying its manifest again starts it."""
+    return _switch(context, workspace, name, stopped=True)
+
+
+def _switch(context: Context, workspace: str, name: str, *, stopped: bool) -> dict[str, Any]:
+    with context.engine.begin() as connection:
+        service = _service(connection, workspace, name, lock=True)
+        if service.deleting is not None:
+            raise Conflict(f"the service {name} is being deleted")
+        spec = service.spec | {"stopped": stopped}
+        if not stopped and not spec.get("replicas", 1):
+            spec["replicas"] = 1
+        if spec == service.spec:
+            return service.document()
+        changed = resources.replace(connection, service.uid, spec, service.resolved, service.labels)
+        verb = "stop" if stopped else "start"
+        events.append(connection, changed.ref, changed.uid, "Updated", f"{verb} requested")
+    return changed.document()
+
+
+@_routes.get(
+    "/{name}/log",
+    summary="The log of a replica",
+    operation_id="getServiceLog",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def log(
+    name: Name,
+    context: ContextOf,
+    workspace: WorkspaceOf,
+    replica: Annotated[int, Query(ge=0, le=1023)] = 0,
+    follow: Annotated[bool, Query(description="Go on until the replica has ended.")] = False,
+    offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to leave out.")] = 0,
+) -> StreamingResponse:
+    """Standard output and error of a replica as text: of the one that runs, else of the one that ended last."""
+    with context.engine.connect() as connection:
+        service = _service(connection, workspace, name)
+    key = _replica_key(service, replica)
+    if key is None:
+        raise NotFound(
+            f"the service {name} has no replica {replica}: {service.status.get('message', 'it has not begun')}",
+            remedy=f"`mw service get {name}` shows its replicas",
+        )
+
+    def parts() -> Parts | None:
+        with context.engine.connect() as connection:
+            now = resources.get_by_uid(connection, service.uid)
+        if now is None:
+            return None
+        live = any(found["key"] == key for found in now.status.get("replicas", ()))
+        return Parts((key,), 0 if live else 1, not live)
+
+    return StreamingResponse(
+        stream(context, workspace, parts, offset, follow=follow), media_type="text/plain; charset=utf-8"
+    )
+
+
+def _replica_key(service: Resource, ordinal: int) -> str | None:
+    """The live run of that ordinal, of the newest revision first; else its last incarnation."""
+    status = service.status
+    live = [found for found in status.get("replicas", ()) if found["ordinal"] == ordinal]
+    if live:
+        order = {str(RunPhase.RUNNING): 1, str(RunPhase.PREPARING): 0}
+        best = max(
+            live,
+            key=lambda found: (
+                found["revision"] == status.get("revision"),
+                order.get(found["phase"], 0),
+                found["incarnation"],
+            ),
+        )
+        return str(best["key"])
+    for slot in status.get("slots", ()):
+        if slot["ordinal"] == ordinal:
+            return str(RunKey(service.uid, status["revision"], ordinal, max(slot.get("incarnation", 0) - 1, 0)))
+    return None
+
+
+def _service(connection: Connection, workspace: str, name: str, *, lock: bool = False) -> Resource:
+    ref = Ref(workspace, SERVICE.name, name)
+    service = resources.lock(connection, ref) if lock else resources.get(connection, ref)
+    if service is None:
+        raise NotFound(
+            f"there is no Service {name} in workspace {workspace}", remedy="`mw service list` shows those there are"
+        )
+    return service

@@ -1,0 +1,208 @@
+"""HTTP of training: validation, logs, metrics and cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from pydantic import ConfigDict, Field
+from sqlalchemy import Connection
+
+from modelworks.db import events, resources
+from modelworks.kernel.errors import Conflict, FieldError, Invalid, NotFound
+from modelworks.kernel.quantities import format_duration
+from modelworks.kernel.resource import Manifest, Name, Ref, Resource
+from modelworks.kernel.run import RunKey
+from modelworks.kernel.spec import Spec
+from modelworks.products.context import Context, ContextOf, WorkspaceOf
+from modelworks.products.kind import Lookup
+from modelworks.products.logs import Parts, stream
+from modelworks.products.training.facade import TRAINING_JOB
+from modelworks.products.training.queries import CANCEL_REQUESTED
+from modelworks.products.training.record import JobPhase
+from modelworks.products.training.spec import TrainingJobSpec
+
+_routes = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+def router() -> APIRouter:
+    return _routes
+
+
+class Estimate(Spec):
+    """What the job costs while it runs; ``at_most`` is for its whole time limit."""
+
+    price_per_hour: float
+    currency: str
+    at_most: float | None = None
+
+
+class Validation(Spec):
+    """A manifest that would be accepted, and what would become of it."""
+
+    spec: dict[str, Any]
+    resolved: dict[str, Any]
+    estimate: Estimate
+    notes: list[str] = Field(default_factory=list)
+
+
+class JobManifest(Manifest):
+    """A manifest of the kind TrainingJob."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [TRAINING_JOB.example]})
+
+
+class MetricsSample(Spec):
+    """One sample of a replica: Unix seconds, cores, bytes, and 0-1 for a GPU's load."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: float
+
+
+class Metrics(Spec):
+    """Samples of one replica, oldest first."""
+
+    replica: int
+    attempt: int
+    items: list[MetricsSample]
+
+
+@_routes.post("/validate", summary="Check a job's manifest and store nothing", operation_id="validateJob")
+def validate(manifest: JobManifest, context: ContextOf, workspace: WorkspaceOf) -> Validation:
+    """The resolved spec, an estimate of the cost, and notes; every wrong field at once, with its path."""
+    if manifest.kind != TRAINING_JOB.name:
+        raise Invalid(
+            f"expected a {TRAINING_JOB.name}, not a {manifest.kind}",
+            fields=(FieldError("kind", f"use {TRAINING_JOB.name}"),),
+        )
+    spec = TrainingJobSpec.parse(manifest.spec, at="spec")
+    metadata = manifest.metadata
+    if "workspace" not in metadata.model_fields_set:
+        metadata = metadata.model_copy(update={"workspace": workspace})
+    elif metadata.workspace != workspace:
+        said = f"the manifest is for the workspace {metadata.workspace}, the request for {workspace}"
+        raise Invalid(said, fields=(FieldError("metadata.workspace", said),))
+    with context.engine.begin() as connection:
+        found = TRAINING_JOB.resolve(metadata, spec, _lookup(connection, context))
+        # Volumes are locked while they are looked at; nothing is kept.
+        connection.rollback()
+    price = float(found.data["price_per_hour"]) * spec.replicas
+    notes = list(found.notes)
+    at_most = None
+    if spec.time_limit is not None:
+        at_most = round(price * spec.time_limit / 3600, 6)
+        notes.append(
+            f"at most {at_most:g} {context.settings.currency} in its time limit of {format_duration(spec.time_limit)}"
+        )
+    return Validation(
+        spec=spec.dump(),
+        resolved=found.data,
+        estimate=Estimate(price_per_hour=price, currency=context.settings.currency, at_most=at_most),
+        notes=notes,
+    )
+
+
+@_routes.get(
+    "/{name}/log",
+    summary="The log of a job",
+    operation_id="getJobLog",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def log(
+    name: Name,
+    context: ContextOf,
+    workspace: WorkspaceOf,
+    follow: Annotated[bool, Query(description="Go on until the job has ended.")] = False,
+    offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to leave out.")] = 0,
+    attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Default: all, one after the other.")] = None,
+    replica: Annotated[int, Query(ge=0, le=1023)] = 0,
+) -> StreamingResponse:
+    """Standard output and error of a replica as text, across its attempts.
+
+    A client that was cut off asks again with the number of bytes it has as ``offset``.
+    """
+    with context.engine.connect() as connection:
+        job = _job(connection, workspace, name)
+    replicas = job.spec.get("replicas", 1)
+    if replica >= replicas:
+        said = f"the job has {replicas} replica{'s' if replicas > 1 else ''}; the first is 0"
+        raise Invalid(said, fields=(FieldError("replica", said),))
+
+    def parts() -> Parts | None:
+        with context.engine.connect() as connection:
+            now = resources.get_by_uid(connection, job.uid)
+        return None if now is None else log_parts(now, replica, attempt)
+
+    return StreamingResponse(
+        stream(context, workspace, parts, offset, follow=follow), media_type="text/plain; charset=utf-8"
+    )
+
+
+def log_parts(job: Resource, replica: int, attempt: int | None) -> Parts:
+    """The runs of a replica by what the status knows of the job's attempts."""
+    status = job.status
+    current = int(status.get("attempt", 1))
+    terminal = bool(status.get("phase")) and JobPhase(status["phase"]).terminal
+    ended = {int(item["n"]) for item in status.get("attempts", ())}
+    wanted = range(1, current + 1) if attempt is None else range(attempt, attempt + 1)
+    keys = tuple(str(RunKey(job.uid, f"a{n}", replica)) for n in wanted)
+    done = sum(n in ended or n < current or terminal for n in wanted)
+    complete = terminal or (attempt is not None and done == len(keys))
+    return Parts(keys, done, complete)
+
+
+@_routes.get("/{name}/metrics", summary="CPU, memory and I/O of a job's replica", operation_id="getJobMetrics")
+def metrics(
+    name: Name,
+    context: ContextOf,
+    workspace: WorkspaceOf,
+    attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Default: the latest.")] = None,
+    replica: Annotated[int, Query(ge=0, le=1023)] = 0,
+) -> Metrics:
+    """One sample each two seconds of the run, as long as the node keeps it."""
+    with context.engine.connect() as connection:
+        job = _job(connection, workspace, name)
+    number = attempt if attempt is not None else int(job.status.get("attempt", 1))
+    key = str(RunKey(job.uid, f"a{number}", replica))
+    for runtime in tuple(context.runtimes.values()):
+        try:
+            samples = [MetricsSample.parse(sample) for sample in runtime.metrics(key)]
+        except NotFound:
+            continue
+        return Metrics(replica=replica, attempt=number, items=samples)
+    return Metrics(replica=replica, attempt=number, items=[])
+
+
+@_routes.post("/{name}/cancel", status_code=202, summary="Stop a job", operation_id="cancelJob")
+def cancel(name: Name, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
+    """Its replicas get SIGTERM and their grace period; the job ends as Cancelled. Repeated, nothing more happens."""
+    with context.engine.begin() as connection:
+        job = _job(connection, workspace, name, lock=True)
+        phase = job.status.get("phase")
+        if phase and JobPhase(phase).terminal:
+            raise Conflict(f"the job {name} has ended: {phase}", remedy=f"`mw job delete {name}` removes it")
+        if not any(event.reason == CANCEL_REQUESTED for event in events.latest(connection, job.uid, 100)):
+            events.append(connection, job.ref, job.uid, CANCEL_REQUESTED, "cancel requested")
+        resources.wake(connection, [job.uid])
+    return job.document()
+
+
+def _job(connection: Connection, workspace: str, name: str, *, lock: bool = False) -> Resource:
+    ref = Ref(workspace, TRAINING_JOB.name, name)
+    job = resources.lock(connection, ref) if lock else resources.get(connection, ref)
+    if job is None:
+        raise NotFound(
+            f"there is no TrainingJob {name} in workspace {workspace}", remedy="`mw job list` shows those there are"
+        )
+    return job
+
+
+def _lookup(connection: Connection, context: Context) -> Lookup:
+    return Lookup(
+        connection,
+        context.settings,
+        lambda workspace, kind, name: resources.get(connection, Ref(workspace, kind, name)),
+    )
