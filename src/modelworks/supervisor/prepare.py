@@ -55,7 +55,8 @@ def _check_extra() -> None:
 def _work(home: Home, options: argparse.Namespace) -> None:
     # Imported once it is known that they are there.
     engines = importlib.import_module("modelworks.supervisor.engines")
-    engines.prepare(home, options, _tell)
+    asked = {name: value for name, value in vars(options).items() if name != "home"}
+    engines.prepare(home, engines.Asked(**asked), _tell)
 
 
 def _tell(message: dict[str, Any]) -> None:
