@@ -14,6 +14,7 @@ from modelworks.cli.get import show
 from modelworks.cli.transfer import bar
 from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.kernel.quantities import format_bytes
+from modelworks.objectstore import transfer
 from modelworks.objectstore.uri import ObjectUri
 from modelworks.sdk.client import Client
 from modelworks.sdk.objects import ensure_bucket, open_store, parse_uri
@@ -54,7 +55,7 @@ def ls(ctx: typer.Context, uri: Annotated[str, typer.Argument(help="s3://BUCKET/
     objects = list(store.list(where))
     if call.out.as_json:
         call.out.document(
-            {"items": [{"key": o.key, "size": o.size, "etag": o.etag, "modified": str(o.modified)} for o in objects]}
+            {"items": [{"key": o.key, "size": o.size, "etag": o.etag, "modified": o.modified} for o in objects]}
         )
         return
     rows = [(o.key, format_bytes(o.size), _when(o.modified)) for o in objects]
@@ -77,9 +78,9 @@ def upload(ctx: typer.Context, source: Annotated[Path, typer.Argument(help="File
     size = sum(file.stat().st_size for file in files)
     with bar(str(source), size) as progress:
         if source.is_file():
-            store.upload(source, target, progress)
+            transfer.upload(store, source, target, progress)
         else:
-            store.upload_tree(source, target, progress=progress)
+            transfer.upload_tree(store, source, target, progress=progress)
     _report(ctx, {"uri": str(target), "files": len(files), "bytes": size}, "uploaded to")
 
 
@@ -92,7 +93,7 @@ def download(ctx: typer.Context, uri: Uri, target: Annotated[Path, typer.Argumen
     if source.key and not source.key.endswith("/") and store.exists(source):
         path = target / Path(source.key).name if target.is_dir() else target
         with bar(source.key, store.head(source).size) as progress:
-            store.download(source, path, progress)
+            transfer.download(store, source, path, progress)
         _report(ctx, {"path": str(path), "files": 1, "bytes": path.stat().st_size}, "downloaded to")
         return
     objects = list(store.list(source))
@@ -100,7 +101,7 @@ def download(ctx: typer.Context, uri: Uri, target: Annotated[Path, typer.Argumen
         raise NotFound(f"there is nothing at {source}", remedy=f"mw bucket ls s3://{source.bucket}/")
     size = sum(item.size for item in objects)
     with bar(str(source), size) as progress:
-        store.download_tree(source, target, progress=progress)
+        transfer.download_tree(store, source, target, progress=progress)
     _report(ctx, {"path": str(target), "files": len(objects), "bytes": size}, "downloaded to")
 
 
@@ -159,7 +160,5 @@ def _report(ctx: typer.Context, facts: dict[str, object], what: str) -> None:
     call.out.say(f"{count} {'file' if count == 1 else 'files'}, {size}, {what} {facts.get('uri') or facts.get('path')}")
 
 
-def _when(moment: object) -> str:
-    if isinstance(moment, int | float):
-        moment = datetime.fromtimestamp(moment, UTC)
-    return moment.strftime("%Y-%m-%d %H:%M") if isinstance(moment, datetime) else str(moment or "")
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")

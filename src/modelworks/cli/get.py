@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from modelworks.cli import kinds
+from modelworks.cli import environment, kinds
 from modelworks.cli.command import Invocation, invocation
 from modelworks.cli.output import age
 from modelworks.sdk.client import Document
@@ -19,6 +19,9 @@ class Format(StrEnum):
     YAML = "yaml"
     JSON = "json"
 
+
+# What is shipped is listed beside what the user has made.
+_CATALOGUES = {environment.KIND: environment.list_environments, "InstanceType": environment.list_instance_types}
 
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", help="Only with this label, key=value.")]
 
@@ -43,6 +46,9 @@ def get(
             call.out.yaml(document)
         else:
             show(call, [document])
+        return
+    if kind in _CATALOGUES and not label and chosen is Format.TABLE:
+        _CATALOGUES[kind](ctx)
         return
     items = client.resources(kind, labels=label or ())
     if chosen is Format.JSON:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -91,8 +92,8 @@ def validate_job(ctx: typer.Context, filename: Files) -> None:
         return
     call.out.say(f"{source.place}: valid")
     estimate = answer.get("estimate") or {}
-    if estimate.get("per_hour") is not None:
-        call.out.say(f"estimate: {money(estimate['per_hour'], estimate.get('currency', ''))} per hour")
+    if estimate.get("price_per_hour") is not None:
+        call.out.say(f"estimate: {money(estimate['price_per_hour'], estimate.get('currency', ''))} per hour")
 
 
 @verb(app, "list")
@@ -138,6 +139,17 @@ def log(
         write(chunk)
 
 
+@verb(app, "wait")
+def wait_job(ctx: typer.Context, name: Name) -> None:
+    """Wait until a job ends. Exits 6 when it fails."""
+    call = invocation(ctx)
+    client = call.connect()
+    job = _attend(call, client, name, follow=False)
+    if call.out.as_json:
+        call.out.document(job)
+    jobs.check(job)
+
+
 @verb(app, "cancel")
 def cancel(ctx: typer.Context, name: Name) -> None:
     """Stop a job; it ends as Cancelled and keeps what it has put out."""
@@ -164,19 +176,18 @@ def metrics(ctx: typer.Context, name: Name) -> None:
     if call.out.as_json:
         call.out.document(answer)
         return
-    samples = answer.get("items") or answer.get("samples") or []
-    columns = ("AT", "REPLICA", "CPU", "MEMORY", "GPU")
+    samples = answer["items"]
+    columns = ("AT", "CPU", "MEMORY", "GPU")
     rows = [
         (
-            f"{float(s.get('at', 0)):.0f}",
-            s.get("replica", 0),
+            datetime.fromtimestamp(float(s["at"]), UTC).strftime("%H:%M:%S"),
             f"{float(s.get('cpu', 0)):.2f}",
             format_bytes(int(s.get("memory", 0))),
             f"{float(s.get('gpu', 0)):.0%}",
         )
         for s in samples
     ]
-    call.out.table(columns, rows, right=columns[2:])
+    call.out.table(columns, rows, right=columns[1:])
 
 
 def follow_log(call: Invocation, client: Client, name: str, replica: int | None = None) -> Document:

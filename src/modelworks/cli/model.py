@@ -89,7 +89,7 @@ def get_model(ctx: typer.Context, name: Name) -> None:
             f"{name}:{item['version']}",
             format_bytes(int(item.get("size") or 0)),
             age(item.get("created_at")),
-            (item.get("lineage") or {}).get("job") or "",
+            ((item.get("lineage") or {}).get("job") or {}).get("name", ""),
             ", ".join(
                 f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in (item.get("metrics") or {}).items()
             ),

@@ -140,13 +140,16 @@ class Client:
         attempt: int | None = None,
         replica: int | None = None,
     ) -> Iterator[bytes]:
-        """The log from byte ``offset``; with ``follow`` until the attempt ends, resumed after every cut."""
+        """The log from byte ``offset``; with ``follow`` until the job ends, resumed after every cut.
+
+        It is the log of ``attempt``, or of all of them, one after the other.
+        """
         params = {"follow": follow, "attempt": attempt, "replica": replica}
         return self._log(f"/jobs/{_part(name)}/log", params, offset)
 
     def job_metrics(self, name: str) -> Document:
-        answer = self._call("GET", f"/jobs/{_part(name)}/metrics")
-        return answer if isinstance(answer, dict) else {"items": answer}
+        """``{replica, attempt, items: [{at, cpu, memory, …}]}`` of the latest attempt's first replica."""
+        return dict(self._call("GET", f"/jobs/{_part(name)}/metrics"))
 
     def cancel_job(self, name: str) -> Document:
         return dict(self._call("POST", f"/jobs/{_part(name)}/cancel", repeat=True) or {})
@@ -178,7 +181,8 @@ class Client:
     # models
 
     def model_versions(self, name: str) -> list[Document]:
-        return _items(self._call("GET", f"/models/{_part(name)}/versions"))
+        """The newest first, at most 1000."""
+        return _items(self._call("GET", f"/models/{_part(name)}/versions", {"limit": 1000}))
 
     def model_version(self, name: str, version: int | str) -> Document:
         return dict(self._call("GET", f"/models/{_part(name)}/versions/{_part(str(version))}"))

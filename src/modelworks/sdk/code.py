@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.quantities import format_bytes
+from modelworks.objectstore import transfer
 from modelworks.sdk import ignore
 from modelworks.sdk.client import Client
 from modelworks.sdk.objects import open_store, parse_uri, workspace_bucket
@@ -73,7 +74,7 @@ def upload(client: Client, folder: Path, progress: Callable[[int], None] | None 
         if send:
             store = open_store(client, read=[prefix], write=[prefix])
             if not store.exists(uri):
-                store.upload(archive.path, uri, progress)
+                transfer.upload(store, archive.path, uri, progress)
         return str(uri)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 
-from modelworks.kernel.errors import Conflict, NotFound, TimedOut, WorkloadFailed
+from modelworks.kernel.errors import TimedOut, WorkloadFailed
 from modelworks.sdk.client import Client, Document
 from modelworks.sdk.waiting import JOB_ENDED, phase_of, status_of, until
 
 KIND = "TrainingJob"
 _LOOK_AGAIN = 2.0
-_WITHOUT_LOG = ("", "Queued", "Pending")
+_WITHOUT_LOG = ("", "Queued", "Preparing")
 
 
 def wait(client: Client, name: str, on_change: Callable[[Document], None] | None = None) -> Document:
@@ -32,25 +31,18 @@ def follow(
     replica: int | None = None,
 ) -> Document:
     """Write the log of every attempt as it grows; the job once it has ended. Every byte is written once."""
-    attempt, offset = 0, 0
+    until(client, KIND, name, lambda j: phase_of(j) not in _WITHOUT_LOG, on_change=on_change)
+    offset = 0
     while True:
-        job = until(client, KIND, name, lambda j: phase_of(j) not in _WITHOUT_LOG, on_change=on_change)
-        current = int(status_of(job).get("attempt") or 1)
-        if current != attempt:
-            attempt, offset = current, 0
+        job = client.get(KIND, name)
         over = ended(job)  # asked before the log is read: what is read after it is all there is
-        try:
-            for chunk in client.job_log(name, follow=not over, offset=offset, attempt=attempt, replica=replica):
-                offset += len(chunk)
-                write(chunk)
-        except (NotFound, Conflict):
-            client.get(KIND, name)  # it was deleted: that is the error to tell; else the attempt has no log (yet)
+        for chunk in client.job_log(name, follow=not over, offset=offset, replica=replica):
+            offset += len(chunk)
+            write(chunk)
         if over:
             return job
-        with contextlib.suppress(
-            TimedOut
-        ):  # the log ended and the job did not: cut by a restart, or between two attempts
-            until(client, KIND, name, functools.partial(_moved, job), on_change=on_change, timeout=_LOOK_AGAIN)
+        with contextlib.suppress(TimedOut):  # the log ended and the job did not (yet): look again
+            until(client, KIND, name, ended, on_change=on_change, timeout=_LOOK_AGAIN)
 
 
 def check(job: Document) -> Document:
@@ -69,13 +61,5 @@ def check(job: Document) -> Document:
 def output_uri(job: Document) -> str | None:
     """Where a job's committed output is; None before there is one."""
     outputs = list(status_of(job).get("outputs") or ())
-    named = [item for item in outputs if item.get("name") == "output"] or outputs
+    named = [item for item in outputs if item.get("name") == "model"] or outputs
     return str(named[0]["uri"]) if named else None
-
-
-def _moved(before: Document, now: Document) -> bool:
-    """Whether there is reason to look at the log again: it ended, another attempt began, or it runs."""
-    if ended(now):
-        return True
-    old, new = status_of(before), status_of(now)
-    return (old.get("phase"), old.get("attempt")) != (new.get("phase"), new.get("attempt"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.kernel.errors import Conflict, Invalid, NotFound
+from modelworks.objectstore import transfer
 from modelworks.sdk import code, services
 from modelworks.sdk.client import Document
 from modelworks.sdk.inference import InferenceSpec as InferenceSpec
@@ -184,9 +185,9 @@ def upload_model(session: Session, path: Path) -> str:
     uri = parse_uri(prefix)
     store = open_store(session.client, read=[prefix], write=[prefix])
     if path.is_file():
-        store.upload(path, parse_uri(prefix + path.name))
+        transfer.upload(store, path, uri / path.name)
     else:
-        store.upload_tree(path, uri)
+        transfer.upload_tree(store, path, uri)
     return prefix
 
 

@@ -75,7 +75,7 @@ def register(client: Client, job: Document) -> tuple[Document, bool]:
     except NotFound:
         versions = []
     for version in versions:
-        if uid in json.dumps(version.get("lineage") or {}):
+        if (version["lineage"].get("job") or {}).get("uid") == uid:
             return version, True
     return client.register_version(NAME, job=name), False
 
