@@ -44,7 +44,7 @@ def _utcnow() -> datetime:
 
 
 class Reconciler:
-    """Runs passes over resources. ``owner`` names this controller: one that returns ends the leases of its last life."""
+    """Runs passes over resources. ``owner`` names this controller: one that comes back ends its old leases."""
 
     def __init__(
         self,

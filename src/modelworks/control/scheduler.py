@@ -1,4 +1,4 @@
-"""Admission: waiting claims are placed on nodes with room, or told why not. One pass at a time in the whole platform."""
+"""Admission: waiting claims are placed on nodes with room, or told why not; one pass at a time on a platform."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SILENCE = timedelta(seconds=90)
 def admit(engine: Engine) -> bool:
     """One pass over all claims, in one transaction; True while some wait.
 
-    A placed claim's ledger row begins with it. Resources whose claims were placed, or wait for another reason than before,
-    are woken.
+    A placed claim's ledger row begins with it. Resources whose claims were placed, or wait for another reason than
+    before, are woken.
     """
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADMISSION_LOCK})

@@ -1,0 +1,142 @@
+"""The controller: the API, the reconcilers and the scheduler in one process, which may die and return at any time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import structlog
+import uvicorn
+from sqlalchemy import Engine
+
+from modelworks.api.app import create_app
+from modelworks.control.act import Actor
+from modelworks.control.context import Context
+from modelworks.control.fleet import Fleet
+from modelworks.control.kinds import KINDS
+from modelworks.control.observer import Observer, recorder
+from modelworks.control.periodic import Periodic, Task, trim_events
+from modelworks.control.reconcile import Reconciler
+from modelworks.control.scheduler import Scheduler
+from modelworks.db.engine import connect
+from modelworks.db.listen import CLAIMS, RESOURCES, Listener
+from modelworks.db.schema import is_current
+from modelworks.db.secrets import Cipher
+from modelworks.home import Home
+from modelworks.kernel.errors import SetupFailed, Unavailable
+from modelworks.objectstore.credentials import Credentials
+from modelworks.products.storage.facade import measure
+from modelworks.runtime.agent_client import AgentClient
+from modelworks.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_LONGEST_PAUSE = 2.0
+_DRAIN = 5  # seconds that requests under way may take after SIGTERM; streams end then
+_TRIM_INTERVAL = 3600.0
+_MEASURE_INTERVAL = 300.0
+
+
+def run(home: Home) -> None:
+    """Serve until SIGTERM. Waits for the database at the start, and outlives its absences."""
+    settings = Settings.load(home)
+    url = settings.database_url or _stored_url(home)
+    engine = connect(url, name="modelworks-controller")
+    _wait_for_schema(engine, home)
+    fleet, listener = Fleet(), Listener(url)
+    context = Context(
+        engine=engine,
+        home=home,
+        settings=settings,
+        kinds=KINDS,
+        runtimes=fleet,
+        cipher=Cipher.load(home.secrets / "master.key"),
+        credentials=lambda: _credentials(home),
+        listener=listener,
+    )
+    actor = Actor(engine, fleet, context.cipher, context.credentials, home.volumes)
+    reconciler = Reconciler(engine, KINDS, settings, fleet, actor, owner=_owner(home))
+    scheduler = Scheduler(engine)
+    observer = Observer(AgentClient(home.agent_socket), fleet, reconciler.wake, recorder(engine))
+    periodic = Periodic(
+        [
+            Task("trim events", _TRIM_INTERVAL, lambda: trim_events(engine)),
+            Task("measure buckets", _MEASURE_INTERVAL, lambda: measure(context)),
+        ]
+    )
+    listener.subscribe(RESOURCES, reconciler.wake)
+    listener.subscribe(CLAIMS, scheduler.wake)
+    app = create_app(context)
+    threads = (listener, observer, scheduler, reconciler, periodic)
+    for thread in threads:
+        thread.start()
+    # uvicorn raises the signal again when it is done, and this is what it then meets.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        _serve(app, home.controller_socket)
+    finally:
+        for thread in reversed(threads):
+            thread.stop()
+        engine.dispose()
+
+
+def _stored_url(home: Home) -> str:
+    path = home.secrets / "database.json"
+    try:
+        return str(json.loads(path.read_text("utf-8"))["url"])
+    except FileNotFoundError:
+        raise SetupFailed(f"{path} does not exist", remedy="start the platform with `mw up`") from None
+
+
+def _credentials(home: Home) -> Credentials:
+    """Read each time: the store's keys are made beside this process's start, and may be rotated."""
+    path = home.secrets / "s3.json"
+    if not path.exists():
+        raise Unavailable("the object store is not set up yet", retry_after=1.0)
+    return Credentials.load(path)
+
+
+def _owner(home: Home) -> str:
+    """This home's controller on this machine: when it returns after a kill, the leases of its old self are its own."""
+    return sha256(f"{socket.gethostname()}:{home.root}".encode()).hexdigest()[:12]
+
+
+def _wait_for_schema(engine: Engine, home: Home) -> None:
+    """Migrate when the schema is not this version's, in a process of its own: what that loads is not needed again."""
+    pause = 0.1
+    while True:
+        try:
+            if is_current(engine):
+                return
+            migration = [sys.executable, "-m", "modelworks.main", "migrate", "--home", str(home.root)]
+            subprocess.run(migration, check=False)
+        except Unavailable as error:
+            _log.info("controller.waits_for_database", reason=error.detail)
+        time.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _serve(app: object, path: Path) -> None:
+    """The API on a Unix socket that only this account can use."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        path.chmod(0o600)
+        listening.listen(256)
+        config = uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_DRAIN,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+    path.unlink(missing_ok=True)
