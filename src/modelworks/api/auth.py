@@ -28,8 +28,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from modelworks.db.tables import api_keys as table
 from modelworks.home import Home
-from modelworks.kernel.errors import Conflict, FieldError, Forbidden, Invalid, NotFound, SetupFailed, Unauthorized
-from modelworks.kernel.resource import DEFAULT_WORKSPACE, check_name
+from modelworks.kernel.errors import Conflict, Forbidden, NotFound, SetupFailed, Unauthorized
+from modelworks.kernel.resource import DEFAULT_WORKSPACE
 from modelworks.products.context import Principal
 
 LOCAL_KEY_NAME = "local"
@@ -121,11 +121,7 @@ def check_administrator(principal: Principal) -> None:
 
 
 def make_key(connection: Connection, name: str, workspace: str | None, read_only: bool) -> tuple[Key, str]:
-    """A new key and its text, which nobody can ask for again. Raises Invalid, or Conflict when the name is in use."""
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise Invalid("the key's name is wrong", fields=(FieldError("name", str(error)),)) from None
+    """A new key and its text, which nobody can ask for again. Raises Conflict when the name is in use."""
     text = "mw_" + secrets.token_urlsafe(32)
     key = _store(connection, name, sha256(text), workspace, read_only, anew=table.c.revoked_at.is_not(None))
     if key is None:

@@ -1,0 +1,44 @@
+"""The HTTP API: who may ask, what is refused before a route runs, and the routes of every product."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from modelworks import __version__
+from modelworks.api import openapi, platform, problems, resources, streams
+from modelworks.api.auth import Keyring, authenticate, ensure_local_key
+from modelworks.api.body import StrictRequests
+from modelworks.control.context import Context
+from modelworks.products.billing import routes as billing
+from modelworks.products.catalogue import routes as catalogue
+from modelworks.products.registry import routes as registry
+from modelworks.products.serving import routes as serving
+from modelworks.products.storage import routes as storage
+from modelworks.products.training import routes as training
+
+PREFIX = "/api/v1"
+_PRODUCTS = (training, serving, registry, storage, billing, catalogue)
+
+
+def create_app(context: Context) -> FastAPI:
+    """The app over one controller's parts. The local user's key is made, and known, from here on."""
+    app = FastAPI(
+        title="Modelworks",
+        version=__version__,
+        description="A self-hosted machine-learning platform. Errors are RFC 9457 problems.",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context = context
+    app.state.keyring = Keyring(context.engine)
+    ensure_local_key(context.home, context.engine)
+    app.add_middleware(StrictRequests)
+    problems.install(app)
+    closed = APIRouter(prefix=PREFIX, dependencies=[Depends(authenticate)])
+    for part in (resources.router, streams.router, platform.router, *(product.router() for product in _PRODUCTS)):
+        closed.include_router(part)
+    app.include_router(platform.open_router, prefix=PREFIX)
+    app.include_router(closed)
+    openapi.install(app, context.kinds)
+    return app
