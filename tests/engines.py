@@ -35,7 +35,6 @@ def temporary_home() -> Iterator[Home]:
 
 def start(launch: Launch, log: Path, *, extra: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
     """Start an engine that ends with this process, however this one ends."""
-    account = {} if launch.user is None else {"user": launch.user.uid, "group": launch.user.gid}
     with log.open("ab") as output:
         return subprocess.Popen(
             [*launch.argv, *extra],
@@ -45,9 +44,10 @@ def start(launch: Launch, log: Path, *, extra: tuple[str, ...] = ()) -> subproce
             stdout=output,
             stderr=output,
             start_new_session=True,
+            user=None if launch.user is None else launch.user.uid,
+            group=None if launch.user is None else launch.user.gid,
             extra_groups=None if launch.user is None else [],
             preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
-            **account,
         )
 
 
@@ -91,3 +91,5 @@ def running(
         yield process
     finally:
         stop(process, launch)
+        for path in launch.leaves:
+            path.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import psycopg
-import pytest
 
 
 def test_a_database_of_ones_own(database_url: str) -> None:

@@ -148,11 +148,11 @@ def _unneeded(directory: str, names: list[str]) -> list[str]:
 def _open_to_all(tree: Path) -> None:
     for path in [tree, *tree.rglob("*")]:
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) and path.stat().st_mode & 0o100 else 0o644)
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def _runs_as(executable: Path, user: User) -> bool:
-    command = [executable, "--version"]
+    command = [str(executable), "--version"]
     try:
         done = subprocess.run(command, user=user.uid, group=user.gid, extra_groups=[], capture_output=True, check=False)
     except OSError:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import shutil
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelworks.kernel.errors import SetupFailed
+from modelworks.kernel.quantities import format_bytes
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class User:
 class Launch:
     """``Popen(argv, env=…, cwd=…)``; with ``user`` also ``user=uid, group=gid, extra_groups=[]``.
 
-    ``stop_signal`` begins a graceful end, which takes up to ``stop_timeout`` seconds; SIGKILL after it loses nothing that
-    was acknowledged.
+    ``stop_signal`` begins a graceful end, which takes up to ``stop_timeout`` seconds; SIGKILL after it loses nothing
+    that was acknowledged. ``leaves`` are sockets that may stay behind: to be removed once the process has ended.
     """
 
     argv: tuple[str, ...]
@@ -36,7 +38,8 @@ class Launch:
     user: User | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout: float = 10.0
-    ports: tuple[int, ...] = field(default=())
+    ports: tuple[int, ...] = ()
+    leaves: tuple[Path, ...] = ()
 
 
 def unprivileged_user() -> User | None:
@@ -100,7 +103,17 @@ def check_reachable(path: Path, user: User) -> None:
             )
 
 
-class explained:  # noqa: N801 - reads as a word in a with statement
+def check_space(path: Path, needed: int = 128 << 20) -> None:
+    """Raises SetupFailed when less than ``needed`` bytes are free on the disk of ``path``."""
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise SetupFailed(
+            f"no space left on the disk of {path}: {format_bytes(free)} free, {format_bytes(needed)} needed",
+            remedy="free some space, or set MW_HOME to another disk",
+        )
+
+
+class explained:
     """Turns the operating system's refusals into SetupFailed with the path and what to do."""
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The embedded PostgreSQL: a cluster of our own, reached by a Unix socket only.
 
-``postgres/`` in the home holds ``data`` (the cluster), ``postgresql.conf`` and ``pg_hba.conf`` (rewritten at each start) and,
-under root, a copy of the binaries where the unprivileged user can run them.
+``postgres/`` in the home holds ``data`` (the cluster), ``postgresql.conf`` and ``pg_hba.conf`` (rewritten at each
+start) and, under root, a copy of the binaries where the unprivileged user can run them.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 
-from modelworks.embedded import binaries
+from modelworks.embedded import binaries, orphans
 from modelworks.embedded.binaries import Binaries
 from modelworks.embedded.launch import (
     Launch,
     User,
     check_reachable,
+    check_space,
     explained,
     make_directory,
     unprivileged_user,
@@ -77,10 +77,12 @@ def prepare(home: Home, provider: str | None = None) -> Launch:
     _make_directories(home, user)
     engine = binaries.runnable(binaries.find(provider), user, home.postgres)
     data = home.postgres / "data"
+    check_space(home.postgres)
     _write_configuration(home, engine, user)
     if (data / "PG_VERSION").exists():
         _check_version(data, engine)
-        _end_orphans(data)
+        # A server that no supervisor knows any more, and then its last backends.
+        orphans.end(data, "postgres", _read_pid(data / "postmaster.pid"), signal.SIGINT, _ORPHAN_WAIT)
         _remove_stale_locks(home)
         if _password(home) is None:
             _set_password(home, engine, user)
@@ -215,7 +217,6 @@ def _single(home: Home, engine: Binaries, user: User | None, database: str, sql:
 
 
 def _run(*argv: str | Path, engine: Binaries, user: User | None, home: Home, text: str | None = None) -> None:
-    account = {} if user is None else {"user": user.uid, "group": user.gid}
     done = subprocess.run(
         [str(a) for a in argv],
         env=_environment(engine),
@@ -224,8 +225,9 @@ def _run(*argv: str | Path, engine: Binaries, user: User | None, home: Home, tex
         capture_output=True,
         text=True,
         check=False,
+        user=None if user is None else user.uid,
+        group=None if user is None else user.gid,
         extra_groups=None if user is None else [],
-        **account,
     )
     output = (done.stdout + done.stderr).strip()
     # A failed statement in single-user mode does not change the exit status.
@@ -243,47 +245,8 @@ def _run(*argv: str | Path, engine: Binaries, user: User | None, home: Home, tex
     )
 
 
-def _end_orphans(data: Path) -> None:
-    """End servers on this data directory that no supervisor knows, and wait until their last process has gone.
-
-    PostgreSQL's own interlock is the pid in ``postmaster.pid``, which a reboot may have given to somebody else; processes
-    that work in the directory are the truth.
-    """
-    deadline = time.monotonic() + _ORPHAN_WAIT
-    postmaster = _read_pid(data / "postmaster.pid")
-    asked = False
-    while pids := _processes_in(data):
-        if postmaster in pids and not asked:
-            os.kill(postmaster, signal.SIGINT)
-            asked = True
-        if time.monotonic() > deadline:
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            raise SetupFailed(
-                f"a PostgreSQL server still ran on {data} (processes {', '.join(map(str, sorted(pids)))})",
-                remedy="it was killed now; start again",
-            )
-        time.sleep(0.02)
-
-
-def _processes_in(data: Path) -> set[int]:
-    """Processes whose working directory is the cluster: the server and its backends, whatever their parent."""
-    found = set()
-    target = data.stat()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "cwd").stat()
-                name = (entry / "comm").read_text().strip()
-            except OSError:
-                continue  # it ended meanwhile, or is somebody else's
-            if (status.st_dev, status.st_ino) == (target.st_dev, target.st_ino) and name == "postgres":
-                found.add(int(entry.name))
-    return found
-
-
 def _remove_stale_locks(home: Home) -> None:
-    """Lock files survive a power cut, and their pid may be anybody's by now. Only after _end_orphans."""
+    """Lock files survive a power cut, and their pid may be anybody's by now. Only once nothing works there."""
     socket = home.postgres_socket_dir / ".s.PGSQL.5432"
     locks = [home.postgres / "data" / "postmaster.pid", socket, socket.with_name(socket.name + ".lock")]
     for path in locks:
