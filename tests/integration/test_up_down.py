@@ -21,7 +21,7 @@ from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
 from modelworks.supervisor import checks, logs
 from modelworks.supervisor.cli import main
-from modelworks.supervisor.procfs import Identity
+from modelworks.supervisor.procfs import Identity, pids
 from modelworks.supervisor.state import Stage, State
 
 FAKE = Path(__file__).parents[1] / "fake_platform.py"
@@ -76,6 +76,16 @@ def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
 def answer(url: str) -> int:
     with urllib.request.urlopen(f"{url}/healthz", timeout=10) as response:
         return int(json.load(response)["pid"])
+
+
+def named_in(home: Home) -> list[int]:
+    """Processes whose command line names the home."""
+    found = []
+    for pid in pids():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            if str(home.root).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 @pytest.fixture
@@ -165,6 +175,20 @@ def test_a_killed_process_is_started_again(platform: Platform, name: str) -> Non
     assert (process.restarts, process.last_exit) == (1, "killed by SIGKILL")
     status = json.loads(platform.run("status", "--json").stdout)
     assert status["state"] == "up"
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+def test_a_supervisor_killed_while_it_starts_leaves_nothing_unknown(platform: Platform, after: float) -> None:
+    argv = platform.argv("up", "--port", "0")
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: platform.home.supervisor_state.exists() or process.poll() is not None)
+    time.sleep(after)  # any moment will do
+    process.kill()
+    process.wait()
+    if after > 0.2:
+        platform.up()
+    platform.run("down")
+    until(lambda: not named_in(platform.home))
 
 
 def test_down_works_without_supervisor_and_agent_and_on_the_deaf(platform: Platform) -> None:

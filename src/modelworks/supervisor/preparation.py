@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
 from modelworks.supervisor import logs
-from modelworks.supervisor.state import Ports
+from modelworks.supervisor.policy import Phase
+from modelworks.supervisor.procfs import Identity
+from modelworks.supervisor.state import Ports, Process
+from modelworks.supervisor.unit import Unit
 
 NAME = "prepare"
 PUBLIC = "public"
@@ -70,10 +74,12 @@ class Preparation:
         self._rest = b""
         self._failed: dict[str, Any] | None = None
         self.ended = False
+        self.unit = Unit(NAME, (*command, *arguments), step=True, stop_timeout=5.0)
+        self._since = time.time()
         log = logs.open_log(home, NAME)
         try:
             self._popen = subprocess.Popen(
-                [*command, *arguments],
+                self.unit.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -95,6 +101,10 @@ class Preparation:
         messages = [json.loads(line) for line in lines if line]
         self._failed = next((m["failed"] for m in messages if "failed" in m), self._failed)
         return messages
+
+    def record(self) -> Process:
+        """For the state: whoever finds it without its supervisor ends it."""
+        return Process(self.unit, Phase.STARTING, Identity.of(self._popen.pid), self._since)
 
     def finish(self) -> None:
         """Reap it. Raises SetupFailed when it did not do its work."""

@@ -74,7 +74,11 @@ class Supervisor:
         for name, process in previous.processes.items():
             identity = process.identity
             pidfd = identity.pidfd() if identity else None
-            if identity is None or pidfd is None or process.unit.step:
+            if identity is None or pidfd is None:
+                continue
+            if process.unit.step:  # begun for a supervisor that is gone: it is done again
+                os.close(pidfd)
+                stop_processes([process], self._report.line)
                 continue
             child = self._children[name] = Child(process.unit, starts=process.restarts, last_exit=process.last_exit)
             child.running(identity, pidfd, now, None)
@@ -107,6 +111,7 @@ class Supervisor:
             wish = replace(wish, s3_port=known.s3_port)
         self._preparation = Preparation(self._home, self._program.prepare, wish, known, tuple(self._children))
         self._watch(self._preparation.fileno(), self._prepared)
+        self._save()
 
     def _prepared(self) -> None:
         assert self._preparation is not None
@@ -290,7 +295,9 @@ class Supervisor:
 
     def _end_preparation(self) -> None:
         if self._preparation is not None:
+            self._selector.unregister(self._preparation.fileno())
             self._preparation.kill()
+            self._preparation = None
 
     def _reap(self) -> None:
         for child in self._children.values():
@@ -315,6 +322,8 @@ class Supervisor:
             name: child.record(policy.phase(child.unit.need, child.seen, seen))
             for name, child in self._children.items()
         }
+        if self._preparation is not None:
+            processes[self._preparation.unit.name] = self._preparation.record()
         return replace(self._state, processes=processes)
 
     def _save(self) -> None:
