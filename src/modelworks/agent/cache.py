@@ -23,6 +23,7 @@ from pathlib import Path
 
 from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.kernel.run import Input
+from modelworks.objectstore import transfer
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.uri import ObjectUri
 
@@ -90,11 +91,11 @@ class InputCache:
     def list(self, text: str) -> Listing:
         """One file if the URI is one, else everything below it. Raises NotFound when there is nothing."""
         uri = ObjectUri.parse(text)
-        if uri.key and not uri.key.endswith("/"):
+        if not uri.is_folder:
             with contextlib.suppress(NotFound):
                 info = self.client.head(uri)
-                return Listing(uri, False, info.size, _digest([(uri.key.rpartition("/")[2], info.size, info.etag)]))
-            uri = ObjectUri(uri.bucket, f"{uri.key}/")
+                return Listing(uri, False, info.size, _digest([(uri.name, info.size, info.etag)]))
+            uri = uri.folder
         infos = [
             (i.key.removeprefix(uri.key), i.size, i.etag) for i in self.client.list(uri) if not i.key.endswith("/")
         ]
@@ -133,10 +134,10 @@ class InputCache:
 
         try:
             if listing.folder:
-                self.client.download_tree(listing.uri, data, progress=count)
+                transfer.download_tree(self.client, listing.uri, data, progress=count)
             else:
-                file = data / listing.uri.key.rpartition("/")[2]
-                self.client.download(listing.uri, file, progress=count)
+                file = data / listing.uri.name
+                transfer.download(self.client, listing.uri, file, progress=count)
                 if item.unpack:
                     unpack(file, staged / "unpacked", str(listing.uri))
                     shutil.rmtree(data)

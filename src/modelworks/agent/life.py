@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 from modelworks.agent import endings
@@ -17,10 +17,11 @@ from modelworks.agent.access import RunAccess
 from modelworks.agent.finish import Finisher
 from modelworks.agent.logs import PERIOD as LOG_PERIOD
 from modelworks.agent.metrics import RunMeter, Sample
+from modelworks.agent.prepare import Ended, Preparation
 from modelworks.agent.probe import NotReady, ask
 from modelworks.agent.tools import Tools
-from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound, Unavailable
-from modelworks.kernel.run import Input, RunObservation, RunPhase, RunReason, RunSpec
+from modelworks.kernel.errors import ModelworksError, Unavailable
+from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime import launch
 from modelworks.runtime.launch import Gpu, Prepared
 from modelworks.runtime.limits import out_of_memory
@@ -43,16 +44,6 @@ class Progress:
     reason: RunReason = RunReason.NONE
     message: str = ""
     ready: bool = False
-
-
-class Ended(Exception):
-    """The run ends before it starts."""
-
-    def __init__(self, reason: RunReason, message: str, detail: str = "") -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.detail = detail
 
 
 class RunLife:
@@ -151,54 +142,13 @@ class RunLife:
 
     async def _prepare(self) -> None:
         """Everything up to ``launch.json``. May be repeated."""
-        spec, tools = self.spec, self.tools
-        python = tools.environments.python(spec.environment)
-        if python is None:
-            python = await self._build_environment()
-        inputs = {item.channel: await self._retrying(lambda item=item: self._fetch(item)) for item in spec.inputs}  # type: ignore[misc]
-        variables: dict[str, str] = {}
-        if spec.access.expose:
-            variables = await self._retrying(RunAccess(self.directory, spec, tools).grant)
-        self.cpus, self.gpus = tools.assign(spec)
+        preparation = Preparation(self.directory, self.spec, self.tools, self._say)
+        python = await preparation.interpreter()
+        inputs = {item.channel: await self._retrying(partial(preparation.fetch, item)) for item in self.spec.inputs}
+        variables = await self._retrying(preparation.variables)
+        self.cpus, self.gpus = self.tools.assign(self.spec)
         prepared = Prepared(python, inputs, self.cpus, self.gpus, variables)
-        await tools.call(self._write_launch, prepared)
-
-    def _write_launch(self, prepared: Prepared) -> None:
-        launch.make_directories(self.spec, self.directory, self.tools.home, prepared)
-        resources = self.spec.resources
-        cgroups = self.tools.runtime.cgroups.create(self.spec.key, resources.memory, resources.cpu)
-        launch.write_launch(self.spec, self.directory, self.tools.home, self.tools.isolation, prepared, cgroups)
-
-    async def _build_environment(self) -> Path:
-        try:
-            return await self.tools.work(self.tools.environments.ensure, self.spec.environment, self._say)
-        except EnvironmentFailed as error:
-            first = next((line for line in reversed(error.detail.splitlines()) if line.strip()), "")
-            message = f"the environment cannot be built: {first.strip() or error.detail}"
-            if error.remedy:
-                message += f"; {error.remedy}"
-            raise Ended(RunReason.ENVIRONMENT_FAILED, message, error.detail) from error
-
-    async def _fetch(self, item: Input) -> Path:
-        shown = -1
-
-        def progress(done: int, total: int) -> None:
-            nonlocal shown
-            percent = 100 * done // total if total else 100
-            if percent // 5 != shown:
-                shown = percent // 5
-                self._say(f"downloading {item.channel} {percent} %")
-
-        try:
-            key, path = await self.tools.work(self.tools.cache.fetch, item, self.spec.key, progress)
-        except (NotFound, Forbidden, Invalid, ValueError) as error:
-            detail = error.detail if isinstance(error, ModelworksError) else str(error)
-            message = f"input {item.channel}: {detail}" + ("" if item.uri in detail else f" ({item.uri})")
-            raise Ended(RunReason.INPUT_MISSING, message) from error
-        state = self.directory.read("state.json") or {}
-        held = sorted({*state.get("inputs", []), key})
-        await self.tools.call(self.directory.write, "state.json", {**state, "inputs": held})
-        return path
+        await self.tools.call(preparation.write_launch, prepared)
 
     # -- attend -------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ class LogShipper:
 
     def __init__(self, directory: RunDirectory, uri: str, client: ObjectClient) -> None:
         self.directory = directory
-        self.root = uri if uri.endswith("/") else f"{uri}/"
+        self.root = ObjectUri.parse(uri).folder
         self.client = client
         self._marker = directory.path / "shipped"
         self._shipped = 0
@@ -34,6 +34,6 @@ class LogShipper:
         while self._shipped < size:
             start = self._shipped // CHUNK * CHUNK
             data = self.directory.read_log(start, CHUNK)
-            self.client.put(ObjectUri.parse(f"{self.root}{start:016d}.log"), data)
+            self.client.put(self.root / f"{start:016d}.log", data)
             self._shipped = start + len(data)
             self._marker.write_text(str(self._shipped))

@@ -16,6 +16,7 @@ from typing import Any
 
 from modelworks.kernel.errors import NotFound
 from modelworks.kernel.run import Output
+from modelworks.objectstore import transfer
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.uri import ObjectUri
 
@@ -47,7 +48,7 @@ class OutputUploader:
         self.output = output
         self.key = key
         self.client = client
-        self._root = output.uri if output.uri.endswith("/") else f"{output.uri}/"
+        self._root = ObjectUri.parse(output.uri).folder
         self._done: dict[str, tuple[tuple[int, int], str]] = {}  # path → version, SHA-256
 
     def sync(self, closing: Callable[[], bool]) -> None:
@@ -77,7 +78,7 @@ class OutputUploader:
                 future.result()
         for gone in set(self._done) - present:
             with contextlib.suppress(NotFound):
-                self.client.delete(ObjectUri.parse(self._root + gone))
+                self.client.delete(self._root / gone)
             del self._done[gone]
         return self._commit() if commit and self.output.commit else None
 
@@ -86,8 +87,8 @@ class OutputUploader:
         digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         size = sum(version[0] for version, _ in self._done.values())
         document = {"version": 1, "key": self.key, "attempt": self.key.split("/")[1], "digest": digest, "size": size}
-        self.client.put(ObjectUri.parse(self._root + MANIFEST), json.dumps(document | {"files": files}).encode())
-        return {"uri": self._root, "digest": digest, "size": size, "files": len(files)}
+        self.client.put(self._root / MANIFEST, json.dumps(document | {"files": files}).encode())
+        return {"uri": str(self._root), "digest": digest, "size": size, "files": len(files)}
 
     def _upload_closing(self, found: Found) -> None:
         with contextlib.closing(_Descriptor(found.descriptor)):
@@ -99,7 +100,7 @@ class OutputUploader:
             return
         digest = _sha256(found.descriptor)
         if not done or done[1] != digest:
-            self.client.upload(Path(f"/proc/self/fd/{found.descriptor}"), ObjectUri.parse(self._root + found.path))
+            transfer.upload(self.client, Path(f"/proc/self/fd/{found.descriptor}"), self._root / found.path)
         # A file that grew while it was sent has another version now, and is sent again.
         self._done[found.path] = (found.version, digest)
 

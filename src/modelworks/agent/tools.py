@@ -32,6 +32,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 
+# Short, since every user of the client repeats, and says meanwhile what it waits for.
+_STORE_DEADLINE = 3.0  # seconds
 _CACHE_SHARE = 0.2  # of the file system, unless MW_CACHE_BYTES says otherwise
 
 
@@ -59,7 +61,7 @@ class Tools:
         self.gpus = GpuMonitor()
         self.node = observe_node(self.isolation, self.gpus.gpus)
         self.node_name = self.node.name
-        self.client = ObjectClient(self.credentials)
+        self.client = ObjectClient(self.credentials, deadline=_STORE_DEADLINE)
         self.cache = InputCache(home.agent / "cache", self.client, _cache_bound(home.agent))
         self.environments = Environments(home.agent / "environments")
         self.children: list[subprocess.Popen[bytes]] = []

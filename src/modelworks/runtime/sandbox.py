@@ -24,7 +24,8 @@ _SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # Enough for name lookup, TLS, time zones and the dynamic linker, and nothing about this host's people.
 _ETC = (
     "resolv.conf", "hosts", "nsswitch.conf", "host.conf", "gai.conf", "protocols", "services", "mime.types",
-    "localtime", "timezone", "ssl", "ca-certificates", "pki", "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "fonts",
+    "localtime", "timezone", "ssl", "ca-certificates", "pki", "alternatives", "ld.so.cache", "ld.so.conf",
+    "ld.so.conf.d", "fonts",
     "OpenCL", "vulkan",
 )  # fmt: skip
 _FIRST_UID = 600_000

@@ -1,0 +1,90 @@
+"""What a run needs before it starts: its interpreter, its inputs, its keys, its directories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from modelworks.agent.access import RunAccess
+from modelworks.agent.tools import Tools
+from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound
+from modelworks.kernel.run import Input, RunReason, RunSpec
+from modelworks.runtime import launch
+from modelworks.runtime.launch import Prepared
+from modelworks.runtime.rundir import RunDirectory
+
+
+class Ended(Exception):
+    """The run ends before it starts."""
+
+    def __init__(self, reason: RunReason, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.detail = detail
+
+
+class Preparation:
+    """Steps that may each be repeated. ``say`` tells people what is being done, from any thread.
+
+    Raises :class:`Ended` when it can never succeed, and Unavailable when it is worth another try.
+    """
+
+    def __init__(self, directory: RunDirectory, spec: RunSpec, tools: Tools, say: Callable[[str], None]) -> None:
+        self.directory = directory
+        self.spec = spec
+        self.tools = tools
+        self.say = say
+
+    async def interpreter(self) -> Path:
+        """The Python of the run's environment, built if need be."""
+        environments, ref = self.tools.environments, self.spec.environment
+        ready = environments.python(ref)
+        if ready is not None:
+            return ready
+        try:
+            return await self.tools.work(environments.ensure, ref, self.say)
+        except EnvironmentFailed as error:
+            last = next((line.strip() for line in reversed(error.detail.splitlines()) if line.strip()), "")
+            message = f"the environment cannot be built: {last or error.detail}"
+            if error.remedy:
+                message += f"; {error.remedy}"
+            raise Ended(RunReason.ENVIRONMENT_FAILED, message, error.detail) from error
+
+    async def fetch(self, item: Input) -> Path:
+        """The directory of an input in the cache, held for the run."""
+        shown = -1
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            percent = 100 * done // total if total else 100
+            if percent // 5 != shown:
+                shown = percent // 5
+                self.say(f"downloading {item.channel} {percent} %")
+
+        try:
+            key, path = await self.tools.work(self.tools.cache.fetch, item, self.spec.key, progress)
+        except (NotFound, Forbidden, Invalid, ValueError) as error:
+            detail = error.detail if isinstance(error, ModelworksError) else str(error)
+            message = f"input {item.channel}: {detail}" + ("" if item.uri in detail else f" ({item.uri})")
+            raise Ended(RunReason.INPUT_MISSING, message) from error
+        state = self.directory.read("state.json") or {}
+        held = sorted({*state.get("inputs", []), key})
+        await self.tools.call(self.directory.write, "state.json", {**state, "inputs": held})
+        return path
+
+    async def variables(self) -> dict[str, str]:
+        """Store keys, for a run that asks for them."""
+        if not self.spec.access.expose:
+            return {}
+        try:
+            return await RunAccess(self.directory, self.spec, self.tools).grant()
+        except (Forbidden, Invalid) as error:
+            raise Ended(RunReason.START_FAILED, f"no store keys for this run: {error.detail}") from error
+
+    def write_launch(self, prepared: Prepared) -> None:
+        """Directories, limits, and at last ``launch.json``."""
+        spec, tools = self.spec, self.tools
+        launch.make_directories(spec, self.directory, tools.home, prepared)
+        cgroups = tools.runtime.cgroups.create(spec.key, spec.resources.memory, spec.resources.cpu)
+        launch.write_launch(spec, self.directory, tools.home, tools.isolation, prepared, cgroups)
