@@ -259,11 +259,11 @@ def test_events(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
         "reason": "Created",
         "message": "made",
     }
-    api.routes["GET /events"] = {"items": [event], "cursor": 1}
+    api.routes["GET /events"] = {"items": [event], "cursor": "1"}
     assert run(["events"]) == 0
     assert "10:11:12" in capsys.readouterr().out
     assert run(["events", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["cursor"] == 1
+    assert json.loads(capsys.readouterr().out)["cursor"] == "1"
 
 
 def test_login_keeps_a_key_that_works(

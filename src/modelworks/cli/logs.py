@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from modelworks.sdk.client import Client, Document
 from modelworks.sdk.text import Utf8Writer
 
 _WAIT = 20.0
+_PAGE = 1000
 
 
 def logs(
@@ -52,14 +54,14 @@ def events(
     kind: Annotated[str | None, typer.Argument(help="Only of this kind.")] = None,
     name: Annotated[str | None, typer.Argument(help="Only of this resource.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10000, help="At most so many.")] = 200,
-    since: Annotated[int | None, typer.Option(min=0, help="After this cursor.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10000, help="The last so many.")] = 200,
+    since: Annotated[str | None, typer.Option(help="After this cursor of an earlier --json answer.")] = None,
 ) -> None:
-    """Show what happened, oldest first. With --json and --follow each event is one line."""
+    """Show what happened last, oldest first. With --json and --follow each event is one line."""
     call = invocation(ctx)
     client = call.connect()
     resolved = kinds.resolve(client, kind) if kind else None
-    items, cursor = client.events(resolved, name, since=since, limit=limit)
+    items, cursor = _last_events(client, resolved, name, since, limit)
     if follow:
         _follow_events(call, client, resolved, name, items, cursor)
     elif call.out.as_json:
@@ -68,8 +70,20 @@ def events(
         call.out.table(("AT", "RESOURCE", "REASON", "MESSAGE"), [_row(item) for item in items])
 
 
+def _last_events(
+    client: Client, kind: str | None, name: str | None, since: str | None, limit: int
+) -> tuple[list[Document], str]:
+    """The last ``limit`` events there are, and the cursor after them."""
+    last: deque[Document] = deque(maxlen=limit)
+    while True:
+        items, since = client.events(kind, name, since=since, limit=_PAGE)
+        last.extend(items)
+        if len(items) < _PAGE:
+            return list(last), since
+
+
 def _follow_events(
-    call: Invocation, client: Client, kind: str | None, name: str | None, items: list[Document], cursor: int
+    call: Invocation, client: Client, kind: str | None, name: str | None, items: list[Document], cursor: str
 ) -> None:
     while True:
         for item in items:

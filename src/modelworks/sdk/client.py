@@ -79,14 +79,14 @@ class Client:
         kind: str | None = None,
         name: str | None = None,
         *,
-        since: int | None = None,
+        since: str | None = None,
         limit: int | None = None,
         wait: float | None = None,
-    ) -> tuple[list[Document], int]:
+    ) -> tuple[list[Document], str]:
         """Events after cursor ``since``, oldest first, and the new cursor; ``wait`` seconds for the first one."""
         params = {"kind": kind, "name": name, "since": since, "limit": limit, "wait": wait}
         answer = self._call("GET", "/events", params)
-        return list(answer["items"]), int(answer["cursor"])
+        return list(answer["items"]), str(answer["cursor"])
 
     def kinds(self) -> list[Document]:
         return _items(self._call("GET", "/kinds"))
