@@ -53,7 +53,7 @@ def test_an_alias_that_moves_to_the_same_bytes() -> None:
     ("spec", "facts"),
     [
         ({"env": {"A": "1"}}, {}),
-        ({"readiness": {"path": "/ready"}}, {}),
+        ({"readiness": {"path": "/v2/health/ready"}}, {}),
         ({}, {"model": {"uri": "s3://m/1/", "digest": "c" * 64}}),
         ({}, {"environment": {"digest": "f" * 64}}),
         ({}, {"resources": {"cpu": "2000m", "memory": 1 << 30}}),

@@ -16,6 +16,8 @@ from modelworks.products.workload import Command, EnvName, EnvValue, VolumeRefer
 
 _ENTRY = re.compile(r"[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*")
 
+_OWN_HEALTH = ("/health", "/v2/health/ready")
+
 
 def _check_entry(entry: str) -> str:
     if not _ENTRY.fullmatch(entry) or entry.startswith("/") or ".." in entry:
@@ -91,6 +93,8 @@ class ServiceSpec(Spec):
         for field, processor in (("command", Processor.COMMAND), ("entry", Processor.PYTHON)):
             if getattr(self, field) is not None and self.processor is not processor:
                 raise ValueError(f"{field} is for the processor {processor}, not for {self.processor}")
+        if self.processor is not Processor.COMMAND and self.readiness.path not in _OWN_HEALTH:
+            raise ValueError(f"readiness.path is for the processor command; the model server has {_OWN_HEALTH[0]}")
         if self.network == "host" and self.processor is not Processor.COMMAND:
             raise ValueError("network: host is for the processor command")
         twice = duplicates([*(["/mnt/model"] if self.model else []), *(volume.mount_path for volume in self.volumes)])

@@ -1,0 +1,1 @@
+"""What turns a request into an answer. One file each."""
