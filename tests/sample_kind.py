@@ -185,7 +185,7 @@ class MemoryRuntime:
         self._check()
         with self._condition:
             # Bounded, so that a test's observer ends soon after it.
-            self._condition.wait_for(lambda: self.away or len(self._changes) > since, min(timeout, 0.5))
+            self._condition.wait_for(lambda: self.away or len(self._changes) > since, min(timeout, 0.1))
             self._check()
             return len(self._changes), tuple(dict.fromkeys(self._changes[since:]))
 

@@ -31,7 +31,7 @@ from modelworks.db.secrets import Cipher
 from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed, Unavailable
 from modelworks.objectstore.credentials import Credentials
-from modelworks.products.storage.facade import measure
+from modelworks.products.storage.facade import MEASURE_EVERY_S, measure
 from modelworks.runtime.agent_client import AgentClient
 from modelworks.settings import Settings
 
@@ -40,7 +40,6 @@ _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 2.0
 _DRAIN = 5  # seconds that requests under way may take after SIGTERM; streams end then
 _TRIM_INTERVAL = 3600.0
-_MEASURE_INTERVAL = 300.0
 
 
 def run(home: Home) -> None:
@@ -67,7 +66,7 @@ def run(home: Home) -> None:
     periodic = Periodic(
         [
             Task("trim events", _TRIM_INTERVAL, lambda: trim_events(engine)),
-            Task("measure buckets", _MEASURE_INTERVAL, lambda: measure(context)),
+            Task("measure buckets", MEASURE_EVERY_S, lambda: measure(context)),
         ]
     )
     listener.subscribe(RESOURCES, reconciler.wake)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import selectors
+import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,8 +25,8 @@ Callback = Callable[[str], None]
 _log = structlog.get_logger(__name__)
 _NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 _LONGEST_PAUSE = 5.0
-# A blocked read ends this often to see whether the thread should stop; the interval is not part of the latency.
-_PATIENCE = 2.0
+# A connection that is silent for so many seconds is asked whether it still lives.
+_PATIENCE = 60.0
 
 
 class Listener(threading.Thread):
@@ -40,6 +42,7 @@ class Listener(threading.Thread):
         self._subscribers: dict[str, list[Callback]] = defaultdict(list)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._wake_up, self._woken_up = socket.socketpair()
 
     def subscribe(self, channel: str, callback: Callback) -> Callable[[], None]:
         """Call ``callback`` at every notification of ``channel``; returns what ends the subscription."""
@@ -54,8 +57,8 @@ class Listener(threading.Thread):
         return cancel
 
     def stop(self) -> None:
-        """Ends within a few seconds; the thread is a daemon, so nobody has to wait for it."""
         self._stopping.set()
+        self._wake_up.send(b"x")
 
     def run(self) -> None:
         pause = 0.1
@@ -76,11 +79,15 @@ class Listener(threading.Thread):
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _read(self, connection: psycopg.Connection[object]) -> None:
-        while not self._stopping.is_set():
-            for note in connection.notifies(timeout=_PATIENCE):
-                self._call(note.channel, note.payload)
-                if self._stopping.is_set():
-                    return
+        """Until :meth:`stop`; raises psycopg.Error when the connection is cut."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            selector.register(self._woken_up, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                if not selector.select(_PATIENCE):
+                    connection.execute("SELECT 1")
+                for note in connection.notifies(timeout=0):
+                    self._call(note.channel, note.payload)
 
     def _call(self, channel: str, payload: str) -> None:
         with self._lock:
