@@ -34,8 +34,7 @@ def _model(resolution: Resolution, wanted: str) -> dict[str, Any]:
     if reference.startswith(_SCHEMES):
         # A prefix has no digest of its own: what is in it when a replica starts is what it serves.
         return {"uri": resolution.uri(reference, "spec.model", folder=not reference.endswith(".onnx"))}
-    try:
-        found = find_version(resolution.lookup.connection, resolution.workspace, reference)
-    except Invalid as error:
-        raise Invalid(error.detail, remedy=error.remedy, fields=(FieldError("spec.model", error.detail),)) from error
+    found = find_version(resolution.lookup.connection, resolution.workspace, reference, path="spec.model")
+    if found.note is not None:
+        resolution.notes.append(found.note)
     return {"uri": found.uri, "digest": found.digest, "version": found.version, "size": found.size}
