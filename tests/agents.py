@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,7 +24,10 @@ _PROGRAM = (
 )
 
 
-def run_spec(number: int, *command: str, uid: str = "testrun", **fields: Any) -> RunSpec:
+UID = f"t{secrets.token_hex(5)}"  # other test processes on this machine have other runs
+
+
+def run_spec(number: int, *command: str, uid: str = UID, **fields: Any) -> RunSpec:
     values = {"workspace": "default", "kind": "TrainingJob", "name": "test", "command": command, "grace": 5.0}
     return RunSpec(key=f"{uid}/a1/{number}/0", **(values | fields))
 
@@ -77,9 +81,12 @@ class AgentProcess:
         self._env = {**os.environ, **env}
         self.process: subprocess.Popen[bytes]
 
-    def start(self) -> None:
+    def spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", _PROGRAM + f"process.run(Home(Path({str(self.home.root)!r})))"]
-        self.process = subprocess.Popen(command, env=self._env)
+        return subprocess.Popen(command, env=self._env)
+
+    def start(self) -> None:
+        self.process = self.spawn()
         poll(lambda: self.process.poll() is not None or self.client.healthy())
         assert self.process.poll() is None, "the agent ended"
 

@@ -50,7 +50,6 @@ class Agent:
         self.tools.cache.prepare()
         for directory in self.store.all():
             self._begin(RunLife(directory, directory.spec(), self.tools, self._mark))
-        self.tools.runtime.cgroups.sweep(key for key, life in self._lives.items() if not life.ended)
         self._background = [asyncio.create_task(self._measure()), asyncio.create_task(self._watch_memory())]
 
     async def close(self) -> None:

@@ -107,6 +107,7 @@ class RunLife:
     async def run(self) -> None:
         """Carry the run to its end. Never raises but for cancellation: what goes wrong is the run's end."""
         if self.result is not None:
+            await self.tools.call(self.tools.clear, self.directory)  # a crash may have come between
             return
         try:
             state = self.tools.runtime.state(self.directory)

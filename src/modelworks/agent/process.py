@@ -15,7 +15,7 @@ from modelworks.agent.routes import routes
 from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
 
-_HANDOVER = 10.0  # seconds that a predecessor may take to end
+_HANDOVER = 5.0  # seconds that a predecessor may take to end
 log = logging.getLogger(__name__)
 
 

@@ -65,18 +65,9 @@ class Cgroups:
     def remove(self, key: str) -> None:
         """Drop the run's groups; they are empty once the run has exited."""
         for parent in {p for p in (self.memory, self.cpu) if p is not None}:
-            # Still busy for a moment after the last process, or never made; the next sweep takes it.
+            # Never made, gone already, or still busy: the next start of the agent tries again.
             with contextlib.suppress(OSError):
                 (parent / _name(key)).rmdir()
-
-    def sweep(self, alive: Iterable[str]) -> None:
-        """Drop empty groups of runs that are not alive."""
-        keep = {_name(key) for key in alive}
-        for parent in {p for p in (self.memory, self.cpu) if p is not None}:
-            for group in parent.glob("r-*"):
-                if group.name not in keep:
-                    with contextlib.suppress(OSError):
-                        group.rmdir()
 
 
 @dataclass(frozen=True)
