@@ -9,6 +9,7 @@ import struct
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 _CONNECT_TIMEOUT = 0.5  # seconds; all doors are on this machine
 _ENOUGH = 1024
@@ -26,6 +27,11 @@ class Question:
     address: str
     path: str = "/healthz"
     protocol: Protocol = Protocol.HTTP
+
+    @classmethod
+    def decode(cls, data: dict[str, str]) -> Self:
+        """From JSON; the inverse of ``dataclasses.asdict``."""
+        return cls(data["address"], data["path"], Protocol(data["protocol"]))
 
 
 class Ask:

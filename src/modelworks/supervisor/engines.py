@@ -13,6 +13,7 @@ from typing import Any
 from modelworks.embedded import external, postgres, seaweedfs
 from modelworks.embedded.launch import Launch
 from modelworks.home import Home
+from modelworks.kernel.errors import SetupFailed
 from modelworks.settings import Settings
 from modelworks.supervisor import publicsocket
 from modelworks.supervisor.ask import Protocol, Question
@@ -20,6 +21,7 @@ from modelworks.supervisor.preparation import PUBLIC, Addresses
 from modelworks.supervisor.unit import Unit
 
 Tell = Callable[[dict[str, Any]], None]
+_STORE_PATIENCE, _STORE_PAUSE = 90.0, 0.1
 _FROM_HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -60,6 +62,20 @@ def prepare(home: Home, asked: Asked, tell: Tell) -> None:
                 tell({"unit": asdict(unit)})
             if works[work] == "postgres":  # the controller waits by itself until the database answers
                 tell({"unit": asdict(units["controller"])})
+    if settings.s3_endpoint is None:
+        _await_store(home)
+
+
+def _await_store(home: Home) -> None:
+    """The store's port answers before it takes objects. Raises SetupFailed when it never does."""
+    deadline = time.monotonic() + _STORE_PATIENCE
+    while not seaweedfs.ready(home):
+        if time.monotonic() > deadline:
+            raise SetupFailed(
+                f"the object store has taken no object for {_STORE_PATIENCE:.0f} s",
+                remedy=f"see {home.logs}/weed.log",
+            )
+        time.sleep(_STORE_PAUSE)
 
 
 def choose(settings: Settings, asked: Asked) -> Addresses:

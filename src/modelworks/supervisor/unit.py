@@ -44,4 +44,4 @@ class Unit:
     def decode(cls, data: dict[str, Any]) -> Self:
         """From JSON; the inverse of ``dataclasses.asdict``."""
         lists = {"argv": tuple(data["argv"]), "after": tuple(data["after"])}
-        return cls(**(data | lists | {"questions": tuple(Question(**q) for q in data["questions"])}))
+        return cls(**(data | lists | {"questions": tuple(map(Question.decode, data["questions"]))}))
