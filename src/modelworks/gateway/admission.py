@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from modelworks.gateway.balance import least_loaded
+from modelworks.gateway.door import Door
 from modelworks.gateway.table import Replica
 
 _MEMORY = 0.1  # weight of the newest request in the mean
@@ -29,21 +30,22 @@ class Waiter(Protocol):
 
 
 class Slot:
-    """One replica as the gateway sees it: its load, whether it is suspect, whether it has left the table."""
+    """One replica as the gateway sees it: its load, whether it may be given more, whether it has left the table.
 
-    __slots__ = ("failures", "in_flight", "limit", "removed", "replica", "suspect_until")
+    ``door`` is the way to the replica; nothing here goes through it.
+    """
 
-    def __init__(self, replica: Replica, limit: int) -> None:
+    __slots__ = ("door", "failures", "in_flight", "limit", "open", "removed", "replica", "suspect_until")
+
+    def __init__(self, replica: Replica, limit: int, door: Door) -> None:
         self.replica = replica
         self.limit = limit
         self.in_flight = 0
+        self.open = True
         self.removed = False
+        self.door = door
         self.failures = 0
-        self.suspect_until = 0.0  # 0: not suspect
-
-    @property
-    def free(self) -> bool:
-        return self.in_flight < self.limit and not self.suspect_until and not self.removed
+        self.suspect_until = 0.0
 
 
 class QueueFull(Exception):
@@ -57,7 +59,8 @@ class QueueFull(Exception):
 class Admission:
     """The slots and the queue of one service."""
 
-    def __init__(self, *, queue_size: int, queue_timeout: float) -> None:
+    def __init__(self, door: Callable[[Replica], Door], *, queue_size: int, queue_timeout: float) -> None:
+        self._door = door
         self.queue_size = queue_size
         self.queue_timeout = queue_timeout
         self.slots: tuple[Slot, ...] = ()
@@ -107,6 +110,7 @@ class Admission:
 
     def suspect(self, slot: Slot, now: float) -> None:
         """Nothing listens there: leave it alone for a moment, longer each time."""
+        slot.open = False
         slot.suspect_until = now + min(_SUSPECT_FIRST * 2.0**slot.failures, _SUSPECT_LONGEST)
         slot.failures = min(slot.failures + 1, 8)
 
@@ -118,20 +122,23 @@ class Admission:
         kept = {slot.replica: slot for slot in self.slots}
         slots: list[Slot] = []
         for replica in dict.fromkeys(replicas):
-            slot = kept.pop(replica, None) or Slot(replica, concurrency)
+            slot = kept.pop(replica, None) or Slot(replica, concurrency, self._door(replica))
             slot.limit = concurrency
             slots.append(slot)
         self.slots = tuple(slots)
         for slot in kept.values():
             slot.removed = True
+            slot.open = False
         self._pump()
         return list(kept.values())
 
     def expire(self, now: float) -> list[Waiter]:
         """Suspects get another chance; whose deadline has passed leaves the queue and is answered."""
         for slot in self.slots:
-            if slot.suspect_until and slot.suspect_until <= now:
-                slot.suspect_until = 0.0
+            if not slot.open and slot.suspect_until <= now:
+                slot.open = True
+        if not self._queue:
+            return []
         self._pump()
         late = [waiter for waiter, deadline in self._queue.items() if deadline <= now]
         for waiter in late:

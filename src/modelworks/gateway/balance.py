@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 
 class Load(Protocol):
-    """What a choice needs to know of a replica. ``free`` says whether it may take one more at all."""
+    """What a choice needs to know of a replica: free is who is ``open`` and has less than its limit."""
 
     in_flight: int
-
-    @property
-    def free(self) -> bool: ...
+    limit: int
+    open: bool
 
 
 L = TypeVar("L", bound=Load)
@@ -21,11 +21,13 @@ L = TypeVar("L", bound=Load)
 def least_loaded(replicas: Sequence[L], turn: int) -> L | None:
     """The free replica with the fewest requests; ties go round with ``turn``. None when none is free."""
     best: L | None = None
+    fewest = sys.maxsize
     count = len(replicas)
     for i in range(count):
         replica = replicas[(turn + i) % count]
-        if replica.free and (best is None or replica.in_flight < best.in_flight):
-            if replica.in_flight == 0:
+        load = replica.in_flight
+        if load < fewest and load < replica.limit and replica.open:
+            if load == 0:
                 return replica
-            best = replica
+            best, fewest = replica, load
     return best

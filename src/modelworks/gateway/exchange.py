@@ -110,7 +110,8 @@ class Exchange:
         self._out = []
         # Once a second part has gone the whole is no longer at hand.
         self._replay = out if self._replay is None and not self._deadline and self._held <= self._buffer else None
-        self._deadline = self._client.now() + self._service.route.keepalive
+        since = self._client.now() if self._deadline else self._entered
+        self._deadline = since + self._service.route.keepalive
         if not upstream.lost:
             upstream.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
@@ -128,7 +129,13 @@ class Exchange:
 
     def check(self, now: float) -> None:
         """Called now and then: a replica that does not begin to answer in time is given up."""
-        if self._deadline and not self._started and now > self._deadline and self._upstream is not None:
+        if (
+            self.request_complete
+            and self._deadline
+            and not self._started
+            and now > self._deadline
+            and self._upstream is not None
+        ):
             keepalive = self._service.route.keepalive
             self.fail(
                 Problem(
@@ -202,7 +209,7 @@ class Exchange:
         patient = self._attempts < service.patience
         if patient:
             service.admission.suspect(slot, now)
-        service.leave(slot, None)
+        service.admission.release(slot, None)
         if not patient:
             self._refuse(service.unreachable())
             return
@@ -210,6 +217,7 @@ class Exchange:
         again = service.admission.reenter(self, self._queue_deadline)
         if again is not None:
             self._go(again, now)
+            self.flush()
 
     # The upstream's side
 
@@ -280,10 +288,10 @@ class Exchange:
             if client.blocked:
                 upstream.transport.resume_reading()
             upstream.exchange = None
-            service.door(slot).pool.put(upstream, now)
+            slot.door.pool.put(upstream, now)
         else:
             upstream.close()
-        service.leave(slot, now - self._entered)
+        service.admission.release(slot, now - self._entered)
         client.done(self._keep)
 
     def broken(self, detail: str) -> None:
@@ -316,12 +324,12 @@ class Exchange:
             self._whole = True
             self._tear_down()
             self._client.done(False)
-        elif self._may_repeat(upstream, error):
+        elif self._may_repeat(upstream, slot, error):
             self._losses += 1
             self._service.metrics.retries += 1
             self._out = [*(self._replay or ()), *self._out]
             self._replay, self._deadline = None, 0.0
-            self._service.door(slot).pool.connect(self)
+            slot.door.pool.connect(self)
         else:
             self.broken(f"the connection ended before the answer did ({error or 'closed'})")
 
@@ -332,7 +340,7 @@ class Exchange:
 
     def _go(self, slot: Slot, now: float) -> None:
         self._slot = slot
-        pool = self._service.door(slot).pool
+        pool = slot.door.pool
         connection = pool.take(now)
         if connection is None:
             pool.connect(self)
@@ -358,7 +366,7 @@ class Exchange:
         assert slot is not None
         assert upstream is not None
         self._status = response.status
-        door = self._service.door(slot)
+        door = slot.door
         queued = self._entered - self._began
         ours = door.unqueued if not queued or not door.lines else b"%b%d\r\n" % (door.lines, queued * 1000)
         parts = [_status_line(response.status), *response.lines, ours]
@@ -400,14 +408,17 @@ class Exchange:
         if rest:
             upstream.transport.write(rest)
 
-    def _may_repeat(self, upstream: UpstreamConnection, error: Exception | None) -> bool:
+    def _may_repeat(self, upstream: UpstreamConnection, slot: Slot, error: Exception | None) -> bool:
         """A replica may close a kept connection just when a request comes: safe when it cannot have read the request,
         or when reading it twice is allowed. A fresh connection that breaks has met this request: once is enough."""
         replay = self._replay
         if replay is None or self._started or self._status or self._losses >= _LOST_RETRIES or not upstream.reused:
             return False
-        unsent = isinstance(error, BrokenPipeError) or upstream.unsent_at_end >= sum(map(len, replay))
-        return unsent or self.head.method in _IDEMPOTENT
+        if self.head.method in _IDEMPOTENT or isinstance(error, BrokenPipeError):
+            return True
+        if isinstance(error, ConnectionResetError) and slot.replica.address.startswith("unix:"):
+            return self.request_complete  # so a Unix socket says that its peer closed without having read it all
+        return upstream.unsent_at_end >= sum(map(len, replay))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer without a replica."""
@@ -428,7 +439,7 @@ class Exchange:
             now = self._client.now()
             if self._status:
                 self._service.metrics.answered(self._status, now - self._began)
-            self._service.leave(slot, now - self._entered)
+            self._service.admission.release(slot, now - self._entered)
 
 
 def too_large(service: Service) -> Problem:

@@ -11,6 +11,7 @@ from pathlib import Path
 from modelworks.gateway import auth
 from modelworks.gateway.admission import Waiter
 from modelworks.gateway.direct import Direct
+from modelworks.gateway.door import Door
 from modelworks.gateway.exchange import Exchange, too_large
 from modelworks.gateway.heads import RequestHead
 from modelworks.gateway.limits import Limits
@@ -18,7 +19,7 @@ from modelworks.gateway.metrics import render
 from modelworks.gateway.pool import Pool
 from modelworks.gateway.problems import CONTROLLER_DOWN, NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
 from modelworks.gateway.protocol import ClientConnection
-from modelworks.gateway.service import Door, Service
+from modelworks.gateway.service import Service
 from modelworks.gateway.table import EMPTY, Replica, Route, Table
 
 _PREDICT = b"/api/predict/"
@@ -189,7 +190,7 @@ class Gateway:
         for service in (*self.services.values(), *self._leaving, self._controller):
             for waiter in service.sweep(now):
                 waiter.expired()
-        self._leaving = [service for service in self._leaving if service.doors]
+        self._leaving = [service for service in self._leaving if service.busy]
         for client in list(self.clients):
             client.check(now)
 

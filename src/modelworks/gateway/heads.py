@@ -2,81 +2,68 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.problems import HEAD_TOO_LARGE, TARGET_TOO_LONG, Problem, bad_request
 
 Headers = list[tuple[bytes, bytes]]
 
 
-class Header(IntEnum):
-    """What the gateway does with a header by its name."""
-
-    PASS = 0
-    DROP = 1
-    HOST = 2
-    AUTHORIZATION = 3
-    LENGTH = 4
-    ENCODING = 5
-    CONNECTION = 6
-    EXPECT = 7
-    UPGRADE = 8
-
+# What becomes of a header, by its name. Plain integers: this is looked up for each header of each request.
+PASS, DROP, HOST, AUTHORIZATION, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE = range(9)
 
 _SPECIAL = {
-    b"host": Header.HOST,
-    b"authorization": Header.AUTHORIZATION,
-    b"content-length": Header.LENGTH,
-    b"transfer-encoding": Header.ENCODING,
-    b"connection": Header.CONNECTION,
-    b"expect": Header.EXPECT,
-    b"upgrade": Header.UPGRADE,
-    b"keep-alive": Header.DROP,
-    b"proxy-connection": Header.DROP,
-    b"proxy-authorization": Header.DROP,
-    b"proxy-authenticate": Header.DROP,
-    b"te": Header.DROP,
-    b"trailer": Header.DROP,
-    b"http2-settings": Header.DROP,
-    b"forwarded": Header.DROP,
-    b"x-forwarded-for": Header.DROP,
-    b"x-forwarded-host": Header.DROP,
-    b"x-forwarded-proto": Header.DROP,
-    b"x-real-ip": Header.DROP,
+    b"host": HOST,
+    b"authorization": AUTHORIZATION,
+    b"content-length": LENGTH,
+    b"transfer-encoding": ENCODING,
+    b"connection": CONNECTION,
+    b"expect": EXPECT,
+    b"upgrade": UPGRADE,
+    b"keep-alive": DROP,
+    b"proxy-connection": DROP,
+    b"proxy-authorization": DROP,
+    b"proxy-authenticate": DROP,
+    b"te": DROP,
+    b"trailer": DROP,
+    b"http2-settings": DROP,
+    b"forwarded": DROP,
+    b"x-forwarded-for": DROP,
+    b"x-forwarded-host": DROP,
+    b"x-forwarded-proto": DROP,
+    b"x-real-ip": DROP,
 }
 _OURS_IN_ANSWERS = {b"server", b"x-mw-replica", b"x-mw-revision", b"x-mw-queue-ms"}
 _REMEMBERED = 2048
 
 
-class _Names(dict[bytes, Header]):
+class _Names(dict[bytes, int]):
     """Header name as spelled → its treatment; computed once for a spelling, and forgotten when there are too many."""
 
     def __init__(self, *, request: bool) -> None:
         super().__init__()
         self._request = request
 
-    def __missing__(self, name: bytes) -> Header:
+    def __missing__(self, name: bytes) -> int:
         kind = self._classify(name.lower())
         if len(self) >= _REMEMBERED:
             self.clear()
         self[name] = kind
         return kind
 
-    def _classify(self, name: bytes) -> Header:
+    def _classify(self, name: bytes) -> int:
         if self._request:
             # WSGI and CGI servers read `_` and `-` as one: `X_Mw_Key` must not pass for `X-Mw-Key`.
             plain = name.replace(b"_", b"-")
             if plain.startswith(b"x-mw-") or (plain != name and plain in _SPECIAL):
-                return Header.DROP
-            return _SPECIAL.get(name, Header.PASS)
+                return DROP
+            return _SPECIAL.get(name, PASS)
         if name in _OURS_IN_ANSWERS:
-            return Header.DROP
-        kind = _SPECIAL.get(name, Header.PASS)
+            return DROP
+        kind = _SPECIAL.get(name, PASS)
         return (
             kind
-            if kind in (Header.LENGTH, Header.ENCODING, Header.CONNECTION, Header.UPGRADE)
-            else (Header.DROP if name in (b"keep-alive", b"proxy-connection", b"te", b"trailer") else Header.PASS)
+            if kind in (LENGTH, ENCODING, CONNECTION, UPGRADE)
+            else (DROP if name in (b"keep-alive", b"proxy-connection", b"te", b"trailer") else PASS)
         )
 
 
@@ -85,7 +72,7 @@ _RESPONSE_NAMES = _Names(request=False)
 
 
 class RequestHead:
-    """One request's head. ``lines`` are the headers that pass, ready to send; ``length``: Content-Length, if any."""
+    """One request's head. ``lines``: the headers that pass, four parts each; ``length``: Content-Length, if any."""
 
     __slots__ = (
         "authorization", "chunked", "expects", "host", "http11", "keep_alive", "length", "lines", "method", "target",
@@ -136,56 +123,52 @@ def read_request(method: bytes, target: bytes, version: str, headers: Headers, l
     lines = head.lines
     names = _REQUEST_NAMES
     listed: bytes | None = None
-    size = 0
     for name, value in headers:
-        size += len(name) + len(value)
         kind = names[name]
-        if kind is Header.PASS:
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind is Header.HOST:
+        if kind == PASS:
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == LENGTH:
+            if head.length is not None or not value.isdigit() or len(value) > 18:
+                return bad_request("Content-Length is not one number.")
+            head.length = int(value)
+        elif kind == HOST:
             if head.host is not None:
                 return bad_request("More than one Host header.")
             head.host = value
-        elif kind is Header.AUTHORIZATION:
+        elif kind == AUTHORIZATION:
             if head.authorization is not None:
                 return bad_request("More than one Authorization header.")
             head.authorization = value
-        elif kind is Header.CONNECTION:
+        elif kind == CONNECTION:
             listed = value if listed is None else listed + b"," + value
-        elif kind is not Header.DROP:
-            problem = _read_framing(head, kind, value)
+        elif kind != DROP:
+            problem = _read_rare(head, kind, value)
             if problem is not None:
                 return problem
-    if size > limits.head:
-        return HEAD_TOO_LARGE
     if head.host is None and head.http11:
         return bad_request("No Host header.")
     if head.chunked and (head.length is not None or not head.http11):
         return bad_request("Transfer-Encoding with Content-Length, or in HTTP/1.0.")
-    if listed is None:
-        head.upgrade = None
-    else:
+    if listed is not None:
         _read_connection(head, listed)
-    if head.upgrade is not None and head.has_body:
-        return bad_request("An Upgrade request with a body.")
-    return _read_target(head)
+    if head.upgrade is not None and (listed is None or head.has_body):
+        if listed is not None:
+            return bad_request("An Upgrade request with a body.")
+        head.upgrade = None
+    return head if target[:1] == b"/" else _read_target(head)
 
 
-def _read_framing(head: RequestHead, kind: Header, value: bytes) -> Problem | None:
+def _read_rare(head: RequestHead, kind: int, value: bytes) -> Problem | None:
     value = value.strip(b" \t")
-    if kind is Header.LENGTH:
-        if head.length is not None or not (value.isdigit() and len(value) <= 18):
-            return bad_request("Content-Length is not one number.")
-        head.length = int(value)
-    elif kind is Header.ENCODING:
+    if kind == ENCODING:
         if head.chunked or value.lower() != b"chunked":
             return bad_request("Only `Transfer-Encoding: chunked`, once, is understood.")
         head.chunked = True
-    elif kind is Header.EXPECT:
+    elif kind == EXPECT:
         if value.lower() != b"100-continue":
             return Problem(417, "expectation-failed", "Only `Expect: 100-continue` is understood.", close=True)
         head.expects = head.http11
-    elif kind is Header.UPGRADE:
+    elif kind == UPGRADE:
         # HTTP/2 in the clear would carry requests past every check made here.
         head.upgrade = None if b"h2c" in value.lower() else value
     return None
@@ -204,14 +187,12 @@ def _read_connection(head: RequestHead, listed: bytes) -> None:
         head.upgrade = None
     hop_by_hop = tokens - {b"close", b"keep-alive", b"upgrade", b""}
     if hop_by_hop:
-        head.lines = [line for line in head.lines if line[: line.index(b":")].lower() not in hop_by_hop]
+        head.lines = without(head.lines, hop_by_hop)
 
 
 def _read_target(head: RequestHead) -> RequestHead | Problem:
     """Make an absolute target (``GET http://host/path``) plain; its authority replaces Host (RFC 9112 §3.2.2)."""
     target = head.target
-    if target[:1] == b"/":
-        return head
     if target[:7].lower() != b"http://":
         return bad_request("The request target is not a path.")
     authority, slash, path = target[7:].partition(b"/")
@@ -220,6 +201,15 @@ def _read_target(head: RequestHead) -> RequestHead | Problem:
     head.host = authority
     head.target = b"/" + path
     return head
+
+
+def without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
+    """``lines`` (name, colon, value, end; one header after another) without the headers of these names."""
+    kept: list[bytes] = []
+    for i in range(0, len(lines), 4):
+        if lines[i].lower() not in names:
+            kept += lines[i : i + 4]
+    return kept
 
 
 class ResponseHead:
@@ -246,25 +236,24 @@ def read_response(status: int, headers: Headers) -> ResponseHead | None:
     listed: bytes | None = None
     for name, value in headers:
         kind = names[name]
-        if kind is Header.PASS:
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind is Header.LENGTH:
-            value = value.strip(b" \t")
+        if kind == PASS:
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == LENGTH:
             if head.length is not None or not value.isdigit():
                 return None
             head.length = int(value)
-        elif kind is Header.ENCODING:
+        elif kind == ENCODING:
             if value.strip(b" \t").lower() != b"chunked":
                 return None
             head.chunked = True
-        elif kind is Header.CONNECTION:
+        elif kind == CONNECTION:
             listed = value if listed is None else listed + b"," + value
-        elif kind is Header.UPGRADE:
+        elif kind == UPGRADE:
             head.upgrade = value
     if head.chunked and head.length is not None:
         return None
     if listed is not None:
         tokens = {t.strip(b" \t") for t in listed.lower().split(b",")} - {b"close", b"keep-alive", b"upgrade", b""}
         if tokens:
-            head.lines = [line for line in lines if line[: line.index(b":")].lower() not in tokens]
+            head.lines = without(lines, tokens)
     return head

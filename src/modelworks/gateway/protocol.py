@@ -74,8 +74,8 @@ class ClientConnection(asyncio.Protocol):
             self._enqueue(Direct(self, None, full, 0))
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
-            return  # read and dropped
+        if self._ended and not self._lingering:
+            return
         if self._tunnel is not None:
             self._tunnel.tunnel_up(data)
             return
@@ -89,13 +89,15 @@ class ClientConnection(asyncio.Protocol):
             self._upgraded(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._garbled(error)
+        if self._ended:
+            return
         current = self._current
         if current is not None:
             current.flush()
         receiving = self._receiving
         if self._in_head:
             self._reading_head(len(data))
-        elif receiving is not None and not self._ended:
+        elif receiving is not None:
             self._reading_body(receiving, len(data))
 
     def eof_received(self) -> bool:
@@ -126,14 +128,14 @@ class ClientConnection(asyncio.Protocol):
 
     # httptools
 
-    def on_message_begin(self) -> None:
-        self._target = b""
-        self._in_head = True
-        self._head_bytes = 0
-        self._headers = []
-
     def on_url(self, url: bytes) -> None:
-        self._target += url
+        if self._in_head:
+            self._target += url
+            return
+        self._target = url
+        self._in_head = True
+        self._head_bytes = -1
+        self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
@@ -156,6 +158,10 @@ class ClientConnection(asyncio.Protocol):
             self._receiving.request_body(data)
 
     def on_message_complete(self) -> None:
+        if self._lingering:
+            self._lingering = False
+            self._transport.close()
+            return
         receiving, self._receiving = self._receiving, None
         self._read_deadline = _LATER
         if receiving is not None:
@@ -269,13 +275,15 @@ class ClientConnection(asyncio.Protocol):
 
     def _reading_head(self, size: int) -> None:
         """The head is not complete yet."""
-        self._head_bytes += size
-        if self._head_bytes == size or self._read_deadline == _LATER:
+        if self._head_bytes < 0:
+            # The first read may hold the end of the request before, too: it is bounded by the loop, and not counted.
+            self._head_bytes = 0
             self._read_deadline = self.now() + self._limits.head_timeout
+        else:
+            self._head_bytes += size
         if len(self._target) > self._limits.target:
             self._fail(TARGET_TOO_LONG)
-        # The last read may hold the end of the request before: a second one is on its own.
-        elif self._head_bytes > self._limits.head + size:
+        elif self._head_bytes > self._limits.head:
             self._fail(HEAD_TOO_LARGE)
 
     def _reading_body(self, receiving: Exchange | Direct, size: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from modelworks.gateway.admission import Admission, Slot, Waiter
+from modelworks.gateway.door import Door
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.metrics import Gauge, ServiceMetrics
 from modelworks.gateway.pool import Pool
@@ -14,15 +14,6 @@ from modelworks.gateway.table import Replica, Route
 
 _STARTING_RETRY = 2
 _STOPPED_RETRY = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """The way to one replica: its connections, and the response headers that name it."""
-
-    pool: Pool
-    lines: bytes  # all but the queue time
-    unqueued: bytes  # with a queue time of 0
 
 
 class Service:
@@ -35,42 +26,34 @@ class Service:
         self.route = route
         self.patience = patience
         self.metrics = ServiceMetrics()
-        self.admission = Admission(queue_size=route.queue_size, queue_timeout=route.queue_timeout)
-        self.doors: dict[Slot, Door] = {}
         self._loop = loop
         self._limits = limits
+        self._leaving: list[Slot] = []
+        self.admission = Admission(self._open, queue_size=route.queue_size, queue_timeout=route.queue_timeout)
         self.update(route)
 
     def update(self, route: Route) -> list[Waiter]:
         """Follow the table; answers those who waited for what will not come."""
         self.route = route
+        waiting = self.admission.flush() if route.state in ("failed", "stopped") else []
         left = self.admission.update(
             route.replicas,
             concurrency=route.concurrency,
             queue_size=route.queue_size,
             queue_timeout=route.queue_timeout,
         )
-        for slot in left:
-            self._forget(slot)
-        return self.admission.flush() if route.state in ("failed", "stopped") else []
+        self._let_go(left)
+        return waiting
 
     def remove(self) -> list[Waiter]:
         """The service has left the table."""
-        for slot in self.admission.update((), concurrency=1, queue_size=0, queue_timeout=0):
-            self._forget(slot)
+        self._let_go(self.admission.update((), concurrency=1, queue_size=0, queue_timeout=0))
         return self.admission.flush()
 
-    def door(self, slot: Slot) -> Door:
-        door = self.doors.get(slot)
-        if door is None:
-            door = self.doors[slot] = self._open(slot.replica)
-        return door
-
-    def leave(self, slot: Slot, held: float | None) -> None:
-        """A request has left its replica."""
-        self.admission.release(slot, held)
-        if slot.removed:
-            self._forget(slot)
+    @property
+    def busy(self) -> bool:
+        """Whether requests are still at replicas that have left."""
+        return bool(self._leaving)
 
     def unavailable(self) -> Problem | None:
         """Why nobody may enter now, if so. A known service without replicas waits for them while it is starting."""
@@ -116,8 +99,9 @@ class Service:
 
     def sweep(self, now: float) -> list[Waiter]:
         """Housekeeping; answers those whose time in the queue is over."""
-        for door in self.doors.values():
-            door.pool.sweep(now)
+        for slot in self.admission.slots:
+            slot.door.pool.sweep(now)
+        self._leaving = [slot for slot in self._leaving if slot.in_flight > 0]
         return self.admission.expire(now)
 
     def gauge(self) -> Gauge:
@@ -125,8 +109,8 @@ class Service:
         return Gauge(self.route.service, self.metrics, a.in_flight, a.queued, len(a.slots))
 
     def close(self) -> None:
-        for door in self.doors.values():
-            door.pool.close()
+        for slot in self.admission.slots:
+            slot.door.pool.close()
 
     def _open(self, replica: Replica) -> Door:
         lines = (
@@ -134,10 +118,8 @@ class Service:
         ).encode()
         return Door(Pool(replica.address, self._loop, self._limits), lines, lines + b"0\r\n")
 
-    def _forget(self, slot: Slot) -> None:
-        door = self.doors.get(slot)
-        if door is None:
-            return
-        door.pool.close()
-        if slot.in_flight <= 0:
-            del self.doors[slot]
+    def _let_go(self, slots: list[Slot]) -> None:
+        """Their requests go on; no new ones come, and each connection closes when its answer is whole."""
+        for slot in slots:
+            slot.door.pool.close()
+        self._leaving += slots

@@ -136,6 +136,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        self._keep = False  # until its end; one that nobody asked for has no end
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
         if len(self._headers) > _MOST_HEADERS:
@@ -144,7 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, []
         self._pending = 0
-        if self.exchange is not None:
+        if self.exchange is not None and not self.exchange.answered():
             self.exchange.answer_head(self._parser.get_status_code(), headers)
 
     def on_body(self, data: bytes) -> None:
@@ -153,6 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._headers = []  # trailers are not passed on
-        self._keep = self._parser.should_keep_alive()
-        if self.exchange is not None:
-            self.exchange.answer_end()
+        exchange = self.exchange
+        if exchange is not None and not exchange.answered():
+            self._keep = self._parser.should_keep_alive()
+            exchange.answer_end()

@@ -1,0 +1,16 @@
+"""The way to one replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelworks.gateway.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A replica's connections, and the response headers that name it: up to the queue's time, and with a time of 0."""
+
+    pool: Pool
+    lines: bytes
+    unqueued: bytes
