@@ -32,8 +32,8 @@ def working_in(directory: Path, command: str) -> set[int]:
 def end(directory: Path, command: str, first: int | None, stop: signal.Signals, patience: float) -> None:
     """Nothing named ``command`` works in ``directory`` any more.
 
-    ``stop`` is sent to all of them, or to ``first`` only, whose children then end by themselves; SIGKILL follows. Pid files do not tell
-    who runs: a reboot may have given the pid to somebody else.
+    ``stop`` is sent to all of them, or to ``first`` only, whose children then end by themselves; SIGKILL follows. Pid
+    files do not tell who runs: a reboot may have given the pid to somebody else.
     """
     asked: set[int] = set()
     deadline = time.monotonic() + patience

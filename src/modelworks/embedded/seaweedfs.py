@@ -43,7 +43,8 @@ def prepare(home: Home, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> La
     """Keys and configuration exist, nothing stale is in the way, and this starts the store.
 
     ``host`` and ``port`` are the S3 door; port 0 is a free one, chosen once. Writes ``secrets/s3.json`` (the
-    controller's credentials) and ``secrets/agent.json``. Raises SetupFailed when the port is taken or the directory cannot be used.
+    controller's credentials) and ``secrets/agent.json``. Raises SetupFailed when the port is taken or the directory
+    cannot be used.
     """
     weed = _binary()
     directory = home.seaweedfs
@@ -152,7 +153,7 @@ def _arguments(home: Home, host: str, ports: dict[str, int]) -> list[str]:
 
 
 def _volume_size(directory: Path) -> int:
-    """Mebibytes a volume grows to. Each bucket has volumes of its own, and free space ÷ this is how many there can be."""
+    """Mebibytes a volume grows to. Each bucket has its own, and free space ÷ this is how many there can be."""
     return min(max(shutil.disk_usage(directory).total >> 31, 64), 1024)
 
 

@@ -33,7 +33,7 @@ def mint(base: Credentials, access: Access, duration_s: float, name: str) -> Cre
     """Credentials that reach only what ``access`` names, for ``duration_s`` seconds (15 minutes to 12 hours).
 
     What may be written may be read too. ``name`` is for the store's log. Raises Invalid when the prefixes do not fit
-    into a session policy, Forbidden when ``base`` may not assume the role, Unavailable when the store cannot be reached.
+    into a session policy, Forbidden when ``base`` may not assume the role, Unavailable without a store.
     """
     document = json.dumps(policy(access), separators=(",", ":"))
     if len(document) > _POLICY_BYTES:
