@@ -54,9 +54,11 @@ def _check_extra() -> None:
 
 def _work(home: Home, options: argparse.Namespace) -> None:
     # Imported once it is known that they are there.
+    units = importlib.import_module("modelworks.supervisor.units")
+    asked = units.Asked(**{name: value for name, value in vars(options).items() if name != "home"})
+    settings, addresses = units.begin(home, asked, _tell)
     engines = importlib.import_module("modelworks.supervisor.engines")
-    asked = {name: value for name, value in vars(options).items() if name != "home"}
-    engines.prepare(home, engines.Asked(**asked), _tell)
+    engines.prepare(home, settings, addresses, asked, _tell)
 
 
 def _tell(message: dict[str, Any]) -> None:

@@ -1,0 +1,112 @@
+"""Our own processes as units, and where the platform's doors are: what can be said before the engines are looked at."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote
+
+from modelworks.home import Home
+from modelworks.settings import Settings
+from modelworks.supervisor import publicsocket
+from modelworks.supervisor.ask import Question
+from modelworks.supervisor.preparation import PUBLIC, Addresses
+from modelworks.supervisor.unit import Unit
+
+Tell = Callable[[dict[str, Any]], None]
+_FROM_HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `up` was asked for, what this home had before (None: nothing), and which units run already."""
+
+    host: str | None
+    port: int | None
+    s3_port: int | None
+    known_host: str | None
+    known_port: int | None
+    known_s3_port: int | None
+    running: frozenset[str]
+
+
+def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
+    """Say where the doors are and name the processes that need no engine to be prepared: they load meanwhile.
+
+    Raises SetupFailed and Invalid.
+    """
+    settings = Settings.load(home)
+    addresses = choose(settings, asked)
+    tell({"addresses": asdict(addresses)})
+    for name in ("gateway", "agent", *(["controller"] if database_is_known(home, settings) else [])):
+        tell({"unit": asdict(ours(home, name))})
+    return settings, addresses
+
+
+def database_is_known(home: Home, settings: Settings) -> bool:
+    """The embedded database was prepared before: the controller finds its address and waits until it answers."""
+    path = home.secrets / "database.json"
+    return (
+        settings.database_url is None
+        and path.exists()
+        and quote(str(home.postgres_socket_dir), safe="") in path.read_text("utf-8")
+    )
+
+
+def choose(settings: Settings, asked: Asked) -> Addresses:
+    """Where the doors are to be: as asked, else as set, else as before, else the default. Raises SetupFailed."""
+
+    def pick(name: str, wish: Any, before: Any) -> Any:
+        if wish is not None:
+            return wish
+        if name in settings.model_fields_set or before is None:
+            return getattr(settings, name)
+        return before
+
+    host: str = pick("host", asked.host, asked.known_host)
+    shown = _FROM_HERE.get(host, host)
+    s3_port: int = pick("s3_port", asked.s3_port, asked.known_s3_port)
+    if settings.s3_endpoint is None and "weed" not in asked.running:
+        s3_port = free_port(host, s3_port)
+    in_url = f"[{shown}]" if ":" in shown else shown
+    return Addresses(
+        host=host,
+        port=pick("port", asked.port, asked.known_port),
+        s3_port=s3_port,
+        shown_host=shown,
+        s3_url=settings.s3_endpoint or f"http://{in_url}:{s3_port}",
+        advertise_url=settings.advertise_url,
+    )
+
+
+def free_port(host: str, port: int) -> int:
+    """``port`` when it can be bound, one that the system picks for 0. Raises SetupFailed when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise publicsocket.refusal(error, host, port, "--s3-port") from error
+        picked: int = probe.getsockname()[1]
+        return picked
+
+
+def ours(home: Home, name: str) -> Unit:
+    """One of our own processes."""
+    questions = {
+        "controller": (Question(f"unix:{home.controller_socket}", "/api/v1/healthz"),),
+        "agent": (Question(f"unix:{home.agent_socket}"),),
+        "gateway": (Question(f"unix:{home.gateway_socket}", "/metrics"), Question(PUBLIC)),
+    }
+    return Unit(
+        name=name,
+        argv=(sys.executable, "-P", "-m", "modelworks.main", name, "--home", str(home.root)),
+        questions=questions[name],
+        # Each thread of the controller would keep an arena of the allocator for itself.
+        env={"MALLOC_ARENA_MAX": "2"} if name == "controller" else {},
+        listens=name == "gateway",
+    )
