@@ -116,10 +116,14 @@ def _committed(client: ObjectClient, folder: ObjectUri, path: str) -> Source | N
 
 
 def _listed(client: ObjectClient, folder: ObjectUri) -> Source | None:
+    try:
+        found = list(client.list(folder))
+    except NotFound:
+        return None  # no such bucket
     files = [
-        {"path": found.key.removeprefix(folder.key), "size": found.size, "digest": f"etag:{found.etag}"}
-        for found in client.list(folder)
-        if not found.key.endswith("/")
+        {"path": object_.key.removeprefix(folder.key), "size": object_.size, "digest": f"etag:{object_.etag}"}
+        for object_ in found
+        if not object_.key.endswith("/")
     ]
     return _source(folder, files, "uri") if files else None
 
