@@ -1,0 +1,96 @@
+"""Environments: built once, shared, and explained when they cannot be."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+from tests.agents import python, run_spec, wait_ended
+
+from modelworks.agent.environments import Environments
+from modelworks.agent.inprocess import InProcessAgent
+from modelworks.home import Home
+from modelworks.kernel.errors import EnvironmentFailed
+from modelworks.kernel.run import EnvironmentRef, RunReason
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> str:
+    """A source package that needs nothing from an index."""
+    root = tmp_path / "tiny"
+    root.mkdir()
+    (root / "tiny_package").mkdir()
+    (root / "tiny_package" / "__init__.py").write_text("VALUE = 42\n")
+    info = root / "tiny_package-1.0.dist-info"
+    info.mkdir()
+    files = {
+        "METADATA": "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    for name, text in files.items():
+        (info / name).write_text(text)
+    names = ["tiny_package/__init__.py", *(f"{info.name}/{name}" for name in (*files, "RECORD"))]
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
+    wheel = tmp_path / "tiny_package-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in names:
+            archive.write(root / name, name)
+    return str(wheel)
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_a_run_uses_its_packages(home: Home, package: str, installer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if installer == "pip":
+        monkeypatch.setenv("MW_UV", "off")
+    with InProcessAgent(home) as agent:
+        ref = EnvironmentRef(digest="abc123", name="tiny", requirements=(package,))
+        program = "import tiny_package, modelworks.kernel, sys; print(tiny_package.VALUE, sys.prefix)"
+        run = python(0, program, environment=ref)
+        agent.ensure(run)
+        seen = wait_ended(agent, run.key)
+        assert seen.reason is RunReason.COMPLETED, seen
+        assert agent.log(run.key).decode().split() == ["42", str(home.agent / "environments" / "abc123")]
+
+
+def test_it_is_built_once(tmp_path: Path, package: str) -> None:
+    environments, built = Environments(tmp_path / "environments"), []
+    ref = EnvironmentRef(digest="abc123", requirements=(package,))
+
+    def ensure() -> None:
+        environments.ensure(ref, lambda text: built.append(text) if text.startswith("building") else None)
+
+    threads = [threading.Thread(target=ensure) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 1
+    assert environments.python(ref) == tmp_path / "environments" / "abc123" / "bin" / "python"
+
+
+def test_half_built_is_built_again(tmp_path: Path, package: str) -> None:
+    half = tmp_path / "environments" / "abc123" / "bin"
+    half.mkdir(parents=True)
+    environments = Environments(tmp_path / "environments")
+    interpreter = environments.ensure(EnvironmentRef(digest="abc123", requirements=(package,)), lambda text: None)
+    assert interpreter.exists()
+
+
+def test_the_resolvers_own_words(home: Home, tmp_path: Path) -> None:
+    with InProcessAgent(home) as agent:
+        missing = f"{tmp_path}/no_such_package-1.0-py3-none-any.whl"
+        run = run_spec(0, "true", environment=EnvironmentRef(digest="bad", requirements=(missing,)))
+        agent.ensure(run)
+        seen = wait_ended(agent, run.key)
+        assert seen.reason is RunReason.ENVIRONMENT_FAILED
+        assert "no_such_package" in seen.message + agent.log(run.key).decode()
+        assert seen.exit_code is None
+
+
+def test_images_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailed, match="images need podman or docker") as raised:
+        Environments(tmp_path).ensure(EnvironmentRef(digest="img", image="pytorch:2"), lambda text: None)
+    assert raised.value.remedy is not None
+    assert "substitution" in raised.value.remedy
