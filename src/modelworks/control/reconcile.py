@@ -32,7 +32,7 @@ from modelworks.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-_BATCH = 100
+_BATCH = 400
 _POLL = 5.0
 _LONGEST_BACK_OFF = 300.0
 _RETRY_UNAVAILABLE = 1.0

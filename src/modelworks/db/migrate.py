@@ -27,18 +27,16 @@ def migrate(url: str) -> None:
     engine = connect(url, name="modelworks-migrate", pool_size=1)
     try:
         with engine.connect() as connection:
+            # Out of the pool, so that the end of this block ends the session and with it the lock, whatever happens.
+            connection.detach()
             # Waiting for the other's migrations may take longer than an ordinary statement is allowed to.
             connection.execute(text("SET statement_timeout = 0"))
             connection.execute(text("SET lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
             connection.commit()
-            try:
-                command.upgrade(_config(connection), "head")
-                connection.execute(_SETTLE_RESTORED_EVENTS)
-                connection.commit()
-            finally:
-                # Closes the session, and the lock with it, also when the migration failed and the session is in ruins.
-                connection.invalidate()
+            command.upgrade(_config(connection), "head")
+            connection.execute(_SETTLE_RESTORED_EVENTS)
+            connection.commit()
     finally:
         engine.dispose()
 
