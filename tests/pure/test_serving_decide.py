@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulated import START, Loop, World
 
@@ -331,6 +331,7 @@ def test_what_a_manifest_may_not_say(spec: dict[str, Any], words: str) -> None:
 _EVENTS = st.sampled_from(["ready", "fail", "lose", "stop", "unhealthy", "wait", "crash", "pass", "scale", "revise"])
 
 
+@settings(deadline=None)
 @given(
     replicas=st.integers(0, 3),
     room=st.integers(0, 5),

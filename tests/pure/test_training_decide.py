@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.simulated import START, Loop, World
 
 from modelworks.kernel.decision import Decision, EnsureBucket
 from modelworks.kernel.resource import Ref, Resource
@@ -17,7 +18,6 @@ from modelworks.products.training.attempts import INFRASTRUCTURE_RETRIES
 from modelworks.products.training.decide import decide
 from modelworks.products.training.observe import Observed
 from modelworks.products.training.record import Record
-from tests.simulated import START, Loop, World
 
 UID = "abcdef0123456789"
 CREATED = datetime.fromtimestamp(START, UTC)
@@ -240,6 +240,7 @@ def test_the_record_survives_its_storage() -> None:
 _EVENTS = st.sampled_from(["start", "complete", "fail", "lose", "stop", "forget", "wait", "crash", "cancel", "pass"])
 
 
+@settings(deadline=None)
 @given(
     replicas=st.integers(1, 3),
     retries=st.integers(0, 2),

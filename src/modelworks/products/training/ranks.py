@@ -64,9 +64,10 @@ def channel_variable(channel: str) -> str:
 
 
 def path_aliases(spec: TrainingJobSpec) -> dict[str, str]:
-    """PAI's names of the paths in the sandbox."""
+    """Variables that hold paths in the sandbox; where nothing can be mounted they are rewritten like the command."""
     aliases = {f"PAI_INPUT_{_upper(channel)}": f"/ml/input/data/{channel}" for channel in spec.inputs}
     return aliases | {
+        "MW_HYPERPARAMETERS_FILE": "/ml/input/config/hyperparameters.json",
         "PAI_CONFIG_DIR": "/ml/input/config",
         "PAI_OUTPUT_MODEL": "/ml/output/model",
         "PAI_OUTPUT_CHECKPOINTS": "/ml/output/checkpoints",

@@ -1,0 +1,194 @@
+"""A job here and now, without the platform: the same spec, its paths as variables and in the command.
+
+There is no sandbox, no store and no limit: what the job reads and writes are local folders, it runs in this Python, and
+its replicas are processes side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from modelworks.kernel.errors import FieldError, Invalid
+from modelworks.kernel.resource import Manifest
+from modelworks.products.training.ranks import (
+    channel_variable,
+    hyperparameter_texts,
+    hyperparameter_variables,
+    path_aliases,
+    rank_variables,
+)
+from modelworks.products.training.spec import TrainingJobSpec
+from modelworks.products.workload import arguments, expand, expand_variables
+from modelworks.runtime.sandbox import rewrite
+
+_UID = "local"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of one rank, and which path of the sandbox each stands for."""
+
+    work: Path
+    output: Path
+    checkpoints: Path
+    paths: Mapping[str, str]
+
+
+def run(manifest: dict[str, Any], directory: Path) -> int:
+    """Run the job below ``directory`` to its end: 0, or the exit code of the first replica that failed.
+
+    The output is ``spec.output`` where that is a folder, else ``<directory>/output``. Raises Invalid for a manifest that
+    the platform would refuse, and for URIs: without the platform there is no store to read.
+    """
+    parsed = Manifest.parse(manifest)
+    if parsed.kind != "TrainingJob":
+        said = f"expected a TrainingJob, not a {parsed.kind}"
+        raise Invalid(said, fields=(FieldError("kind", said),))
+    spec = TrainingJobSpec.parse(parsed.spec, at="spec")
+    directory = directory.absolute()
+    places = [_place(spec, directory, rank) for rank in range(spec.replicas)]
+    processes = [_start(parsed.metadata.name, spec, rank, place) for rank, place in enumerate(places)]
+    return _wait(processes, spec)
+
+
+def _place(spec: TrainingJobSpec, directory: Path, rank: int) -> Place:
+    root = directory if spec.replicas == 1 else directory / f"rank{rank}"
+    work, output, checkpoints, config = (root / name for name in ("work", "output", "checkpoints", "config"))
+    if spec.output is not None:
+        output = _local(spec.output, "spec.output", must_exist=False)
+        output = output if rank == 0 else output.with_name(f"{output.name}.rank{rank}")
+    for folder in (output, checkpoints, config):
+        folder.mkdir(parents=True, exist_ok=True)
+    if spec.code is not None:
+        _copy_code(_local(spec.code, "spec.code"), work)
+    work.mkdir(parents=True, exist_ok=True)
+    hyperparameters = config / "hyperparameters.json"
+    hyperparameters.write_text(json.dumps(hyperparameter_texts(spec.hyperparameters), indent=2) + "\n")
+    paths = {
+        "/ml/usercode": work,
+        "/mnt/output": output,
+        "/ml/output/model": output,
+        "/ml/output/checkpoints": checkpoints,
+        "/ml/input/config": config,
+        "/ml/input/config/hyperparameters.json": hyperparameters,
+    }
+    for channel, source in spec.inputs.items():
+        folder = _local(source, f"spec.inputs.{channel}")
+        paths |= {f"/mnt/{channel}": folder, f"/ml/input/data/{channel}": folder}
+    for volume in spec.volumes:
+        paths[volume.mount_path] = root / "volumes" / volume.name
+        paths[volume.mount_path].mkdir(parents=True, exist_ok=True)
+    return Place(work, output, checkpoints, {path: str(real) for path, real in paths.items()})
+
+
+def _copy_code(source: Path, work: Path) -> None:
+    """The code as the platform would unpack it; what an earlier run left there goes."""
+    shutil.rmtree(work, ignore_errors=True)
+    if source.is_dir():
+        ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", work.parent.name)
+        shutil.copytree(source, work, ignore=ignore, symlinks=True)
+    elif tarfile.is_tarfile(source):
+        with tarfile.open(source) as archive:
+            archive.extractall(work, filter="data")
+    else:
+        said = f"{source} is neither a folder nor a .tar.gz"
+        raise Invalid(said, fields=(FieldError("spec.code", said),))
+
+
+def _local(text: str, path: str, *, must_exist: bool = True) -> Path:
+    if re.match(r"[a-z0-9]+://", text):
+        said = f"{text} is in an object store; a local run reads and writes folders"
+        raise Invalid(said, fields=(FieldError(path, said),), remedy="download it, and name the folder instead")
+    found = Path(text).expanduser().absolute()
+    if must_exist and not found.exists():
+        said = f"there is no {found}"
+        raise Invalid(said, fields=(FieldError(path, said),))
+    return found
+
+
+def _variables(name: str, spec: TrainingJobSpec, rank: int, place: Place) -> dict[str, str]:
+    platform = {
+        **rank_variables(
+            uid=_UID,
+            name=name,
+            attempt=1,
+            rank=rank,
+            world_size=spec.replicas,
+            gpus=spec.resources.gpu if spec.resources else 0,
+        ),
+        **path_aliases(spec),
+        **hyperparameter_variables(spec.hyperparameters),
+        "MW_OUTPUT_DIR": "/mnt/output",
+        "MW_CHECKPOINT_DIR": "/ml/output/checkpoints",
+        **{channel_variable(channel): f"/mnt/{channel}" for channel in spec.inputs},
+    }
+    known = platform | expand_variables(spec.env, platform)
+    return {key: rewrite(value, place.paths) for key, value in known.items()}
+
+
+def _start(name: str, spec: TrainingJobSpec, rank: int, place: Place) -> subprocess.Popen[bytes]:
+    variables = _variables(name, spec, rank, place)
+    command = [rewrite(expand(part, variables), place.paths) for part in arguments(spec.command)]
+    # `python` in the command is this one, whether its environment is activated or not.
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+    environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"} | variables
+    try:
+        return subprocess.Popen(command, cwd=place.work, env=environment, start_new_session=True)
+    except OSError as error:
+        said = f"cannot start {command[0]!r}: {error.strerror}"
+        raise Invalid(said, fields=(FieldError("spec.command", said),)) from None
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], spec: TrainingJobSpec) -> int:
+    """Wait for all; the first that fails ends the others, and so do Ctrl-C, SIGTERM and the time limit."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    waiting = {process.pid: process for process in processes}
+    try:
+        if spec.time_limit is not None:
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, spec.time_limit)
+        while waiting:
+            pid, status = os.wait()
+            process = waiting.pop(pid, None)
+            code = os.waitstatus_to_exitcode(status)
+            if process is None:
+                continue
+            process.returncode = code
+            if code != 0:
+                return code if code > 0 else 128 - code
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for process in waiting.values():
+            _end(process, spec.grace_period)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _end(process: subprocess.Popen[bytes], grace: float) -> None:
+    """SIGTERM, the grace period, SIGKILL, each to the whole session."""
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(patience)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
