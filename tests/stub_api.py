@@ -41,6 +41,8 @@ class StubApi:
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
+        if request.url.path.startswith("/api/predict/"):
+            return httpx.Response(401, json={"detail": "no token", "code": "unauthorized"})
         path = request.url.path.removeprefix("/api/v1")
         answer = self.routes.get(f"{request.method} {path}")
         if callable(answer):

@@ -178,6 +178,10 @@ class Client:
         path = name if self.workspace == "default" else f"{self.workspace}.{name}"
         return f"{self.url}/api/predict/{quote(path)}"
 
+    def service_routed(self, name: str) -> bool:
+        """Whether the gateway passes requests on to the service: without a token it answers 401 then."""
+        return self.http.knock(self.service_endpoint(name)) not in (404, 503)
+
     # models
 
     def model_versions(self, name: str) -> list[Document]:

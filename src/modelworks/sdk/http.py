@@ -39,7 +39,7 @@ class Http:
         self.url = url.rstrip("/")
         self.patience = patience
         self._sleep, self._clock = sleep, clock
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {"Authorization": f"Bearer {api_key or ''}"}
         # Proxy variables are for the outside world; the platform is addressed directly.
         self._client = httpx.Client(
             base_url=f"{self.url}/api/v1",
@@ -71,6 +71,15 @@ class Http:
             return _json(response) if response.content else None
 
         return self._patiently(once, may_repeat)
+
+    def knock(self, url: str) -> int:
+        """The status of a GET of any address without the key. Raises PlatformUnreachable."""
+        request = self._client.build_request("GET", url)
+        del request.headers["Authorization"]
+        try:
+            return self._client.send(request).status_code
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
 
     @contextlib.contextmanager
     def stream(self, path: str, params: dict[str, Any] | None = None) -> Iterator[httpx.Response]:

@@ -25,7 +25,7 @@ def reach(workspace: str) -> tuple[Client, bool]:
 
 def _up() -> None:
     """``mw up --detach``, its words on stderr."""
-    argv = [sys.executable, "-m", "modelworks.supervisor", "up", "--detach"]
+    argv = [sys.executable, "-P", "-m", "modelworks.supervisor", "up", "--detach"]
     done = subprocess.run(argv, stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise SetupFailed("the platform did not start; the reason is above", remedy="mw up")
