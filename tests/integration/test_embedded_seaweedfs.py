@@ -37,10 +37,13 @@ def credentials_of(home: Home) -> Credentials:
 def test_nobody_without_keys_gets_in(store_home: Home, store: Credentials, bucket: str) -> None:
     ports = json.loads((store_home.seaweedfs / "ports.json").read_text())
     ObjectClient(store).put(ObjectUri(bucket, "secret"), b"secret")
-    inner = [f"http://127.0.0.1:{ports[name]}" for name in ("master", "filer")]
-    for base in inner:
-        for path in ("/", f"/buckets/{bucket}/secret", "/dir/assign", "/dir/lookup?volumeId=1", "/cluster/status"):
+    # Status pages may answer; nothing that reads, writes or hands out a token to do so.
+    doors = ("/dir/assign", "/dir/lookup?volumeId=1", "/vol/grow?count=1", "/col/delete?collection=x", "/submit")
+    for name in ("master", "filer", "admin"):
+        base = f"http://127.0.0.1:{ports[name]}"
+        for path in (*doors, f"/buckets/{bucket}/secret", "/api/s3/buckets", "/api/users", "/api/config"):
             assert httpx.get(base + path).status_code in (401, 403, 404), base + path
+            assert httpx.post(base + path, content=b"x").status_code in (401, 403, 404, 405), base + path
         assert httpx.put(f"{base}/buckets/{bucket}/planted", content=b"x").status_code in (401, 403, 404, 405)
     volume = f"http://127.0.0.1:{ports['volume']}"
     found = sorted((store_home.seaweedfs / "data").glob(f"{bucket}_*.dat"))
@@ -60,8 +63,9 @@ def test_nobody_without_keys_gets_in(store_home: Home, store: Credentials, bucke
 def test_grpc_demands_a_certificate(store_home: Home) -> None:
     ports = json.loads((store_home.seaweedfs / "ports.json").read_text())
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-    for name in ("master_grpc", "volume_grpc", "filer_grpc", "s3_grpc"):
-        with socket.create_connection(("127.0.0.1", ports[name]), timeout=10) as plain:
+    for name in ("master_grpc", "volume_grpc", "filer_grpc", "s3_grpc", "admin_grpc"):
+        port = ports["admin"] + 10000 if name == "admin_grpc" else ports[name]
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
             plain.sendall(preface)
             answer = plain.recv(1024)
         # HTTP/2 would answer with a SETTINGS frame (type 4); TLS sends an alert (21), or hangs up.

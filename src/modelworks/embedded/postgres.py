@@ -234,7 +234,7 @@ def _run(*argv: str | Path, engine: Binaries, user: User | None, home: Home, tex
     failed = done.returncode != 0 or any(mark in done.stderr for mark in ("ERROR:", "FATAL:", "PANIC:"))
     if not failed:
         return
-    if "No space left on device" in output:
+    if any(sign in output for sign in ("No space left on device", "Check free disk space")):
         raise SetupFailed(
             f"no space left on the disk of {home.postgres}", remedy="free some space, or set MW_HOME to another disk"
         )
