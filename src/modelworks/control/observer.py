@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
-import structlog
 from sqlalchemy import Engine
 
 from modelworks.control.fleet import Fleet, Picture
@@ -15,7 +15,7 @@ from modelworks.kernel.errors import ModelworksError, Unavailable
 from modelworks.kernel.run import NodeObservation
 from modelworks.runtime.base import Runtime
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 _LONG_POLL = 20.0  # also how often the node says that it lives
 _LONGEST_PAUSE = 2.0
@@ -53,7 +53,7 @@ class Observer(threading.Thread):
                 self._follow(cursor)
             except Unavailable as error:
                 if self._picture is not None and self._picture.complete:
-                    _log.warning("observer.node_away", error=error.detail)
+                    _log.warning("observer.node_away", extra={"error": error.detail})
                 pause = self._away(pause)
             except Exception:
                 # Whatever it was, the picture can no longer be trusted; the next look starts over.
@@ -103,6 +103,6 @@ def recorder(engine: Engine) -> Callable[[NodeObservation], None]:
             with engine.begin() as connection:
                 nodes.put(connection, node)
         except ModelworksError as error:
-            _log.warning("observer.node_not_recorded", node=node.name, error=error.detail)
+            _log.warning("observer.node_not_recorded", extra={"node": node.name, "error": error.detail})
 
     return record

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import structlog
 from sqlalchemy import Engine
 
 from modelworks.db import events
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 KEEP_EVENTS = timedelta(days=90)
 MOST_EVENTS = 2_000_000
@@ -51,7 +51,7 @@ class Periodic(threading.Thread):
             try:
                 task.work()
             except Exception:
-                _log.exception("periodic.failed", task=task.name)
+                _log.exception("periodic.failed", extra={"task": task.name})
             due[task] = time.monotonic() + task.interval
 
 

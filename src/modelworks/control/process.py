@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import socket
 import subprocess
@@ -11,7 +12,6 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
-import structlog
 import uvicorn
 from sqlalchemy import Engine
 
@@ -35,7 +35,7 @@ from modelworks.products.storage.facade import MEASURE_EVERY_S, measure
 from modelworks.runtime.agent_client import AgentClient
 from modelworks.settings import Settings
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 2.0
 _DRAIN = 5  # seconds that requests under way may take after SIGTERM; streams end then
@@ -116,7 +116,7 @@ def _wait_for_schema(engine: Engine, home: Home) -> None:
             migration = [sys.executable, "-m", "modelworks.main", "migrate", "--home", str(home.root)]
             subprocess.run(migration, check=False)
         except Unavailable as error:
-            _log.info("controller.waits_for_database", reason=error.detail)
+            _log.info("controller.waits_for_database", extra={"reason": error.detail})
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -8,6 +8,7 @@ changes nothing and is tried again soon.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import structlog
 from sqlalchemy import Engine
 
 from modelworks.control.act import LEASE_SECONDS, Actor, is_quiet
@@ -30,7 +30,7 @@ from modelworks.kernel.resource import Resource
 from modelworks.products.kind import Kind
 from modelworks.settings import Settings
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 _BATCH = 400
 _POLL = 5.0
@@ -116,9 +116,9 @@ class Reconciler:
                 pause = 0.1
             except Exception as error:
                 if isinstance(error, Unavailable):
-                    _log.warning("reconcile.database_away", error=error.detail, retry_in=pause)
+                    _log.warning("reconcile.database_away", extra={"error": error.detail, "retry_in": pause})
                 else:
-                    _log.exception("reconcile.round_failed", retry_in=pause)
+                    _log.exception("reconcile.round_failed", extra={"retry_in": pause})
                 with self._changed:
                     self._changed.wait_for(lambda: self._stopping, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -137,7 +137,7 @@ class Reconciler:
         with self._engine.begin() as connection:
             found = resources.disown(connection, self._owner)
         if found:
-            _log.info("reconcile.recovered", leases=found)
+            _log.info("reconcile.recovered", extra={"leases": found})
 
     def _end(self) -> None:
         """Wait for the workers and give back what they held."""
@@ -145,7 +145,7 @@ class Reconciler:
         try:
             self._settle()
         except Unavailable as error:
-            _log.warning("reconcile.leases_left", error=error.detail)
+            _log.warning("reconcile.leases_left", extra={"error": error.detail})
 
     def round(self) -> int:
         """One batch, up to the workers; returns how many resources were looked at."""
@@ -229,7 +229,7 @@ class Reconciler:
             self._failures.pop(lease.resource.uid, None)
             self._next_due(lease.resource.uid, due_in)
         except LeaseLost:
-            _log.info("reconcile.lease_lost", resource=str(lease.resource.ref))
+            _log.info("reconcile.lease_lost", extra={"resource": str(lease.resource.ref)})
         except Unavailable as error:
             self._postpone(lease, error)
         except Exception as error:
@@ -241,7 +241,7 @@ class Reconciler:
 
     def _postpone(self, lease: Lease, error: Unavailable) -> None:
         """Nothing is known, so nothing changes; another pass comes soon."""
-        _log.info("reconcile.postponed", resource=str(lease.resource.ref), reason=error.detail)
+        _log.info("reconcile.postponed", extra={"resource": str(lease.resource.ref), "reason": error.detail})
         self._give_back(lease, max(error.retry_after or 0.0, _RETRY_UNAVAILABLE))
 
     def _failed(self, lease: Lease, error: Exception) -> None:
@@ -250,13 +250,17 @@ class Reconciler:
         count = self._failures[resource.uid] = self._failures.get(resource.uid, 0) + 1
         delay = min(2.0 ** min(count - 1, 10), _LONGEST_BACK_OFF)
         detail = error.detail if isinstance(error, ModelworksError) else f"{type(error).__name__}: {error}"
-        _log.error("reconcile.failed", resource=str(resource.ref), error=detail, retry_in=delay, exc_info=error)
+        _log.error(
+            "reconcile.failed",
+            extra={"resource": str(resource.ref), "error": detail, "retry_in": delay},
+            exc_info=error,
+        )
         try:
             with self._engine.begin() as connection:
                 message = " ".join(detail.split())
                 events.append_once(connection, resource.ref, resource.uid, "ReconcileFailed", message, Level.WARNING)
         except Unavailable as away:
-            _log.warning("reconcile.event_lost", resource=str(resource.ref), error=away.detail)
+            _log.warning("reconcile.event_lost", extra={"resource": str(resource.ref), "error": away.detail})
         self._give_back(lease, delay)
 
     def _give_back(self, lease: Lease, wake_in: float | None) -> None:

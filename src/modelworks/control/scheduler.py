@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from datetime import datetime, timedelta
 
-import structlog
 from sqlalchemy import Connection, Engine, func, select, text
 
 from modelworks.db import claims, ledger, nodes, resources
@@ -14,7 +14,7 @@ from modelworks.db.claims import StoredClaim
 from modelworks.kernel.errors import Unavailable
 from modelworks.kernel.placement import NOTHING, Amount, Gang, NodeView, Placement, Refusal, add, amount, place
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 _ADMISSION_LOCK = 0x6D77_6164_6D69  # any number that nothing else in the database locks
 _POLL = 5.0
@@ -138,8 +138,8 @@ class Scheduler(threading.Thread):
                 wait, pause = self._poll, 0.1
             except Exception as error:
                 if isinstance(error, Unavailable):
-                    _log.warning("scheduler.database_away", error=error.detail, retry_in=pause)
+                    _log.warning("scheduler.database_away", extra={"error": error.detail, "retry_in": pause})
                 else:
-                    _log.exception("scheduler.failed", retry_in=pause)
+                    _log.exception("scheduler.failed", extra={"retry_in": pause})
                 wait, pause = pause, min(pause * 2, _LONGEST_PAUSE)
             self._woken.wait(wait)

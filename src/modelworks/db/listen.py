@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
 import threading
@@ -9,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import psycopg
-import structlog
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
@@ -22,7 +22,7 @@ CHANNELS = (RESOURCES, CHANGES, CLAIMS, ROUTES, EVENTS)
 
 Callback = Callable[[str], None]
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 _NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 _LONGEST_PAUSE = 5.0
 # A connection that is silent for so many seconds is asked whether it still lives.
@@ -74,7 +74,7 @@ class Listener(threading.Thread):
                         self._call(channel, "")
                     self._read(connection)
             except psycopg.Error as error:
-                _log.warning("listener.disconnected", error=str(error).strip(), retry_in=pause)
+                _log.warning("listener.disconnected", extra={"error": str(error).strip(), "retry_in": pause})
                 self._stopping.wait(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
