@@ -1,0 +1,46 @@
+"""``python -m tests.bench [part …]``: run the benchmarks (all, or the parts named) and write build/bench.json."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tests.bench import bench_api, bench_gateway, bench_platform, bench_quickstart, bench_training
+from tests.bench.harness import RESULTS, Entry, Figure, Unmeasurable, merge
+
+Part = tuple[Sequence[Figure], Callable[[], Sequence[Entry]]]
+PARTS: dict[str, Part] = {
+    "platform": (bench_platform.FIGURES, bench_platform.run),
+    "quickstart": (bench_quickstart.FIGURES, bench_quickstart.run),
+    "training": (bench_training.FIGURES, bench_training.run),
+    "gateway": (bench_gateway.FIGURES, bench_gateway.run),
+    "api": (bench_api.FIGURES, bench_api.run),
+}
+
+
+def main(names: Sequence[str]) -> int:
+    unknown = set(names) - set(PARTS)
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+        return 2
+    for name in names or PARTS:
+        figures, run = PARTS[name]
+        try:
+            entries = list(run())
+        except Unmeasurable as reason:
+            entries = [figure.missing(str(reason)) for figure in figures]
+        merge(entries)
+        for e in entries:
+            sign = "≥" if e.better == "higher" else "≤"
+            verdict = {True: "ok", False: "MISSED", None: "not measured"}[e.ok]
+            value = "-" if e.value is None else f"{e.value:g}"
+            print(
+                f"{e.name:36} {value:>10} {e.unit:8} {sign} {e.bar:<8g} {verdict}  {e.context.get('reason', '')}",
+                flush=True,
+            )
+    print(f"written to {RESULTS}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""Requests a second of the gateway with its token check, against HAProxy with one thread that compares the same token.
+
+Both are pinned to one core and forward to the same stub on the same Unix socket: another HAProxy that answers 1 KB of
+JSON by itself, faster than either. ``wrk`` (16 connections, POST of 1 KB JSON) shares the other core with the stub.
+ HAProxy rewrites the path and sets X-Forwarded-For, as the gateway does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench.harness import (
+    ROOT,
+    Entry,
+    Figure,
+    Unmeasurable,
+    answers,
+    folder,
+    free_port,
+    interleaved,
+    process,
+    tool,
+    two_cores,
+    wait_for,
+)
+
+VS_HAPROXY = Figure("gateway.vs_haproxy", "ratio", 0.7, "higher")
+FIGURES = (VS_HAPROXY,)
+_ROUNDS = 6
+_SECONDS = 3
+_CONNECTIONS = 16
+_TOKEN = "5f1d0c3b9a8e7f6d5c4b3a2918070605f1d0c3b9a8e7f6d5c4b3a29180706050"
+
+_COMMON = """
+global
+  nbthread 1
+  maxconn 1000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  http-reuse always
+"""
+_STUB = """
+frontend stub
+  bind unix@{socket}
+  http-request return status 200 content-type application/json file {answer}
+"""
+_PEER = """
+frontend peer
+  bind 127.0.0.1:{port}
+  acl known req.hdr(authorization) -m str "Bearer {token}"
+  http-request deny deny_status 401 unless known
+  http-request replace-path /api/predict/stub(.*) /\\1
+  option forwardfor
+  default_backend replicas
+backend replicas
+  server stub unix@{socket}
+"""
+_LUA = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer {token}"
+wrk.body = [==[{body}]==]
+"""
+
+
+def run() -> Sequence[Entry]:
+    haproxy, wrk, _ = tool("haproxy"), tool("wrk"), tool("taskset")
+    server, load = two_cores()
+    with folder() as at:
+        stub = at / "stub.sock"
+        body = _one_kilobyte()
+        (at / "answer.json").write_text(body)
+        (at / "post.lua").write_text(_LUA.format(token=_TOKEN, body=body))
+        peer_port, own_port = free_port(), free_port()
+        (at / "stub.cfg").write_text(_COMMON + _STUB.format(socket=stub, answer=at / "answer.json"))
+        (at / "peer.cfg").write_text(_COMMON + _PEER.format(port=peer_port, token=_TOKEN, socket=stub))
+        own = [sys.executable, "-m", "tests.bench.gateway_under_test", str(at / "h"), str(own_port), str(stub), _TOKEN]
+        with (
+            process([haproxy, "-f", str(at / "stub.cfg")], core=load),
+            process([haproxy, "-f", str(at / "peer.cfg")], core=server) as peer_pid,
+            process(own, core=server, env={"PYTHONPATH": str(ROOT)}) as own_pid,
+        ):
+            wait_for(
+                lambda: stub.exists() and answers(peer_port) and answers(own_port), 15, "the servers did not start"
+            )
+            side = {own_port: own_pid, peer_port: peer_pid}
+            cpu: dict[int, list[float]] = {own_port: [], peer_port: []}
+
+            def measure(port: int) -> float:
+                before = _cpu_seconds(side[port])
+                rate, count = _load(wrk, load, port, at / "post.lua")
+                cpu[port].append((_cpu_seconds(side[port]) - before) / count * 1e6)
+                return rate
+
+            measure(own_port), measure(peer_port)  # warm
+            cpu = {own_port: [], peer_port: []}
+            ours, theirs = interleaved([lambda: measure(own_port), lambda: measure(peer_port)], _ROUNDS)
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return [
+        VS_HAPROXY.medians(
+            ratios,
+            gateway_rps=statistics.median(ours),
+            haproxy_rps=statistics.median(theirs),
+            gateway_cpu_us=round(statistics.median(cpu[own_port]), 2),
+            haproxy_cpu_us=round(statistics.median(cpu[peer_port]), 2),
+            haproxy=_version(haproxy),
+            connections=_CONNECTIONS,
+            seconds=_SECONDS,
+            order="ABBA",
+            server_core=server,
+            load_core=load,
+        )
+    ]
+
+
+def _one_kilobyte() -> str:
+    row = json.dumps({"instances": [[i / 64 for i in range(64)]]})
+    return (row + " " * 1024)[:1024]
+
+
+def _load(wrk: str, core: int, port: int, script: Path) -> tuple[float, int]:
+    """Requests a second, and how many there were. Any answer but 2xx makes the round worthless."""
+    argv = ["taskset", "-c", str(core), wrk, "-t1", f"-c{_CONNECTIONS}", f"-d{_SECONDS}s", "-s", str(script)]
+    out = subprocess.run(
+        [*argv, f"http://127.0.0.1:{port}/api/predict/stub"], capture_output=True, text=True, check=True
+    ).stdout
+    if "Non-2xx" in out or "Socket errors" in out:
+        raise Unmeasurable(f"port {port} answered with errors: {out}")
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
+    count = re.search(r"(\d+) requests in", out)
+    if rate is None or count is None:
+        raise Unmeasurable(f"wrk said: {out}")
+    return float(rate[1]), int(count[1])
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of the process, which `taskset` has become by exec."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def _version(haproxy: str) -> str:
+    return subprocess.run([haproxy, "-v"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
