@@ -152,7 +152,6 @@ def test_binaries_out_of_reach_are_copied(home: Home) -> None:
         hidden / found.root.name / found.bin.relative_to(found.root),
         hidden / found.root.name,
         found.version,
-        True,
     )
     home.postgres.mkdir(mode=0o711)
     moved = binaries.runnable(unreachable, user, home.postgres)

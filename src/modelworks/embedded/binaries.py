@@ -26,7 +26,6 @@ class Binaries:
     bin: Path
     root: Path
     version: str
-    has_vector: bool
 
     @property
     def major(self) -> int:
@@ -45,14 +44,18 @@ def find(provider: str | None = None) -> Binaries:
         )
     refused = []
     for name in [provider] if provider else PROVIDERS:
-        for found in _readable(name):
-            if found.major < OLDEST:
-                refused.append(f"{found.bin}: PostgreSQL {found.version} is older than {OLDEST}")
-            elif not found.has_vector:
-                refused.append(f"{found.bin}: the extension pgvector is not installed there")
+        places = list(PROVIDERS[name]())
+        for bin_directory, root, share in places:
+            version = _version(bin_directory / "postgres")
+            if version is None:
+                refused.append(f"{bin_directory / 'postgres'} does not run on this machine")
+            elif int(version.split(".")[0]) < OLDEST:
+                refused.append(f"{bin_directory}: PostgreSQL {version} is older than {OLDEST}")
+            elif not (share / "extension" / "vector.control").exists():
+                refused.append(f"{bin_directory}: the extension pgvector is not installed there")
             else:
-                return found
-        if not refused:
+                return Binaries(name, bin_directory, root, version)
+        if not places:
             refused.append(f"{name}: not installed")
     raise SetupFailed(
         "no usable PostgreSQL: " + "; ".join(refused),
@@ -61,17 +64,14 @@ def find(provider: str | None = None) -> Binaries:
     )
 
 
-def _readable(name: str) -> Iterator[Binaries]:
-    for bin_directory, root, share in PROVIDERS[name]():
-        postgres = bin_directory / "postgres"
-        try:
-            answer = subprocess.run([postgres, "--version"], capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):
-            continue  # not for this machine: the next one, or find() says that there is none
-        match = _VERSION.search(answer)
-        if match:
-            version = f"{match[1]}.{match[2] or 0}"
-            yield Binaries(name, bin_directory, root, version, (share / "extension" / "vector.control").exists())
+def _version(postgres: Path) -> str | None:
+    """``18.4``; None when the program does not run here, such as one for another machine."""
+    try:
+        answer = subprocess.run([postgres, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return None
+    match = _VERSION.search(answer)
+    return f"{match[1]}.{match[2] or 0}" if match else None
 
 
 Place = tuple[Path, Path, Path]  # bin, the tree to copy, share
@@ -90,23 +90,24 @@ def _wheel(package: str) -> Callable[[], Iterator[Place]]:
 
 
 def _system() -> Iterator[Place]:
-    directories = [Path(p) for pattern in ("/usr/lib/postgresql", "/usr") for p in _versions(pattern)]
     configured = shutil.which("pg_config")
+    directories = []
     if configured:
         answer = subprocess.run([configured, "--bindir"], capture_output=True, text=True, check=False).stdout.strip()
-        directories.insert(0, Path(answer))
-    for directory in directories:
+        directories.append(Path(answer))
+    # Debian's and Red Hat's places, which are not on PATH.
+    for parent, pattern in (("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin")):
+        directories += sorted(Path(parent).glob(pattern), key=_number, reverse=True)
+    for directory in dict.fromkeys(directories):
         if (directory / "postgres").exists():
             shares = [Path("/usr/share/postgresql") / directory.parent.name, directory.parent / "share"]
-            share = next((s for s in shares if s.exists()), shares[-1])
-            yield directory, directory, share
+            yield directory, directory, next((s for s in shares if s.exists()), shares[-1])
 
 
-def _versions(parent: str) -> list[Path]:
-    """Debian's /usr/lib/postgresql/<major>/bin and Red Hat's /usr/pgsql-<major>/bin, newest first."""
-    pattern = "*/bin" if parent.endswith("postgresql") else "pgsql-*/bin"
-    found = Path(parent).glob(pattern)
-    return sorted(found, key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0), reverse=True)
+def _number(bin_directory: Path) -> int:
+    """18 for ``/usr/lib/postgresql/18/bin`` and ``/usr/pgsql-18/bin``."""
+    digits = re.sub(r"\D", "", bin_directory.parent.name)
+    return int(digits) if digits else 0
 
 
 PROVIDERS: dict[str, Callable[[], Iterator[Place]]] = {
@@ -138,7 +139,7 @@ def runnable(binaries: Binaries, user: User | None, into: Path) -> Binaries:
             shutil.rmtree(copy, ignore_errors=True)
             temporary.rename(copy)
     moved = prefix / binaries.bin.relative_to(binaries.root)
-    return Binaries(binaries.provider, moved, prefix, binaries.version, binaries.has_vector)
+    return Binaries(binaries.provider, moved, prefix, binaries.version)
 
 
 def _unneeded(directory: str, names: list[str]) -> list[str]:

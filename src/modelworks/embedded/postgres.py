@@ -71,11 +71,13 @@ _HBA = "local all all scram-sha-256\n"
 def prepare(home: Home, provider: str | None = None) -> Launch:
     """The cluster exists, nothing stale is in its way, and this starts it. Takes about a second the first time.
 
+    ``provider`` of the binaries, else ``$MW_POSTGRES_PROVIDER``, else the first of ``PROVIDERS`` that is there.
+
     Raises SetupFailed when there are no binaries, the directory cannot be used, or it belongs to another major version.
     """
     user = unprivileged_user()
     _make_directories(home, user)
-    engine = binaries.runnable(binaries.find(provider), user, home.postgres)
+    engine = binaries.runnable(binaries.find(provider or os.environ.get("MW_POSTGRES_PROVIDER")), user, home.postgres)
     data = home.postgres / "data"
     check_space(home.postgres)
     _write_configuration(home, engine, user)
