@@ -33,6 +33,14 @@ _POLL_S = 0.3  # without a listener
 _LOOK_S = 10.0  # with one: a notification may be lost with its connection
 _HEARTBEAT_S = 15.0
 _ALL = ""
+_SERVER_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["resource", "deleted"]},
+        "id": {"type": "string", "description": "The version of the resource."},
+        "data": {"type": "string", "description": "The document as JSON; of what was deleted, who it was."},
+    },
+}
 
 KindFilter = Annotated[str | None, Query(max_length=64, description="Only of this kind.")]
 NameFilter = Annotated[Name | None, Query(description="Only of this name.")]
@@ -118,7 +126,7 @@ class Watch:
     summary="Follow resources",
     operation_id="watch",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": _SERVER_EVENT}}}},
 )
 async def watch(
     request: Request,

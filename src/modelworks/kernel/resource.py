@@ -34,7 +34,12 @@ def _check_label(key: str) -> str:
     return key
 
 
-Name = Annotated[str, AfterValidator(check_name)]
+Name = Annotated[
+    str,
+    AfterValidator(check_name),
+    # For who makes a client of the schema; the check above tells people what is wrong.
+    Field(json_schema_extra={"pattern": f"^{_NAME.pattern}$", "minLength": 1, "maxLength": 63}),
+]
 LabelKey = Annotated[str, AfterValidator(_check_label)]
 LabelValue = Annotated[str, Field(max_length=256)]
 
