@@ -52,7 +52,7 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
     if record.phase is JobPhase.RETRYING and record.cancel_requested_at is None:
         if record.retry_at is not None and time < record.retry_at:
             return Decision(record.status(resource.generation), wake_in=record.retry_at - time)
-        record = replace(record, phase=JobPhase.QUEUED, attempt=record.attempt + 1, replicas=(), retry_at=None)
+        record = _next_attempt(record)
     after, actions = _advance(job, resource, record, observed, time)
     if after.phase != before.phase or after.attempt != before.attempt:
         warns = after.phase in (JobPhase.FAILED, JobPhase.RETRYING)
@@ -61,6 +61,12 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
     if after.retry_at is not None:
         wake = max(after.retry_at - time, 0.0)
     return Decision(after.status(resource.generation), actions, wake)
+
+
+def _next_attempt(record: Record) -> Record:
+    return replace(
+        record, phase=JobPhase.QUEUED, message="", attempt=record.attempt + 1, replicas=(), retry_at=None, last_lines=()
+    )
 
 
 def _advance(

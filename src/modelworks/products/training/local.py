@@ -49,8 +49,8 @@ class Place:
 def run(manifest: dict[str, Any], directory: Path) -> int:
     """Run the job below ``directory`` to its end: 0, or the exit code of the first replica that failed.
 
-    The output is ``spec.output`` where that is a folder, else ``<directory>/output``. Raises Invalid for a manifest that
-    the platform would refuse, and for URIs: without the platform there is no store to read.
+    The output is ``spec.output`` where that is a folder, else ``<directory>/output``. Raises Invalid for a manifest
+    that the platform would refuse, and for URIs: without the platform there is no store to read.
     """
     parsed = Manifest.parse(manifest)
     if parsed.kind != "TrainingJob":

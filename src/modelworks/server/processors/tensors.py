@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
@@ -60,10 +60,13 @@ def parse_json(body: bytes) -> Any:
         raise BadInput(f"the body is not JSON: {error}", status=400) from None
 
 
-def to_array(value: Any, spec: TensorSpec) -> np.ndarray[Any, Any]:
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+
+def to_array(value: Any, spec: TensorSpec) -> Array:
     """Nested lists, or an array, as the input's type and shape. Raises BadInput naming both."""
     try:
-        array = np.asarray(value)
+        array: Array = np.asarray(value)
     except ValueError:
         raise BadInput(f"{spec.described()}; the rows given are of different lengths") from None
     if array.dtype == object:
@@ -78,7 +81,9 @@ def to_array(value: Any, spec: TensorSpec) -> np.ndarray[Any, Any]:
     )
     if not fits:
         raise BadInput(f"{spec.described()}; {list(shape)} was given")
-    return array.astype(object) if spec.dtype == "object" else array
+    if spec.dtype == "object":
+        array = array.astype(object)
+    return array
 
 
 def _cast(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]:
