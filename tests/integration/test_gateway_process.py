@@ -20,10 +20,10 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 
 import psycopg
 import pytest
+from tests.gateway_lab import TOKEN, document
+
 from modelworks.gateway.source import libpq_url
 from modelworks.home import Home
-
-from tests.gateway_lab import TOKEN, document
 
 ROUTES = "CREATE TABLE routes (workspace text, name text, uid text, route jsonb, PRIMARY KEY (workspace, name))"
 

@@ -206,7 +206,8 @@ def test_a_web_socket_is_a_tunnel(tmp_path: Path) -> None:
         lab.route(replica)
         client = await lab.client()
         await client.send(
-            f"GET /api/predict/digits/ws HTTP/1.1\r\nHost: h\r\n{AUTH}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly"
+            f"GET /api/predict/digits/ws HTTP/1.1\r\nHost: h\r\n{AUTH}"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly"
         )
         assert (await client.head()).startswith(b"HTTP/1.1 101 ")
         async with asyncio.timeout(5):

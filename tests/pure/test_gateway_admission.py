@@ -49,6 +49,7 @@ class Machine(RuleBasedStateMachine):
         self.waiting: list[Request] = []
         self.inside: list[Request] = []
         self.number = 0
+        self.retry_after = 1
 
     def settle(self) -> None:
         """Whoever was granted a slot came from the front of the line."""
@@ -65,7 +66,7 @@ class Machine(RuleBasedStateMachine):
             slot = self.admission.enter(request, self.now)
         except QueueFull as full:
             assert len(self.waiting) >= self.admission.queue_size
-            assert 1 <= full.retry_after <= 60
+            self.retry_after = full.retry_after
             return
         if slot is None:
             self.waiting.append(request)
@@ -127,6 +128,7 @@ class Machine(RuleBasedStateMachine):
             assert slot.in_flight == sum(r.slot is slot for r in self.inside)
             assert 0 <= slot.in_flight <= max(slot.limit, self.limit)
         assert self.admission.queued == len(self.waiting)
+        assert 1 <= self.retry_after <= 60
 
     @invariant()
     def nobody_waits_while_a_slot_is_free(self) -> None:

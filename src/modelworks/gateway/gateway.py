@@ -84,15 +84,14 @@ class Gateway:
     def open(self, client: ClientConnection, head: RequestHead) -> Exchange | Direct:
         """Find who answers a request, and refuse what may not reach them."""
         target = head.target
-        if target.startswith(_PREDICT) and len(target) > len(_PREDICT) and target[len(_PREDICT)] != 63:  # ?
-            name, slash, path = target[len(_PREDICT) :].partition(b"/")
-            if slash:
-                path = slash + path
+        if target.startswith(_PREDICT):
+            name, _, path = target[len(_PREDICT) :].partition(b"/")
             if b"?" in name:
                 # The slash, if any, was in the query.
                 name, mark, query = target[len(_PREDICT) :].partition(b"?")
-                path = b"/" + mark + query
-            return self._predict(client, head, name, path or b"/")
+                path = mark + query
+            if name:
+                return self._predict(client, head, name, b"/" + path)
         path, _, query = target.partition(b"?")
         if path == b"/api/v1" or path.startswith(b"/api/v1/"):
             return self._exchange(client, self._controller, head, target, authorization=True)
