@@ -10,6 +10,7 @@ import secrets
 import socket
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -118,9 +119,12 @@ def test_nothing_acknowledged_is_lost_when_it_is_killed(home: Home) -> None:
     assert enough.wait(60)
     engines.kill(process)
     writer.join()
-    # The same port again, so that clients find it where it was.
+    # The same port again, so that clients find it where it was: one that asks meanwhile waits for it.
+    patient = ObjectClient(credentials, deadline=60.0)
+    waiting = ThreadPoolExecutor().submit(patient.get, ObjectUri("kept", "0"))
     with engines.running(prepared(home), lambda: seaweedfs.ready(home), home.root / "log"):
         assert credentials_of(home) == credentials
+        assert hashlib.sha256(waiting.result(60)).hexdigest() == acknowledged["0"]
         client = ObjectClient(credentials)
         assert {k: hashlib.sha256(client.get(ObjectUri("kept", k))).hexdigest() for k in acknowledged} == acknowledged
 
@@ -155,6 +159,11 @@ def test_a_taken_port_is_told(home: Home) -> None:
         with pytest.raises(SetupFailed, match=f"port {port} .* taken") as refused:
             seaweedfs.prepare(home, port=port)
     assert f":{port}" in (refused.value.remedy or "")
+
+
+def test_an_address_of_another_machine_is_told(home: Home) -> None:
+    with pytest.raises(SetupFailed, match=r"cannot listen on 192\.0\.2\.1"):
+        seaweedfs.prepare(home, host="192.0.2.1", port=0)
 
 
 def test_a_full_disk_is_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ agent's.
 from __future__ import annotations
 
 import base64
+import errno
 import ipaddress
 import json
 import random
@@ -98,13 +99,21 @@ def _binary() -> Path:
 
 
 def _is_loopback(host: str) -> bool:
-    return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _dialled(host: str) -> str:
     """The address at which this machine reaches a server bound to ``host``."""
-    if host == "localhost":
-        return "127.0.0.1"
+    if not _is_address(host):
+        return "127.0.0.1" if host == "localhost" else host
     address = ipaddress.ip_address(host)
     if address.is_unspecified:
         return "127.0.0.1"
@@ -213,7 +222,12 @@ def _bindable(host: str, port: int) -> bool:
         ) from error
     except OverflowError as error:
         raise SetupFailed(f"{port} is not a port", remedy="choose one between 1 and 65535") from error
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise SetupFailed(
+                f"the object store cannot listen on {host}: {error.strerror or error}",
+                remedy="choose an address of this machine",
+            ) from error
         return False
 
 
