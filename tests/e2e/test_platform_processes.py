@@ -86,9 +86,12 @@ def platform() -> Iterator[Home]:
             assert up.returncode == 0, up.stderr
             yield home
         finally:
+            left = [Path(leaf) for p in State.load(home).processes.values() for leaf in p.unit.leaves]
             down = mw(home, "down", "--grace", "5")
         assert down.returncode == 0, down.stderr
         assert not traces(home)
+        assert left
+        assert not [path for path in left if path.exists()]
         assert mw(home, "status").returncode == 3
 
 

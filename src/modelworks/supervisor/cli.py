@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str], entry: tuple[str, ...] = ENTRY, program: Prog
         print_failure(error)
     except ModelworksError as error:
         print_failure(SetupFailed(str(error), remedy=error.remedy))
+    except BrokenPipeError:
+        # Whoever read our output has read enough; what is still to be flushed at the end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print_failure(refusal(error, home.root))
     except KeyboardInterrupt:

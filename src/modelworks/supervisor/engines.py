@@ -87,4 +87,5 @@ def engine(name: str, launch: Launch, question: Question) -> Unit:
         gid=launch.user.gid if launch.user else None,
         stop_signal=int(launch.stop_signal),
         stop_timeout=launch.stop_timeout,
+        leaves=tuple(map(str, launch.leaves)),
     )

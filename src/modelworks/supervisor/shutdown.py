@@ -13,7 +13,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from modelworks.home import Home
@@ -34,7 +34,7 @@ def stop_everything(home: Home, state: State, sweep: Sequence[str], grace: float
     named = [name for group in ORDER for name in group]
     for group in (tuple(name for name in living if name not in named), *ORDER):
         stop_processes([living[name] for name in group if name in living], say)
-    remove_sockets(home)
+    remove_sockets(home, state.processes.values())
     return list(living)
 
 
@@ -110,8 +110,10 @@ def _ask_to_stop_all(home: Home, grace: float) -> None:
         raise ConnectionError(answer.split(b"\r\n")[0].decode("latin-1") or "no answer")
 
 
-def remove_sockets(home: Home) -> None:
-    """Socket files that ended processes left behind."""
+def remove_sockets(home: Home, processes: Iterable[Process]) -> None:
+    """Socket files that ended processes left behind, in the home and where their units say."""
+    for leaf in (leaf for process in processes for leaf in process.unit.leaves):
+        Path(leaf).unlink(missing_ok=True)
     for folder in (home.run, home.agent / "sockets"):
         for parent, _, names in os.walk(folder):
             for name in names:

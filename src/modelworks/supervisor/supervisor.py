@@ -25,7 +25,7 @@ from modelworks.supervisor.policy import Phase
 from modelworks.supervisor.preparation import PUBLIC, Addresses, Preparation, Program, Wish
 from modelworks.supervisor.procfs import Identity, boot_id
 from modelworks.supervisor.report import Endpoint, Report
-from modelworks.supervisor.shutdown import stop_everything, stop_processes
+from modelworks.supervisor.shutdown import remove_sockets, stop_everything, stop_processes
 from modelworks.supervisor.state import Ports, Stage, State, take_grace
 from modelworks.supervisor.unit import Unit
 
@@ -114,13 +114,15 @@ class Supervisor:
         self._save()
 
     def _prepared(self) -> None:
+        """Take what the preparation says. Raises SetupFailed when it failed."""
         assert self._preparation is not None
         for message in self._preparation.read():
             self._take(message)
         if self._preparation.ended:
-            self._selector.unregister(self._preparation.fileno())
-            self._preparation.finish()  # raises when it failed
-            self._preparation = None
+            preparation, self._preparation = self._preparation, None
+            self._selector.unregister(preparation.fileno())
+            preparation.finish()
+            self._save()
 
     def _take(self, message: dict[str, Any]) -> None:
         if "line" in message:
@@ -289,6 +291,8 @@ class Supervisor:
         stop_processes([child.record(Phase.STARTING) for child in reversed(mine)], self._report.line)
         left = {name: child for name, child in self._children.items() if child.adopted}
         self._reap()
+        if not left:
+            remove_sockets(self._home, self._snapshot().processes.values())
         self._children = left
         self._state = replace(self._state, supervisor=None, stage=Stage.STOPPING if left else Stage.DOWN)
         self._save()

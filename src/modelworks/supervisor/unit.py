@@ -19,7 +19,7 @@ class Unit:
 
     ``env`` adds to the supervisor's environment, or is all there is with ``bare``. ``uid`` and ``gid`` are of another
     user to run as. ``stop_signal`` begins a graceful end, SIGKILL follows after ``stop_timeout`` seconds. A unit that
-    ``listens`` inherits the public socket.
+    ``listens`` inherits the public socket. ``leaves`` are socket files that it may leave behind.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Unit:
     stop_signal: int = 15
     stop_timeout: float = 12.0
     listens: bool = False
+    leaves: tuple[str, ...] = ()
 
     @property
     def need(self) -> Need:
@@ -43,5 +44,5 @@ class Unit:
     @classmethod
     def decode(cls, data: dict[str, Any]) -> Self:
         """From JSON; the inverse of ``dataclasses.asdict``."""
-        lists = {"argv": tuple(data["argv"]), "after": tuple(data["after"])}
+        lists = {"argv": tuple(data["argv"]), "after": tuple(data["after"]), "leaves": tuple(data["leaves"])}
         return cls(**(data | lists | {"questions": tuple(map(Question.decode, data["questions"]))}))
