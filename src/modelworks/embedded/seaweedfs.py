@@ -199,6 +199,7 @@ def _free(name: str, port: int) -> bool:
 
 
 def _s3_port(host: str, wanted: int, known: int | None) -> int:
+    _bindable(host, 0)  # or the address is not ours
     if wanted:
         if not _bindable(host, wanted):
             raise SetupFailed(
