@@ -113,7 +113,7 @@ class Transport(StrEnum):
     """How the gateway reaches a replica."""
 
     UNIX = "unix"  # the replica listens on the Unix socket named by $MW_SOCKET
-    PORT = "port"  # the replica listens on 127.0.0.1:$PORT inside a network namespace of its own, see agent/portal
+    PORT = "port"  # the replica listens on 127.0.0.1:$PORT inside a network namespace of its own, see runtime/portal
 
 
 class Listen(Spec):
