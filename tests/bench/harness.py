@@ -157,6 +157,7 @@ def free_port() -> int:
 def folder(prefix: str = "mwb") -> Iterator[Path]:
     """A short temporary directory: sockets live in it."""
     path = Path(mkdtemp(prefix=prefix, dir="/tmp"))
+    path.chmod(0o755)  # under root the database runs as another user
     try:
         yield path
     finally:
