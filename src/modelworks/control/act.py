@@ -8,6 +8,7 @@ removal of the row belong to the last transaction, so that a pass that is repeat
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class Actor:
         stored: list[_Stored] = []
         told: list[Emit] = []
         removed = kept = False
+        sure_until = 0.0  # the lease was not renewed yet: the decision may have waited for a worker
         for action in decision.actions:
             match action:
                 case Emit():
@@ -78,12 +80,10 @@ class Actor:
                 case Reserve() | Release() | PublishRoute() | WithdrawRoute() | EnsureSecret() | Meter():
                     stored.append(action)
                 case EnsureRun() | StopRun() | ForgetRun() | EnsureBucket() | EnsureDirectory() | RemoveDirectory():
-                    self._commit(lease, stored)
-                    stored = []
+                    sure_until, stored = self._commit(lease, stored, sure_until), []
                     told += self._reach(action)
                 case RemoveBucket(bucket, quiet):
-                    self._commit(lease, stored)
-                    stored = []
+                    sure_until, stored = self._commit(lease, stored, sure_until), []
                     try:
                         buckets.remove(self.credentials(), bucket)
                     except Conflict as error:
@@ -101,11 +101,15 @@ class Actor:
                 return None
             return self._finish(connection, lease, decision)
 
-    def _commit(self, lease: Lease, stored: Sequence[_Stored]) -> None:
+    def _commit(self, lease: Lease, stored: Sequence[_Stored], sure_until: float) -> float:
+        """What was gathered, under a renewed lease; returns until when (monotonic) the lease is sure to be held."""
+        if not stored and time.monotonic() < sure_until:
+            return sure_until
         with self.engine.begin() as connection:
             self._guard(connection, lease)
             for action in stored:
                 self._store(connection, lease.resource, action)
+        return time.monotonic() + LEASE_SECONDS / 4
 
     def _guard(self, connection: Connection, lease: Lease) -> None:
         """Nothing is written by who no longer holds the lease; until the commit, nobody else can take it."""

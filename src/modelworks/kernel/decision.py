@@ -87,7 +87,7 @@ class WithdrawRoute:
 
 @dataclass(frozen=True)
 class EnsureSecret:
-    """The resource has a random secret of 256 bits called ``name``: made once, kept encrypted, gone with the resource."""
+    """The resource has a random secret of 256 bits called ``name``: made once, encrypted, gone with the resource."""
 
     name: str
 
@@ -99,7 +99,7 @@ class EnsureBucket:
 
 @dataclass(frozen=True)
 class RemoveBucket:
-    """Remove a bucket. While it holds objects that is refused, with an event unless ``quiet``, and no Remove follows."""
+    """Remove a bucket. While it holds objects it stays, with an event unless ``quiet``, and no Remove follows."""
 
     bucket: str
     quiet: bool = False
