@@ -73,7 +73,7 @@ def age(timestamp: Any, now: datetime | None = None) -> str:
 
 
 def money(amount: Any, currency: str = "") -> str:
-    """Four significant places below one, two above: costs of seconds are small."""
+    """Six places below one, two above: costs of seconds are small."""
     value = float(amount or 0)
-    text = f"{value:.2f}" if value >= 1 or value == 0 else f"{value:.6f}".rstrip("0")
+    text = f"{value:.2f}" if value >= 1 or value == 0 else "<0.000001" if value < 1e-6 else f"{value:.6f}"
     return f"{text} {currency}".strip()
