@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from modelworks.kernel.errors import Invalid
-from modelworks.products.training import local
+from modelworks.products.training.local import run as run_job
 
 
 def run(path: Path, directory: Path) -> int:
@@ -21,4 +21,4 @@ def run(path: Path, directory: Path) -> int:
         raise Invalid(f"{path} cannot be read: {error}", remedy="correct the manifest") from error
     if not isinstance(manifest, dict):
         raise Invalid(f"{path} is no manifest: it holds no fields", remedy="write `kind: TrainingJob` and its spec")
-    return local.run(manifest, directory)
+    return run_job(manifest, directory)
