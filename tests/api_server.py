@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+
 from modelworks.api.app import create_app
 from modelworks.control.context import Context
 from modelworks.control.kinds import KINDS

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from tests.api_server import Api, serving
+
 from modelworks.home import Home
 from modelworks.kernel.errors import ModelworksError
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.uri import ObjectUri
 from modelworks.products.registry.facade import find_version
-
-from tests.api_server import Api, serving
 
 
 @pytest.fixture

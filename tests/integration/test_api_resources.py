@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from modelworks.home import Home
 from tests.api_server import Api, serving
+
+from modelworks.home import Home
 
 
 @pytest.fixture
