@@ -93,7 +93,7 @@ def token(ctx: typer.Context, name: Name) -> None:
 def rotate_token(ctx: typer.Context, name: Name) -> None:
     """Make a new token; the old one stops working."""
     call = invocation(ctx)
-    _print_token(call, name, call.connect().rotate_token(name))
+    _print_token(call, name, services.rotate_token(call.connect(), name))
 
 
 @verb(app, "start")

@@ -182,6 +182,10 @@ class Client:
         """Whether the gateway passes requests on to the service: without a token it answers 401 then."""
         return self.http.knock(self.service_endpoint(name)) not in (404, 503)
 
+    def token_accepted(self, name: str, token: str) -> bool:
+        """Whether the gateway knows the token (yet)."""
+        return self.http.knock(self.service_endpoint(name), token) != 401
+
     # models
 
     def model_versions(self, name: str) -> list[Document]:

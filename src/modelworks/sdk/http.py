@@ -72,10 +72,12 @@ class Http:
 
         return self._patiently(once, may_repeat)
 
-    def knock(self, url: str) -> int:
-        """The status of a GET of any address without the key. Raises PlatformUnreachable."""
+    def knock(self, url: str, token: str | None = None) -> int:
+        """The status of a GET of any address, with a service's token instead of the key. Raises PlatformUnreachable."""
         request = self._client.build_request("GET", url)
         del request.headers["Authorization"]
+        if token is not None:
+            request.headers["Authorization"] = f"Bearer {token}"
         try:
             return self._client.send(request).status_code
         except httpx.TransportError as error:

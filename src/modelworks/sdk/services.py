@@ -24,16 +24,25 @@ def wait_ready(
     """The service once all its wanted replicas are ready, or it has failed or is stopped."""
     service = until(client, KIND, name, lambda s: phase_of(s) in phases, on_change=on_change, timeout=timeout)
     if phase_of(service) == "Running":
-        _await_route(client, name)
+        _await(lambda: client.service_routed(name), f"service {name} runs, but the gateway does not know it yet")
+    elif phase_of(service) == "Stopped":
+        _await(lambda: not client.service_routed(name), f"service {name} is stopped, but the gateway still knows it")
     return service
 
 
-def _await_route(client: Client, name: str) -> None:
-    """The gateway hears of ready replicas a moment after the status says so. Raises TimedOut."""
+def rotate_token(client: Client, name: str) -> str:
+    """A new token, once the gateway takes it. Raises TimedOut."""
+    token = client.rotate_token(name)
+    _await(lambda: client.token_accepted(name, token), f"the gateway does not take the new token of {name} yet")
+    return token
+
+
+def _await(condition: Callable[[], bool], failure: str) -> None:
+    """The gateway hears of a change a moment after the status tells it. Raises TimedOut."""
     end = time.monotonic() + _ROUTE
-    while not client.service_routed(name):
+    while not condition():
         if time.monotonic() > end:
-            raise TimedOut(f"service {name} runs, but the gateway does not pass requests on to it", remedy="mw status")
+            raise TimedOut(failure, remedy="mw status")
         time.sleep(0.02)
 
 
