@@ -45,7 +45,10 @@ def reserve(connection: Connection, uid: str, claims: Iterable[Claim]) -> None:
         }
         for c in claims
     ]
-    if rows and connection.execute(insert(table).values(rows).on_conflict_do_nothing()).rowcount:
+    if not rows:
+        return
+    statement = insert(table).values(rows).on_conflict_do_nothing().returning(table.c.key)
+    if connection.execute(statement).all():
         notify(connection, CLAIMS)
 
 

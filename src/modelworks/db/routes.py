@@ -20,7 +20,8 @@ def publish(connection: Connection, workspace: str, name: str, uid: str, route: 
         set_={"uid": uid, "route": statement.excluded.route, "updated_at": func.now()},
         where=(table.c.route != statement.excluded.route) | (table.c.uid != uid),
     )
-    changed = connection.execute(statement).rowcount > 0
+    # Asked of the row itself: the row count of an upsert is not reported by the driver.
+    changed = connection.execute(statement.returning(table.c.uid)).first() is not None
     if changed:
         notify(connection, ROUTES)
     return changed
