@@ -28,13 +28,13 @@ $(BIN)/uv:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "installing Modelworks into $(VENV)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[server,quickstart]'
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[server,quickstart]'
 	@touch $@
 
 develop: $(VENV)/.developed  ## .installed, with what tests and linters need
 
 $(VENV)/.developed: $(VENV)/.installed
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group test --group lint
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --group test --group lint
 	@touch $@
 
 test: develop  ## the whole test suite, on the real embedded engines
