@@ -203,6 +203,14 @@ def test_down_works_without_supervisor_and_agent_and_on_the_deaf(platform: Platf
     assert not any(identity.alive() for identity in before.values())
 
 
+def test_who_starts_workloads_goes_before_them(platform: Platform) -> None:
+    """A controller that outlives them would start a stopped replica again, which nobody would stop."""
+    platform.up()
+    assert platform.run("down").returncode == 0
+    told = logs.path_of(platform.home, "supervisor").read_text()
+    assert told.index("controller stopped") < told.index("workloads stopped") < told.index("agent stopped")
+
+
 def test_ctrl_c_in_the_foreground_stops_everything(platform: Platform) -> None:
     process = subprocess.Popen(platform.argv("up", "--port", "0"), stdout=subprocess.PIPE, text=True)
     until(lambda: platform.state().stage is Stage.UP)

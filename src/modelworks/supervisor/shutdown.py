@@ -1,4 +1,4 @@
-"""Stopping everything: workloads, then the platform's processes, by recorded identities only.
+"""Stopping everything: who starts workloads, the workloads, then their keepers, by recorded identities only.
 
 The supervisor does it at its end, and `mw down` when there is no supervisor.
 """
@@ -21,18 +21,22 @@ from modelworks.supervisor.ask import connect
 from modelworks.supervisor.procfs import Identity
 from modelworks.supervisor.state import Process, State
 
-# Who goes when: no one before those that use it. Units that are named nowhere go first.
-ORDER = (("gateway",), ("controller",), ("agent",), ("weed", "postgres"))
+# Who goes when: no one before those that use it. Units that are named nowhere go first. The controller goes before the
+# workloads: it would take a stopped replica for one that crashed, and start another.
+BEFORE_WORKLOADS = (("gateway",), ("controller",))
+AFTER_WORKLOADS = (("agent",), ("weed", "postgres"))
 _KILL_TIMEOUT = 10.0
 Say = Callable[[str], None]
 
 
 def stop_everything(home: Home, state: State, sweep: Sequence[str], grace: float, say: Say) -> list[str]:
     """Stop what lives; returns the names of the processes that were stopped. Children are not reaped here."""
-    _stop_workloads(home, state.processes.get("agent"), sweep, grace, say)
     living = {process.unit.name: process for process in state.living()}
-    named = [name for group in ORDER for name in group]
-    for group in (tuple(name for name in living if name not in named), *ORDER):
+    named = [name for group in (*BEFORE_WORKLOADS, *AFTER_WORKLOADS) for name in group]
+    for group in (tuple(name for name in living if name not in named), *BEFORE_WORKLOADS):
+        stop_processes([living[name] for name in group if name in living], say)
+    _stop_workloads(home, state.processes.get("agent"), sweep, grace, say)
+    for group in AFTER_WORKLOADS:
         stop_processes([living[name] for name in group if name in living], say)
     remove_sockets(home, state.processes.values())
     return list(living)

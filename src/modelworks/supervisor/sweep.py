@@ -15,7 +15,7 @@ from modelworks.runtime.local import kill_all
 def main(home: Home) -> None:
     ended = kill_all(home)
     if ended:
-        print(f"{ended} workloads of a lost agent ended")
+        print(f"stopped {ended} workload{'' if ended == 1 else 's'} that had no agent")
 
 
 if __name__ == "__main__":
