@@ -178,13 +178,14 @@ class Client:
         path = name if self.workspace == "default" else f"{self.workspace}.{name}"
         return f"{self.url}/api/predict/{quote(path)}"
 
-    def service_routed(self, name: str) -> bool:
-        """Whether the gateway passes requests on to the service: without a token it answers 401 then."""
-        return self.http.knock(self.service_endpoint(name)) not in (404, 503)
+    def service_answers(self, name: str, token: str) -> bool:
+        """Whether the gateway takes the token and passes a request on to a replica, whatever that makes of it."""
+        return "x-mw-replica" in self.http.knock(self.service_endpoint(name), token).headers
 
     def token_accepted(self, name: str, token: str) -> bool:
-        """Whether the gateway knows the token (yet)."""
-        return self.http.knock(self.service_endpoint(name), token) != 401
+        """Whether the gateway takes the token, also of a service that is stopped."""
+        answer = self.http.knock(self.service_endpoint(name), token)
+        return answer.status_code != 401 or "x-mw-replica" in answer.headers
 
     # models
 

@@ -39,7 +39,7 @@ class Http:
         self.url = url.rstrip("/")
         self.patience = patience
         self._sleep, self._clock = sleep, clock
-        headers = {"Authorization": f"Bearer {api_key or ''}"}
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # Proxy variables are for the outside world; the platform is addressed directly.
         self._client = httpx.Client(
             base_url=f"{self.url}/api/v1",
@@ -72,14 +72,10 @@ class Http:
 
         return self._patiently(once, may_repeat)
 
-    def knock(self, url: str, token: str | None = None) -> int:
-        """The status of a GET of any address, with a service's token instead of the key. Raises PlatformUnreachable."""
-        request = self._client.build_request("GET", url)
-        del request.headers["Authorization"]
-        if token is not None:
-            request.headers["Authorization"] = f"Bearer {token}"
+    def knock(self, url: str, token: str) -> httpx.Response:
+        """The answer to a HEAD of any address, with a service's token for the key. Raises PlatformUnreachable."""
         try:
-            return self._client.send(request).status_code
+            return self._client.head(url, headers={"Authorization": f"Bearer {token}"})
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 

@@ -24,9 +24,16 @@ def wait_ready(
     """The service once all its wanted replicas are ready, or it has failed or is stopped."""
     service = until(client, KIND, name, lambda s: phase_of(s) in phases, on_change=on_change, timeout=timeout)
     if phase_of(service) == "Running":
-        _await(lambda: client.service_routed(name), f"service {name} runs, but the gateway does not know it yet")
+        token = client.service_token(name)
+        _await(
+            lambda: client.service_answers(name, token), f"service {name} runs, but the gateway does not know it yet"
+        )
     elif phase_of(service) == "Stopped":
-        _await(lambda: not client.service_routed(name), f"service {name} is stopped, but the gateway still knows it")
+        token = client.service_token(name)
+        _await(
+            lambda: not client.service_answers(name, token),
+            f"service {name} is stopped, but the gateway still knows it",
+        )
     return service
 
 
