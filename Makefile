@@ -38,7 +38,7 @@ $(VENV)/.developed: $(VENV)/.installed
 	@touch $@
 
 test: develop  ## the whole test suite, on the real embedded engines
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not soak' $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not soak' $(PYTEST_FLAGS)
 
 check: develop  ## formatting, lint, types, import rules and the pure tests
 	@$(BIN)/ruff format --check src tests examples
