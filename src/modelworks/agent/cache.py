@@ -14,18 +14,18 @@ import hashlib
 import json
 import os
 import shutil
-import tarfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelworks.kernel.errors import Invalid, NotFound
+from modelworks.kernel.errors import NotFound, Unavailable
 from modelworks.kernel.run import Input
 from modelworks.objectstore import transfer
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.uri import ObjectUri
+from modelworks.runtime.archive import unpack
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -142,24 +142,14 @@ class InputCache:
                     unpack(file, staged / "unpacked", str(listing.uri))
                     shutil.rmtree(data)
                     (staged / "unpacked").rename(data)
+            if not item.digest and self.list(item.uri).digest != listing.digest:
+                # Half of it may be old and half new, and the key names the old.
+                raise Unavailable(f"{item.uri} changed while it was read", retry_after=1.0)
             _make_readable(data)
             (staged / "size").write_text(str(_size(data)))
             staged.rename(entry)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-
-
-def unpack(archive: Path, target: Path, name: str) -> None:
-    """Unpack a tar archive below ``target``; nothing in it may point outside. Raises Invalid."""
-    target.mkdir()
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            tar.extractall(target, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise Invalid(
-            f"{name} cannot be unpacked: {error}",
-            remedy="it must be a .tar.gz without links or paths that lead out of it",
-        ) from error
 
 
 def _key(item: Input, digest: str) -> str:

@@ -31,6 +31,7 @@ from modelworks.products.training.ranks import (
 )
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import arguments, expand, expand_variables
+from modelworks.runtime.archive import unpack
 from modelworks.runtime.sandbox import rewrite
 
 _UID = "local"
@@ -100,8 +101,7 @@ def _copy_code(source: Path, work: Path) -> None:
         ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", work.parent.name)
         shutil.copytree(source, work, ignore=ignore, symlinks=True)
     elif tarfile.is_tarfile(source):
-        with tarfile.open(source) as archive:
-            archive.extractall(work, filter="data")
+        unpack(source, work, str(source))
     else:
         said = f"{source} is neither a folder nor a .tar.gz"
         raise Invalid(said, fields=(FieldError("spec.code", said),))
