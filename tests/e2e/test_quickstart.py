@@ -73,7 +73,8 @@ def test_the_second_run_reuses_what_is_there_and_its_lines_can_be_pasted(mw: Mw)
 def test_the_lineage_names_job_code_and_data(mw: Mw) -> None:
     version = json.loads(mw.ok("model", "get", "digits:1", "--json"))
     assert version["lineage"]["job"]["name"] == "digits"
-    assert re.search("[0-9a-f]{64}", version["lineage"]["code"])
+    assert re.fullmatch("sha256:[0-9a-f]{64}", version["lineage"]["code_digest"])
+    assert version["lineage"]["code_digest"].removeprefix("sha256:") in version["lineage"]["code"]
     assert "s3://digits/train/" in json.dumps(version["lineage"]["inputs"])
     assert version["metrics"]["validation_accuracy"] > 0.9
 

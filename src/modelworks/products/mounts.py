@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,15 @@ def volume_mounts(references: Sequence[VolumeReference], resolved: Mapping[str, 
         )
         for volume in references
     )
+
+
+_CONTENT_ADDRESSED = re.compile(r"/code/([0-9a-f]{64})\.tar\.gz")
+
+
+def code_digest(uri: str) -> str | None:
+    """The SHA-256 that the name of an archive packed by the client holds; None for code kept elsewhere."""
+    match = _CONTENT_ADDRESSED.search(uri)
+    return f"sha256:{match[1]}" if match else None
 
 
 def code_input(uri: str) -> Input:

@@ -11,7 +11,7 @@ from modelworks.kernel.resource import Metadata, Ref
 from modelworks.kernel.run import Resources
 from modelworks.products.catalogue.facade import resolve_environment, resolve_shape
 from modelworks.products.kind import Lookup, Resolved
-from modelworks.products.mounts import workspace_bucket
+from modelworks.products.mounts import code_digest, workspace_bucket
 from modelworks.products.storage.facade import parse_uri, volume_sources
 from modelworks.products.workload import VolumeReference
 
@@ -61,6 +61,9 @@ class Resolution:
             self.data["environment"] = choice.ref.dump()
         if spec.code is not None:
             self.data["code"] = self.uri(spec.code, "spec.code")
+            digest = code_digest(self.data["code"])
+            if digest is not None:
+                self.data["code_digest"] = digest
         if spec.volumes:
             names = list(dict.fromkeys(volume.name for volume in spec.volumes))
             self.data["volumes"] = volume_sources(self.lookup, self.workspace, names, owner=self.owner)
