@@ -55,11 +55,11 @@ class Picture:
                 del self._runs[uid]
 
     def add(self, run: RunObservation) -> None:
-        """A run that was just ensured."""
+        """A run that was just ensured. What the observer saw of it meanwhile is as new, or newer, and stays."""
         with self._lock:
             self._counter += 1
             self._added[run.key] = self._counter
-            self._runs.setdefault(_uid(run.key), {})[run.key] = run
+            self._runs.setdefault(_uid(run.key), {}).setdefault(run.key, run)
 
     def drop(self, key: str) -> None:
         """A run that was just forgotten."""

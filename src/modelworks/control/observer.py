@@ -80,8 +80,9 @@ class Observer(threading.Thread):
 
     def _follow(self, cursor: int) -> None:
         """Until the whole picture is due again. Raises Unavailable when the node is away."""
-        picture, until = self._picture, time.monotonic() + _REFRESH
+        picture, told = self._picture, time.monotonic()
         assert picture is not None
+        until = told + _REFRESH
         while not self._stopping.is_set() and time.monotonic() < until:
             latest, keys = self._door.changes(cursor, _LONG_POLL)
             if latest < cursor:
@@ -91,8 +92,10 @@ class Observer(threading.Thread):
                 begun = picture.begin()
                 picture.replace(begun, uid, self._door.observe(f"{uid}/"))
                 self._wake(uid)
-            if not keys:
+            # A node on which something changes all the time says that it lives as often as a quiet one.
+            if not keys or time.monotonic() - told >= _LONG_POLL:
                 self._seen(self._door.node())
+                told = time.monotonic()
 
 
 def recorder(engine: Engine) -> Callable[[NodeObservation], None]:

@@ -45,7 +45,7 @@ _TRIM_INTERVAL = 3600.0
 def run(home: Home) -> None:
     """Serve until SIGTERM. Waits for the database at the start, and outlives its absences."""
     settings = Settings.load(home)
-    url = settings.database_url or _stored_url(home)
+    url = _database_url(home)
     engine = connect(url, name="modelworks-controller")
     _wait_for_schema(engine, home)
     fleet, listener = Fleet(), Listener(url)
@@ -85,7 +85,11 @@ def run(home: Home) -> None:
         engine.dispose()
 
 
-def _stored_url(home: Home) -> str:
+def _database_url(home: Home) -> str:
+    """What `mw up` wrote down, of the embedded database or of the one that ``MW_DATABASE_URL`` named then.
+
+    Never the variable itself: that is libpq's form, and may be missing where this process is started again.
+    """
     path = home.secrets / "database.json"
     try:
         return str(json.loads(path.read_text("utf-8"))["url"])
