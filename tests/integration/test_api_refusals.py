@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -229,6 +230,57 @@ def test_a_bound_key_is_refused_in_other_workspaces(api: Api) -> None:
         foreign = team.post("/storage/credentials", json={"read": ["s3://mw-default/"]})
         assert foreign.status_code == 403
         assert team.post("/keys", json={"name": "another"}).status_code == 403
+
+
+def _apply(client: httpx.Client, *manifests: dict[str, Any]) -> httpx.Response:
+    return client.post("/apply", json={"manifests": list(manifests)})
+
+
+def test_a_bound_keys_workloads_reach_no_other_buckets(api: Api) -> None:
+    """What the key itself may not read, its jobs and services may not read for it."""
+    assert _apply(api.client, manifest("Bucket", {}, name="payroll")).status_code == 200
+    job, model = {"command": "true"}, {"processor": "onnx"}
+    with api.with_key(_make(api.client, name="team", workspace="vision")) as team:
+        assert _apply(team, manifest("Bucket", {}, name="pictures")).status_code == 200
+        for bucket in ("payroll", "mw-default", "nobodys"):
+            uri = f"s3://{bucket}/a/"
+            for kind, spec, path in (
+                ("TrainingJob", job | {"inputs": {"data": uri}}, "spec.inputs.data"),
+                ("TrainingJob", job | {"output": uri}, "spec.output"),
+                ("TrainingJob", job | {"code": uri}, "spec.code"),
+                ("Service", model | {"model": uri}, "spec.model"),
+            ):
+                answer = _apply(team, manifest(kind, spec, name="x1"))
+                assert answer.status_code == 403, answer.text
+                assert answer.json()["errors"][0]["path"] == path
+            answer = team.post("/jobs/validate", json=manifest("TrainingJob", job | {"inputs": {"data": uri}}))
+            assert answer.status_code == 403
+            assert team.post("/models/m/versions", json={"uri": uri}).status_code == 403
+        own = job | {"inputs": {"data": "s3://pictures/a/"}, "output": "s3://mw-vision/b/"}
+        assert _apply(team, manifest("TrainingJob", own)).status_code == 200
+
+
+def test_a_directory_of_the_node_is_an_administrators_to_give(api: Api, home: Home, tmp_path: Path) -> None:
+    given = manifest("Volume", {"path": str(tmp_path)}, name="shared")
+    with api.with_key(_make(api.client, name="team", workspace="vision")) as team:
+        answer = _apply(team, given)
+        assert answer.status_code == 403
+        assert answer.json()["errors"][0]["path"] == "spec.path"
+        assert _apply(team, manifest("Volume", {"size": "1Gi"}, name="own")).status_code == 200
+    assert _apply(api.client, given).status_code == 200
+    for own in (home.root, home.secrets, home.root.parent, home.run, Path("/var/run"), Path("/")):
+        answer = _apply(api.client, manifest("Volume", {"path": str(own)}, name="never"))
+        assert answer.status_code == 422, own
+        assert answer.json()["errors"][0]["path"] == "spec.path"
+
+
+def test_a_read_only_key_sees_no_token(api: Api) -> None:
+    service = {"processor": "command", "command": "true", "replicas": 0}
+    assert _apply(api.client, manifest("Service", service, name="web")).status_code == 200
+    assert api.client.get("/services/web/token").status_code == 200
+    with api.with_key(_make(api.client, name="viewer", read_only=True)) as viewer:
+        assert viewer.get("/resources/service/web").status_code == 200
+        assert viewer.get("/services/web/token").status_code == 403
 
 
 def test_a_revoked_key_ends_at_once_and_its_name_is_free(api: Api) -> None:

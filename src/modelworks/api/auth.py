@@ -29,8 +29,8 @@ from sqlalchemy.dialects.postgresql import insert
 from modelworks.db.tables import api_keys as table
 from modelworks.home import Home
 from modelworks.kernel.errors import Conflict, Forbidden, NotFound, SetupFailed, Unauthorized
+from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE
-from modelworks.products.context import Principal
 
 LOCAL_KEY_NAME = "local"
 _BELIEVED_S = 5.0
@@ -116,7 +116,7 @@ def check_workspace(principal: Principal, workspace: str) -> None:
 
 def check_administrator(principal: Principal) -> None:
     """Raises Forbidden for keys that are bound to a workspace or may only read."""
-    if principal.workspace is not None or principal.read_only:
+    if not principal.administrator:
         raise Forbidden(f"the key {principal.name} may not manage keys: it is bound to a workspace or may only read")
 
 

@@ -24,8 +24,9 @@ from modelworks.control.apply import apply
 from modelworks.control.delete import delete
 from modelworks.db import resources
 from modelworks.kernel.errors import FieldError, Invalid, NotFound
+from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE, Name, Ref
-from modelworks.products.context import ContextOf, Principal, PrincipalOf, WorkspaceOf
+from modelworks.products.context import ContextOf, PrincipalOf, WorkspaceOf
 from modelworks.products.kind import Kind
 
 router = APIRouter(tags=["resources"])
@@ -39,7 +40,9 @@ def apply_manifests(
 ) -> ApplyResults:
     """All manifests are stored, or none is. A manifest without a workspace is for `?workspace=`."""
     manifests = [_in_workspace(manifest, workspace, principal) for manifest in body.manifests]
-    applied = apply(context.engine, manifests, context.settings, context.kinds, dry_run=body.dry_run)
+    applied = apply(
+        context.engine, manifests, context.settings, context.kinds, principal=principal, dry_run=body.dry_run
+    )
     return ApplyResults(results=[AppliedDocument.of(result) for result in applied])
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from modelworks.db import events, resources
 from modelworks.kernel.errors import Conflict, FieldError, Invalid, ModelworksError
+from modelworks.kernel.principal import PLATFORM, Principal
 from modelworks.kernel.resource import Manifest, Ref, Resource
 from modelworks.kernel.spec import changed_paths
 from modelworks.products.kind import Kind, Lookup
@@ -67,17 +68,18 @@ def apply(
     settings: Settings,
     kinds: Mapping[str, Kind],
     *,
+    principal: Principal = PLATFORM,
     dry_run: bool = False,
 ) -> list[Applied]:
     """Create, replace or leave each resource, in the order given; a document may name those before it.
 
     With ``dry_run`` everything is checked and compared and nothing is stored. Raises Invalid with the path of every
     wrong field (``spec.replicas``; ``manifests.1.spec.replicas`` when there are several documents), Conflict for a
-    change of what cannot change or of a resource that is being deleted.
+    change of what cannot change or of a resource that is being deleted, Forbidden for what ``principal`` may not name.
     """
     documents = _validated(manifests, kinds)
     with engine.connect() as connection, connection.begin() as transaction:
-        applied = [_apply_one(connection, document, settings) for document in documents]
+        applied = [_apply_one(connection, document, settings, principal) for document in documents]
         if dry_run:
             transaction.rollback()
     return applied
@@ -125,10 +127,13 @@ def _document(data: Mapping[str, Any], at: str, kinds: Mapping[str, Kind]) -> _D
     return _Document(at, kind, manifest, kind.spec.parse(manifest.spec, at=f"{at}spec"))
 
 
-def _apply_one(connection: Connection, document: _Document, settings: Settings) -> Applied:
+def _apply_one(connection: Connection, document: _Document, settings: Settings, principal: Principal) -> Applied:
     metadata = document.manifest.metadata
     lookup = Lookup(
-        connection, settings, lambda workspace, kind, name: resources.get(connection, Ref(workspace, kind, name))
+        connection,
+        settings,
+        lambda workspace, kind, name: resources.get(connection, Ref(workspace, kind, name)),
+        principal,
     )
     try:
         found = document.kind.resolve(metadata, document.spec, lookup)

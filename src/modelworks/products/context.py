@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Query, Request
@@ -11,6 +10,7 @@ from sqlalchemy import Engine
 
 from modelworks.db.secrets import Cipher
 from modelworks.home import Home
+from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE, Name
 from modelworks.objectstore.credentials import Credentials
 from modelworks.products.kind import Kind
@@ -35,18 +35,6 @@ class Context(Protocol):
     def cipher(self) -> Cipher: ...
     @property
     def credentials(self) -> Callable[[], Credentials]: ...
-
-
-@dataclass(frozen=True)
-class Principal:
-    """The API key that asks. ``workspace`` None: every workspace."""
-
-    name: str
-    workspace: str | None = None
-    read_only: bool = False
-
-    def may_use(self, workspace: str) -> bool:
-        return self.workspace is None or self.workspace == workspace
 
 
 def _context(request: Request) -> Context:

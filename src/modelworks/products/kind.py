@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from modelworks.kernel.decision import Decision
+from modelworks.kernel.principal import PLATFORM, Principal
 from modelworks.kernel.resource import Metadata, Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.spec import Spec
@@ -30,11 +31,15 @@ class ClaimView:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What ``resolve`` may read at apply: the settings, other resources, a product's own tables. It writes nothing."""
+    """What ``resolve`` may read at apply: the settings, other resources, a product's own tables. It writes nothing.
+
+    ``principal`` is who applies: what a workspace's key may not reach itself, its workloads may not reach for it.
+    """
 
     connection: Connection
     settings: Settings
     resource: Callable[[str, str, str], Resource | None]  # workspace, kind, name
+    principal: Principal = PLATFORM
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def resolve_nothing(metadata: Metadata, spec: Any, lookup: Lookup) -> Resolved:
 class Kind:
     """One kind. ``decide`` is None for kinds that are data only (an instance type): they are ready once stored.
 
-    ``immutable`` spec paths may not change in an update (apply answers Conflict); ``check`` sees the old and new spec.
+    ``immutable`` spec paths may not change in an update (apply answers Conflict); ``check_delete`` raises Conflict for
+    what may not be deleted now.
     """
 
     name: str

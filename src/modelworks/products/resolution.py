@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from modelworks.kernel.catalogue import EnvironmentSpec, Substitution
-from modelworks.kernel.errors import Forbidden
 from modelworks.kernel.resource import Metadata, Ref
 from modelworks.kernel.run import Resources
 from modelworks.products.catalogue.facade import resolve_environment, resolve_shape
 from modelworks.products.kind import Lookup, Resolved
-from modelworks.products.mounts import code_digest, workspace_bucket
-from modelworks.products.storage.facade import parse_uri, volume_sources
+from modelworks.products.mounts import code_digest
+from modelworks.products.storage.facade import check_reach, parse_uri, volume_sources
 from modelworks.products.workload import VolumeReference
 
 DEFAULT_INSTANCE_TYPE = "local.small"
@@ -71,12 +70,10 @@ class Resolution:
     def uri(self, text: str, path: str, *, folder: bool = False) -> str:
         """``oss://bucket.endpoint/key`` → ``s3://bucket/key``; with ``folder`` it ends with a slash.
 
-        Raises Invalid for what is not an object URI, Forbidden for another workspace's own bucket.
+        Raises Invalid for what is not an object URI, Forbidden for a bucket that who applies does not reach.
         """
         uri = parse_uri(text, path)
-        internal = workspace_bucket("")
-        if uri.bucket.startswith(internal) and uri.bucket != workspace_bucket(self.workspace):
-            raise Forbidden(f"{path}: s3://{uri.bucket}/ belongs to another workspace than {self.workspace}")
+        check_reach(self.lookup.connection, self.lookup.principal, self.workspace, uri, path=path)
         found = str(uri)
         return f"{found}/" if folder and not found.endswith("/") else found
 

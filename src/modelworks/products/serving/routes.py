@@ -10,12 +10,12 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 
 from modelworks.db import events, resources, secrets
-from modelworks.kernel.errors import Conflict, FieldError, Invalid, NotFound
+from modelworks.kernel.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from modelworks.kernel.quantities import parse_duration
 from modelworks.kernel.resource import Name, Ref, Resource
 from modelworks.kernel.run import RunKey, RunPhase
 from modelworks.kernel.spec import Spec
-from modelworks.products.context import Context, ContextOf, WorkspaceOf
+from modelworks.products.context import Context, ContextOf, PrincipalOf, WorkspaceOf
 from modelworks.products.logs import Parts, stream
 from modelworks.products.serving.facade import SERVICE
 from modelworks.products.serving.queries import TOKEN, rotate_token
@@ -36,8 +36,10 @@ class Token(Spec):
 
 
 @_routes.get("/{name}/token", summary="The token of a service", operation_id="getServiceToken")
-def show_token(name: Name, context: ContextOf, workspace: WorkspaceOf) -> Token:
-    """The token that callers of ``/api/predict/<service>`` need."""
+def show_token(name: Name, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf) -> Token:
+    """The token that callers of ``/api/predict/<service>`` need: not for keys that may only read."""
+    if principal.read_only:
+        raise Forbidden(f"the key {principal.name} may only read: a service's token would let it use the service")
     with context.engine.begin() as connection:
         service = _service(connection, workspace, name)
         secrets.ensure(connection, context.cipher, service.uid, TOKEN)

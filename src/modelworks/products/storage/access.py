@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from modelworks.kernel.errors import FieldError, Forbidden, Invalid
+from modelworks.kernel.principal import Principal
 from modelworks.objectstore.uri import ObjectUri
-from modelworks.products.context import Principal
 from modelworks.products.mounts import workspace_bucket
 from modelworks.products.storage import queries
 
@@ -24,8 +24,10 @@ def parse_uri(text: str, path: str) -> ObjectUri:
     return uri
 
 
-def check_reach(connection: Connection, principal: Principal, workspace: str, uri: ObjectUri) -> None:
-    """Raises Forbidden when the bucket is another workspace's."""
+def check_reach(
+    connection: Connection, principal: Principal, workspace: str, uri: ObjectUri, *, path: str | None = None
+) -> None:
+    """Raises Forbidden, at ``path``, for a bucket that is not the workspace's; keys bound to none reach them all."""
     own = workspace_bucket(workspace)
     if uri.bucket == own:
         return
@@ -39,4 +41,5 @@ def check_reach(connection: Connection, principal: Principal, workspace: str, ur
         raise Forbidden(
             f"the key {principal.name} does not reach s3://{uri.bucket}/: the workspace {workspace} has no such bucket",
             remedy=f"`mw bucket create {uri.bucket}` makes one",
+            fields=(FieldError(path, f"the workspace {workspace} has no bucket {uri.bucket}"),) if path else (),
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from sqlalchemy import text
 
-from modelworks.kernel.errors import FieldError, Invalid
+from modelworks.home import Home
+from modelworks.kernel.errors import FieldError, Forbidden, Invalid
 from modelworks.kernel.resource import Metadata
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.storage import queries
@@ -34,13 +35,26 @@ def resolve_bucket(metadata: Metadata, spec: BucketSpec, lookup: Lookup) -> Reso
 
 
 def resolve_volume(metadata: Metadata, spec: VolumeSpec, lookup: Lookup) -> Resolved:
-    """Raises Invalid at ``spec.path`` for a directory that holds, or is in, the platform's own."""
+    """Raises Invalid at ``spec.path`` for a directory that holds, or is in, the platform's own.
+
+    A directory of the machine is for administrators to give: Forbidden for keys that are bound to a workspace.
+    """
     if spec.path is None:
         return Resolved()
-    path, home = (PurePosixPath(os.path.realpath(p)) for p in (spec.path, lookup.settings.home))
-    if path.is_relative_to(home) or home.is_relative_to(path):
-        said = f"{spec.path} is where the platform keeps its own state; a volume may not show that to workloads"
-        raise Invalid(said, fields=(FieldError("spec.path", said),))
+    if not lookup.principal.administrator:
+        said = (
+            f"the key {lookup.principal.name} is bound to a workspace: it may not make a directory of the node a volume"
+        )
+        raise Forbidden(
+            said, remedy="leave `path` out, or ask an administrator", fields=(FieldError("spec.path", said),)
+        )
+    path = PurePosixPath(os.path.realpath(spec.path))
+    home = Home(Path(lookup.settings.home))
+    for place in (home.root, home.run):
+        own = PurePosixPath(os.path.realpath(place))
+        if path.is_relative_to(own) or own.is_relative_to(path):
+            said = f"{spec.path} is where the platform keeps its own state; a volume may not show that to workloads"
+            raise Invalid(said, fields=(FieldError("spec.path", said),))
     # Through a link, the rules of the spec hold for where it leads.
     VolumeSpec.parse({"path": str(path)}, at="spec")
     missing = "" if os.path.isdir(path) else f"{spec.path} is no directory on this machine; workloads wait until it is"

@@ -11,11 +11,12 @@ from sqlalchemy import Connection
 
 from modelworks.db import events, resources
 from modelworks.kernel.errors import Conflict, FieldError, Invalid, NotFound
+from modelworks.kernel.principal import Principal
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Manifest, Name, Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
-from modelworks.products.context import Context, ContextOf, WorkspaceOf
+from modelworks.products.context import Context, ContextOf, PrincipalOf, WorkspaceOf
 from modelworks.products.kind import Lookup
 from modelworks.products.logs import Parts, stream
 from modelworks.products.training.facade import TRAINING_JOB
@@ -70,7 +71,7 @@ class Metrics(Spec):
 
 
 @_routes.post("/validate", summary="Check a job's manifest and store nothing", operation_id="validateJob")
-def validate(manifest: JobManifest, context: ContextOf, workspace: WorkspaceOf) -> Validation:
+def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf) -> Validation:
     """The resolved spec, an estimate of the cost, and notes; every wrong field at once, with its path."""
     if manifest.kind != TRAINING_JOB.name:
         raise Invalid(
@@ -85,7 +86,7 @@ def validate(manifest: JobManifest, context: ContextOf, workspace: WorkspaceOf) 
         said = f"the manifest is for the workspace {metadata.workspace}, the request for {workspace}"
         raise Invalid(said, fields=(FieldError("metadata.workspace", said),))
     with context.engine.begin() as connection:
-        found = TRAINING_JOB.resolve(metadata, spec, _lookup(connection, context))
+        found = TRAINING_JOB.resolve(metadata, spec, _lookup(connection, context, principal))
         # Volumes are locked while they are looked at; nothing is kept.
         connection.rollback()
     price = float(found.data["price_per_hour"]) * spec.replicas
@@ -200,9 +201,10 @@ def _job(connection: Connection, workspace: str, name: str, *, lock: bool = Fals
     return job
 
 
-def _lookup(connection: Connection, context: Context) -> Lookup:
+def _lookup(connection: Connection, context: Context, principal: Principal) -> Lookup:
     return Lookup(
         connection,
         context.settings,
         lambda workspace, kind, name: resources.get(connection, Ref(workspace, kind, name)),
+        principal,
     )
