@@ -66,7 +66,13 @@ def invocation(ctx: typer.Context) -> Invocation:
 
 def noun(name: str, help: str) -> typer.Typer:
     """A group of commands about one noun."""
-    return typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+    app = typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+    app.callback(help=help)(_nothing)  # without one, a group of a single verb would be that verb
+    return app
+
+
+def _nothing() -> None:
+    """A group does nothing by itself."""
 
 
 F = TypeVar("F", bound=Callable[..., None])

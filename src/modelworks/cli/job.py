@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -163,7 +164,7 @@ def cancel(ctx: typer.Context, name: Name) -> None:
 
 @verb(app, "delete")
 def delete_job(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Option()] = True) -> None:
-    """Delete a job, its runs and logs; its output stays in the object store."""
+    """Delete a job and its runs; its output and log files stay in the object store."""
     call = invocation(ctx)
     remove(call, call.connect(), [(jobs.KIND, name)], wait=wait)
 
@@ -190,24 +191,26 @@ def metrics(ctx: typer.Context, name: Name) -> None:
     call.out.table(columns, rows, right=columns[1:])
 
 
-def follow_log(call: Invocation, client: Client, name: str, replica: int | None = None) -> Document:
-    """Follow a job's log on stdout (stderr with --json) to its end. Ctrl-C detaches: the job goes on."""
+def waits_told(call: Invocation, prefix: str = "") -> Callable[[Document], None]:
+    """Prints as a note what a job waits for, whenever that changes."""
     told = ""
 
     def tell(job: Document) -> None:
         nonlocal told
         status = status_of(job)
-        message = str(status.get("message") or "")
-        if status.get("phase") in ("Queued", "Pending", "Preparing", "Retrying", "Finalizing") and message not in (
-            "",
-            told,
-        ):
-            told = message
-            call.out.note(message)
+        text = str(status.get("message") or "")
+        if status.get("phase") in ("Queued", "Preparing", "Retrying", "Finalizing") and text not in ("", told):
+            told = text
+            call.out.note(f"{prefix}{text}")
 
+    return tell
+
+
+def follow_log(call: Invocation, client: Client, name: str, replica: int | None = None) -> Document:
+    """Follow a job's log on stdout (stderr with --json) to its end. Ctrl-C detaches: the job goes on."""
     stream = sys.stderr if call.out.as_json else sys.stdout
     try:
-        return jobs.follow(client, name, Utf8Writer(stream), on_change=tell, replica=replica)
+        return jobs.follow(client, name, Utf8Writer(stream), on_change=waits_told(call), replica=replica)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"\njob {name} goes on; come back with `mw job log {name} -f`, end it with `mw job cancel {name}`\n"
@@ -219,7 +222,7 @@ def _attend(call: Invocation, client: Client, name: str, follow: bool) -> Docume
     if follow:
         job = follow_log(call, client, name)
     else:
-        job = jobs.wait(client, name)
+        job = jobs.wait(client, name, on_change=waits_told(call, f"{name}: "))
     if not call.out.as_json:
         call.out.say(f"{jobs.KIND}/{name} {status_of(job).get('phase', '')}: {message(job)}")
     return job

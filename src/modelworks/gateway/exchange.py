@@ -301,7 +301,7 @@ class Exchange:
                 502,
                 "upstream-failed",
                 f"The replica failed: {detail}.",
-                remedy=f"`mw service logs {self._service.route.service}` says more.",
+                remedy=f"`mw service log {self._service.route.service}` says more.",
             )
         )
 
