@@ -29,6 +29,7 @@ def create_app(context: Context) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a path that is not there is a problem, and no client sends its key twice
     )
     app.state.context = context
     app.state.keyring = Keyring(context.engine)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelworks.control.apply import Applied
 from modelworks.kernel.events import Event
-from modelworks.kernel.resource import Name, Resource
+from modelworks.kernel.resource import Name, Resource, WorkspaceName
 from modelworks.kernel.run import Resources
 from modelworks.kernel.spec import Spec
 
@@ -191,7 +191,7 @@ class KeyRequest(Spec):
     """A key for every workspace, or bound to one; with `read_only` it may not change anything."""
 
     name: Name
-    workspace: Name | None = None
+    workspace: WorkspaceName | None = None
     read_only: bool = False
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "ci", "workspace": "default"}]})

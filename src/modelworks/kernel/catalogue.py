@@ -14,6 +14,11 @@ from modelworks.kernel.run import EnvironmentRef, Resources
 from modelworks.kernel.spec import Spec
 
 _DISTRIBUTION = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(.*)", re.DOTALL)
+_INDEXES = ("--index-url", "-i", "--extra-index-url", "--find-links", "-f")
+_OPTIONS = (*_INDEXES, "--pre", "--prefer-binary", "--only-binary", "--no-binary")
+_NAMED = r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]/]*\])?\s*"
+_PACKAGE = re.compile(rf"{_NAMED}([<>=!~( -][^/@;]*)?(;.*)?")
+_REMOTE = re.compile(rf"({_NAMED}@\s*)?(git\+)?(https?|ssh)://\S+(\s.*)?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 
 
@@ -38,8 +43,17 @@ def environment_digest(requirements: Iterable[str], python: str | None, image: s
 
 
 def _check_requirement(line: str) -> str:
+    """A package by name or URL. A node builds it: no line may name a file or a variable of the node."""
     if not line.strip() or any(ord(c) < 32 and c != "\t" for c in line):
         raise ValueError("a requirement is one line of a pip requirements file, such as numpy==2.4.6")
+    text = re.sub(r"(^|\s)#.*$", "", line).strip()
+    if text.startswith("-"):
+        option, *values = re.split(r"[\s=]+", text, maxsplit=1)
+        remote = bool(values) and values[0].startswith(("https://", "http://"))
+        if option not in _OPTIONS or (option in _INDEXES and not remote) or "${" in text:
+            raise ValueError(f"{text[:80]!r} cannot be used here; of pip's options there are {', '.join(_OPTIONS)}")
+    elif text and ("${" in text or not (_PACKAGE.fullmatch(text) or _REMOTE.fullmatch(text))):
+        raise ValueError(f"{text[:80]!r} is neither a package, such as numpy==2.4.6, nor an https:// URL of one")
     return line.strip()
 
 

@@ -52,10 +52,14 @@ def parse_duration(value: object) -> float:
         return float(value)
     text = value.strip() if isinstance(value, str) else ""
     if re.fullmatch(_NUMBER, text):
-        return float(text)
-    if not _DURATION.fullmatch(text):
+        seconds = float(text)
+    elif _DURATION.fullmatch(text):
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    else:
         raise ValueError(f"not a duration: {value!r}; write it as 30s, 5m, 1h30m or a number of seconds")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    if seconds > _LONGEST:
+        raise ValueError(f"too long: {value!r}; no time is longer than {_LONGEST:.0f} seconds")
+    return seconds
 
 
 def format_cpu(millis: int) -> str:

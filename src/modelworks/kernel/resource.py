@@ -15,6 +15,7 @@ API_VERSION = "modelworks/v1"
 DEFAULT_WORKSPACE = "default"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_LONGEST_WORKSPACE = 60
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,126}[A-Za-z0-9])?")
 
 
@@ -40,6 +41,22 @@ Name = Annotated[
     # For who makes a client of the schema; the check above tells people what is wrong.
     Field(json_schema_extra={"pattern": f"^{_NAME.pattern}$", "minLength": 1, "maxLength": 63}),
 ]
+
+
+def check_workspace(name: str) -> str:
+    """A name without dots (``workspace.service`` is a path's) that fits behind ``mw-`` in the name of its bucket."""
+    check_name(name)
+    if "." in name or len(name) > _LONGEST_WORKSPACE:
+        raise ValueError(f"not a workspace: {name!r}; use 1-{_LONGEST_WORKSPACE} lower-case letters, digits and '-'")
+    return name
+
+
+_WORKSPACE = r"[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?"
+WorkspaceName = Annotated[
+    str,
+    AfterValidator(check_workspace),
+    Field(json_schema_extra={"pattern": f"^{_WORKSPACE}$", "minLength": 1, "maxLength": _LONGEST_WORKSPACE}),
+]
 LabelKey = Annotated[str, AfterValidator(_check_label)]
 LabelValue = Annotated[str, Field(max_length=256)]
 
@@ -48,7 +65,7 @@ class Metadata(Spec):
     """Who a resource is."""
 
     name: Name
-    workspace: Name = DEFAULT_WORKSPACE
+    workspace: WorkspaceName = DEFAULT_WORKSPACE
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
 
 
@@ -56,7 +73,7 @@ class Manifest(Spec):
     """One document of ``mw apply -f``: the envelope; ``spec`` is validated by its kind."""
 
     apiVersion: Literal["modelworks/v1"] = "modelworks/v1"
-    kind: str
+    kind: str = Field(max_length=64)
     metadata: Metadata
     spec: dict[str, Any] = Field(default_factory=dict)
 

@@ -43,11 +43,11 @@ class RunKey:
 class Resources(Spec):
     """What a run occupies while it lives: CPU in millicores (written ``500m`` or cores), memory in bytes, GPUs."""
 
-    cpu: Cpu = Field(default=1000, ge=1)
-    memory: Bytes = Field(default=1024**3, ge=1024**2)
+    cpu: Cpu = Field(default=1000, ge=1, le=10**9)
+    memory: Bytes = Field(default=1024**3, ge=1024**2, le=1 << 60)
     gpu: int = Field(default=0, ge=0, le=64)
-    gpu_model: str | None = None
-    gpu_memory: Bytes | None = None
+    gpu_model: str | None = Field(default=None, max_length=128)
+    gpu_memory: Bytes | None = Field(default=None, ge=0, le=1 << 60)
 
 
 class EnvironmentRef(Spec):

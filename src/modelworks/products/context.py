@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from modelworks.db.secrets import Cipher
 from modelworks.home import Home
 from modelworks.kernel.principal import Principal
-from modelworks.kernel.resource import DEFAULT_WORKSPACE, Name
+from modelworks.kernel.resource import DEFAULT_WORKSPACE, WorkspaceName
 from modelworks.objectstore.credentials import Credentials
 from modelworks.products.kind import Kind
 from modelworks.runtime.base import Runtime
@@ -47,7 +47,9 @@ def _principal(request: Request) -> Principal:
 
 def _workspace(
     request: Request,
-    workspace: Annotated[Name | None, Query(description="Default: the key's own workspace, else `default`.")] = None,
+    workspace: Annotated[
+        WorkspaceName | None, Query(description="Default: the key's own workspace, else `default`.")
+    ] = None,
 ) -> str:
     # That the key may use it was checked when the key was: api/auth refuses before any route runs.
     return workspace or _principal(request).workspace or DEFAULT_WORKSPACE

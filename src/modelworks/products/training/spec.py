@@ -53,7 +53,9 @@ class TrainingJobSpec(Spec):
     output: Text | None = Field(default=None, description="s3:// prefix; default below the workspace's own bucket")
     volumes: tuple[VolumeReference, ...] = Field(default=(), max_length=32)
     retries: int = Field(default=0, ge=0, le=100)
-    time_limit: Duration | None = Field(default=None, ge=1, description="of all attempts together")
+    time_limit: Duration | None = Field(
+        default=None, ge=1, le=10 * 366 * 86_400, description="of all attempts together"
+    )
     grace_period: Duration = Field(default=30.0, ge=0, le=3600)
     credentials: bool = False
 
