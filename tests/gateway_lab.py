@@ -24,6 +24,7 @@ QUICK = Limits(
     drain=3.0,
     drain_idle=0.2,
     sweep=0.05,
+    routes_wait=5.0,
     connections=100,
 )
 Handler = Callable[["Replica", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

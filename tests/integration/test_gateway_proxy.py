@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.gateway_lab import AUTH, Lab, Replica, header, lab, request
+from tests.gateway_lab import AUTH, QUICK, Lab, Replica, header, lab, request
+
+from modelworks.gateway.limits import Limits
 
 Body = Callable[[Lab], Awaitable[None]]
 
 
-def run(folder: Path, body: Body) -> None:
+def run(folder: Path, body: Body, limits: Limits = QUICK) -> None:
     async def main() -> None:
-        async with asyncio.timeout(20), lab(folder) as one:
+        async with asyncio.timeout(20), lab(folder, limits) as one:
             await body(one)
 
     uvloop.run(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelworks.gateway.exchange import Answerable
+from modelworks.gateway.client import Answerable
 from modelworks.gateway.heads import RequestHead
 from modelworks.gateway.problems import Problem
 

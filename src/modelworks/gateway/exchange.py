@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from modelworks.gateway.admission import QueueFull, Slot
-from modelworks.gateway.heads import Headers, RequestHead, ResponseHead, read_response
-from modelworks.gateway.problems import NO_SUCH_SERVICE, STATUS_LINES, Problem
+from modelworks.gateway.answer import Answer
+from modelworks.gateway.client import HELD_BY_UPSTREAM, HELD_FOR_REPLICA, Answerable
+from modelworks.gateway.heads import RequestHead, ResponseHead
+from modelworks.gateway.known import KnownAnswer
+from modelworks.gateway.problems import NO_SUCH_SERVICE, Problem
 from modelworks.gateway.service import Service
 from modelworks.gateway.upstream import UpstreamConnection
 
@@ -14,56 +15,39 @@ _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE
 _LOST_RETRIES = 2
 
 
-class Answerable(Protocol):
-    """The client's connection as an exchange sees it."""
-
-    blocked: bool
-
-    @property
-    def draining(self) -> bool: ...
-    def now(self) -> float: ...
-    def write(self, data: bytes) -> None: ...
-    def hold(self, reason: int, held: bool) -> None: ...
-    def done(self, keep: bool) -> None: ...
-    def refuse(self, exchange: Exchange, problem: Problem) -> None: ...
-    def abort(self) -> None: ...
-    def close(self) -> None: ...
-    def take_rest(self) -> bytes: ...
-
-
-# Reasons for which a client's connection is not read from; it is read when none is left.
-HELD_FOR_REPLICA, HELD_BY_UPSTREAM, HELD_BY_PIPELINE = 1, 2, 4
-
-
 class Exchange:
     """A request on its way. The client's connection feeds ``request_body`` and calls ``flush`` once for each read."""
 
     __slots__ = (
-        "_attempts", "_began", "_buffer", "_chunked", "_client", "_deadline", "_entered", "_held", "_interim", "_keep",
-        "_losses", "_out", "_over", "_queue_deadline", "_received", "_replay", "_reply", "_service", "_slot",
-        "_started", "_status", "_until_close", "_upstream", "_whole", "head", "request_complete", "tunnel",
+        "_answer", "_attempts", "_began", "_buffer", "_client", "_deadline", "_entered", "_held", "_losses", "_out",
+        "_over", "_queue_deadline", "_received", "_replay", "_service", "_slot", "_started", "_upstream", "head",
+        "request_complete", "tunnel",
     )  # fmt: skip
 
     def __init__(
-        self, client: Answerable, service: Service, head: RequestHead, upstream_head: bytes, buffer: int
+        self,
+        client: Answerable,
+        service: Service,
+        head: RequestHead,
+        out: bytes,
+        buffer: int,
+        *,
+        complete: bool = False,
     ) -> None:
+        """``out``: the head for the replica, or the whole request if it is ``complete``."""
         self.head = head
-        self.request_complete = False
-        self.tunnel = False
+        self.request_complete = complete
+        self.tunnel = self._started = self._over = False
         self._client = client
         self._service = service
         self._buffer = buffer
-        self._out: list[bytes] = [upstream_head]
-        self._reply: list[bytes] = []
+        self._out = [out]
         self._replay: list[bytes] | None = None
+        self._answer: Answer | None = None
         self._slot: Slot | None = None
         self._upstream: UpstreamConnection | None = None
-        self._attempts = self._losses = 0
-        self._held = self._received = 0
-        self._began = self._entered = self._queue_deadline = self._deadline = 0.0
-        self._status = 0
-        self._started = self._whole = self._over = False
-        self._keep = self._chunked = self._until_close = self._interim = False
+        self._attempts = self._losses = self._held = self._received = 0
+        self._entered = self._deadline = 0.0
 
     # The client's side
 
@@ -85,7 +69,7 @@ class Exchange:
         size = len(data)
         self._received += size
         if self._received > self._service.route.max_body:
-            self.fail(too_large(self._service))
+            self.fail(self._service.too_large())
             return
         if self.head.chunked:
             self._out += (b"%x\r\n" % size, data, b"\r\n")
@@ -136,15 +120,7 @@ class Exchange:
             and now > self._deadline
             and self._upstream is not None
         ):
-            keepalive = self._service.route.keepalive
-            self.fail(
-                Problem(
-                    408,
-                    "timeout",
-                    f"Service {self._service.route.service} did not begin to answer within {keepalive:g} s.",
-                    remedy="Raise `keepalive` of the service, or make its answer shorter.",
-                )
-            )
+            self.fail(self._service.silent())
 
     def abort(self) -> None:
         """The client has gone, or its bytes cannot be trusted: nothing is wanted any more."""
@@ -221,38 +197,49 @@ class Exchange:
 
     # The upstream's side
 
-    def answer_head(self, status: int, headers: Headers) -> None:
-        response = read_response(status, headers)
+    def answer_known(self, known: KnownAnswer, length: int, body: bytes) -> bool:
+        """The whole answer at once; False when it is not as plain for this client as it was for others."""
+        slot, upstream, client, head = self._slot, self._upstream, self._client, self.head
+        if (
+            self._answer is not None
+            or not self.request_complete
+            or client.draining
+            or not head.keep_alive
+            or not head.http11
+            or head.method == b"HEAD"
+            or slot is None
+            or upstream is None
+        ):
+            return False
+        self._started = True
+        client.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (known.lines, self._ours(slot), length, body))
+        self._finish(slot, upstream, known.status, True, True)
+        return True
+
+    def answer_head(self, response: ResponseHead | None) -> None:
+        """``response`` is None when its framing cannot be trusted."""
+        answer = self._answer
+        if answer is None:
+            answer = self._answer = Answer()
         if response is None:
             self.broken("the length of its answer is ambiguous")
-        elif status >= 200:
-            self._answer(response)
-        elif status == 101:
-            self._switch(response)
+        elif response.status >= 200:
+            self._begin_answer(answer, response)
+        elif response.status == 101:
+            self._switch(answer, response)
         else:
-            self._interim = True
-            # 100 is ours: `Expect` is answered here. The others are for the client.
-            if status != 100 and self.head.http11:
-                self._reply += (_status_line(status), *response.lines, b"\r\n")
+            answer.interim(response, self.head)
 
     def answer_body(self, data: bytes) -> None:
-        if self._whole:
-            return
-        if self._chunked:
-            self._reply += (b"%x\r\n" % len(data), data, b"\r\n")
-        else:
-            self._reply.append(data)
+        if self._answer is not None:
+            self._answer.body(data)
 
     def answer_end(self) -> None:
-        if self._interim:
-            self._interim = False
-        elif not self._whole and not self.tunnel and self._status:
-            self._whole = True
-            if self._chunked:
-                self._reply.append(b"0\r\n\r\n")
+        if self._answer is not None:
+            self._answer.end()
 
     def answered(self) -> bool:
-        return self._whole
+        return self._answer is not None and self._answer.whole
 
     def switched(self) -> bool:
         """Whether the replica has just answered 101."""
@@ -264,71 +251,49 @@ class Exchange:
 
     def deliver(self) -> None:
         """Send what has come from the replica since the last time."""
-        reply = self._reply
-        if reply:
+        if self._answer is not None and (data := self._answer.take()):
             self._started = True
-            self._reply = []
-            self._client.write(reply[0] if len(reply) == 1 else b"".join(reply))
+            self._client.write(data)
 
     def tunnel_down(self, data: bytes) -> None:
         self._client.write(data)
 
     def finish(self) -> None:
         """The answer is whole and delivered."""
-        upstream, slot = self._upstream, self._slot
-        if self._over or upstream is None or slot is None:
+        upstream, slot, answer = self._upstream, self._slot, self._answer
+        if self._over or upstream is None or slot is None or answer is None:
             return
-        client, service = self._client, self._service
-        self._over = True
-        self._upstream = self._slot = None
-        now = client.now()
-        seconds = now - self._began
-        service.metrics.answered(self._status, seconds)
-        if self.request_complete and not self._until_close and upstream.reusable():
-            if client.blocked:
-                upstream.transport.resume_reading()
-            upstream.exchange = None
-            slot.door.pool.put(upstream, now)
-        else:
-            upstream.close()
-        service.admission.release(slot, now - self._entered)
-        client.done(self._keep)
+        reusable = self.request_complete and not answer.until_close and upstream.reusable()
+        self._finish(slot, upstream, answer.status, reusable, answer.keep)
 
     def broken(self, detail: str) -> None:
         """What the replica says cannot be passed on."""
-        self.fail(
-            Problem(
-                502,
-                "upstream-failed",
-                f"The replica failed: {detail}.",
-                remedy=f"`mw service log {self._service.route.service}` says more.",
-            )
-        )
+        self.fail(self._service.broken(detail))
 
     def upstream_ended(self) -> None:
         """The replica has closed its side."""
-        if self._until_close and self._started:
-            self.answer_end()
+        if self._answer is not None and self._answer.until_close and self._started:
+            self._answer.end()
             self.deliver()
             self.finish()
 
     def upstream_lost(self, error: Exception | None) -> None:
-        upstream, slot = self._upstream, self._slot
+        upstream, slot, answer = self._upstream, self._slot, self._answer
         if upstream is None or slot is None:
             return
         self._upstream = None
         if self.tunnel:
             self._tear_down()
             self._client.close()
-        elif self._until_close and self._started and error is None:
-            self._whole = True
+        elif answer is not None and answer.until_close and self._started and error is None:
+            answer.whole = True
             self._tear_down()
             self._client.done(False)
         elif self._may_repeat(upstream, slot, error):
             self._losses += 1
             self._service.metrics.retries += 1
             self._out = [*(self._replay or ()), *self._out]
-            self._replay, self._deadline = None, 0.0
+            self._replay, self._deadline, self._answer = None, 0.0, None
             slot.door.pool.connect(self)
         else:
             self.broken(f"the connection ended before the answer did ({error or 'closed'})")
@@ -361,52 +326,52 @@ class Exchange:
         if self.head.expects and not self.request_complete and not self._received:
             client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _answer(self, response: ResponseHead) -> None:
+    def _begin_answer(self, answer: Answer, response: ResponseHead) -> None:
         slot, upstream, client, head = self._slot, self._upstream, self._client, self.head
         assert slot is not None
         assert upstream is not None
-        self._status = response.status
+        keep = head.keep_alive and self.request_complete and not client.draining
+        answer.head(response, head, self._ours(slot), keep)
+        if answer.whole and (response.length or response.chunked or response.length is None):
+            upstream.expect_no_body()
+
+    def _ours(self, slot: Slot) -> bytes:
+        """Our lines in the answer's head."""
         door = slot.door
         queued = self._entered - self._began
-        ours = door.unqueued if not queued or not door.lines else b"%b%d\r\n" % (door.lines, queued * 1000)
-        parts = [_status_line(response.status), *response.lines, ours]
-        keep = head.keep_alive and self.request_complete and not client.draining
-        length = response.length
-        if length is not None:
-            parts.append(b"Content-Length: %d\r\n" % length)
-        if response.bodiless(head.method):
-            self._whole = True
-            if length or response.chunked or length is None:
-                upstream.expect_no_body()
-        elif length is None:
-            self._until_close = not response.chunked
-            if head.http11:
-                self._chunked = True
-                parts.append(b"Transfer-Encoding: chunked\r\n")
-            else:
-                keep = False
-        if not keep:
-            parts.append(b"Connection: close\r\n")
-        elif not head.http11:
-            parts.append(b"Connection: keep-alive\r\n")
-        parts.append(b"\r\n")
-        self._keep = keep
-        self._reply.append(b"".join(parts))
+        return b"%b%d\r\n" % (door.lines, queued * 1000) if queued and door.lines else door.unqueued
 
-    def _switch(self, response: ResponseHead) -> None:
-        """101: from here on both sides' bytes pass as they are."""
+    def _switch(self, answer: Answer, response: ResponseHead) -> None:
         upstream = self._upstream
         if self.head.upgrade is None or response.upgrade is None or upstream is None:
             self.broken("it switched protocols unasked")
             return
         self.tunnel = True
-        self._status = 101
-        self._reply += (
-            _status_line(101), *response.lines, b"Connection: Upgrade\r\nUpgrade: ", response.upgrade, b"\r\n\r\n"
-        )  # fmt: skip
+        answer.switch(response, response.upgrade)
         rest = self._client.take_rest()
         if rest:
             upstream.transport.write(rest)
+
+    def _finish(self, slot: Slot, upstream: UpstreamConnection, status: int, reusable: bool, keep: bool) -> None:
+        client, service = self._client, self._service
+        self._over = True
+        self._upstream = self._slot = None
+        now = client.now()
+        service.metrics.answered(status, now - self._began)
+        if reusable:
+            if client.blocked:
+                upstream.transport.resume_reading()
+            upstream.exchange = None
+            slot.door.pool.put(upstream, now)
+        else:
+            upstream.close()
+        service.admission.release(slot, now - self._entered)
+        client.done(keep)
+
+    @property
+    def _status(self) -> int:
+        """Of the final answer; 0 while there is none."""
+        return self._answer.status if self._answer is not None else 0
 
     def _may_repeat(self, upstream: UpstreamConnection, slot: Slot, error: Exception | None) -> bool:
         """A replica may close a kept connection just when a request comes: safe when it cannot have read the request,
@@ -440,17 +405,3 @@ class Exchange:
             if self._status:
                 self._service.metrics.answered(self._status, now - self._began)
             self._service.admission.release(slot, now - self._entered)
-
-
-def too_large(service: Service) -> Problem:
-    return Problem(
-        413,
-        "too-large",
-        f"The request's body is larger than {service.route.max_body} bytes.",
-        remedy="Put large inputs into a bucket and send their address.",
-        close=True,
-    )
-
-
-def _status_line(status: int) -> bytes:
-    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

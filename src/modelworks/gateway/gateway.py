@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from modelworks.gateway import auth
 from modelworks.gateway.admission import Waiter
+from modelworks.gateway.client import Request
 from modelworks.gateway.direct import Direct
 from modelworks.gateway.door import Door
-from modelworks.gateway.exchange import Exchange, too_large
+from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import RequestHead
+from modelworks.gateway.known import KnownRequest
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.metrics import render
+from modelworks.gateway.pending import Pending
 from modelworks.gateway.pool import Pool
 from modelworks.gateway.problems import CONTROLLER_DOWN, NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
 from modelworks.gateway.protocol import ClientConnection
@@ -50,6 +55,8 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self.applied_at = self.now()
+        # Calls back after the next reading of the routes; False when there will be none.
+        self.refresh: Callable[[Callable[[], None]], bool] = _never
         self._digests = auth.TokenDigests()
         self._leaving: list[Service] = []
         self._servers: list[asyncio.Server] = []
@@ -81,17 +88,12 @@ class Gateway:
         for waiter in dismissed:
             waiter.dismissed()
 
-    def open(self, client: ClientConnection, head: RequestHead) -> Exchange | Direct:
+    def open(self, client: ClientConnection, head: RequestHead) -> Request:
         """Find who answers a request, and refuse what may not reach them."""
         target = head.target
-        if target.startswith(_PREDICT):
-            name, _, path = target[len(_PREDICT) :].partition(b"/")
-            if b"?" in name:
-                # The slash, if any, was in the query.
-                name, mark, query = target[len(_PREDICT) :].partition(b"?")
-                path = mark + query
-            if name:
-                return self._predict(client, head, name, b"/" + path)
+        name, path = _service_path(target)
+        if name:
+            return self._predict(client, head, name, path)
         path, _, query = target.partition(b"?")
         if path == b"/api/v1" or path.startswith(b"/api/v1/"):
             return self._exchange(client, self._controller, head, target, authorization=True)
@@ -101,6 +103,29 @@ class Gateway:
         if path == b"/healthz":
             return Direct(client, head, None, self.limits.discard)
         return Direct(client, head, NO_SUCH_PATH, self.limits.discard)
+
+    def known(self, client: ClientConnection, head: RequestHead) -> KnownRequest | None:
+        """What is to be remembered of a plain request: None when it is for no service's own path."""
+        name, path = _service_path(head.target)
+        if not name:
+            return None
+        upstream = head.plain(path, b"%b%b\r\n" % (client.forwarded, head.host or b""))
+        return KnownRequest(head, name, upstream + (b"\r\n" if head.length is None else b"Content-Length: "))
+
+    def reopen(self, client: ClientConnection, known: KnownRequest, length: int | None, body: bytes) -> Exchange | None:
+        """As ``open``, for a whole request with a known head; None when it is not plainly allowed."""
+        service = self.services.get(known.service)
+        authorization = known.head.authorization
+        if (
+            service is None
+            or authorization is None
+            or not service.ready
+            or len(body) > service.longest_whole
+            or not auth.allowed(self._digests.digest(authorization), service.route.tokens)
+        ):
+            return None
+        request = known.upstream if length is None else b"%b%d\r\n\r\n%b" % (known.upstream, length, body)
+        return Exchange(client, service, known.head, request, self.limits.buffer, complete=True)
 
     def metrics(self) -> str:
         """Prometheus text."""
@@ -154,26 +179,34 @@ class Gateway:
         while self.clients:
             await asyncio.sleep(0.01)
 
-    def _predict(self, client: ClientConnection, head: RequestHead, name: bytes, path: bytes) -> Exchange | Direct:
+    def _predict(
+        self, client: ClientConnection, head: RequestHead, name: bytes, path: bytes, *, final: bool = False
+    ) -> Request:
+        """``final``: the routes have just been read; else a refusal may come from old ones, and is not given yet."""
         service = self.services.get(name)
         if service is None:
-            return Direct(client, head, NO_SUCH_SERVICE, self.limits.discard)
-        authorization = head.authorization
-        if authorization is None or not auth.allowed(self._digests.digest(authorization), service.route.tokens):
-            service.metrics.rejected("unauthorized")
-            return Direct(client, head, UNAUTHORIZED, self.limits.discard)
-        problem = service.unavailable()
-        if problem is not None:
+            problem: Problem | None = NO_SUCH_SERVICE
+        elif head.authorization is None or not auth.allowed(
+            self._digests.digest(head.authorization), service.route.tokens
+        ):
+            problem = UNAUTHORIZED
+        else:
+            problem = service.unavailable()
+        if problem is None and service is not None:
+            return self._exchange(client, service, head, path, authorization=False)
+        if not final and head.authorization is not None:
+            again = partial(self._predict, client, head, name, path, final=True)
+            return Pending(client, head, self.refresh, again, self.limits.routes_wait)
+        if service is not None and problem is not None:
             service.metrics.rejected(problem.code)
-            return Direct(client, head, problem, self.limits.discard)
-        return self._exchange(client, service, head, path, authorization=False)
+        return Direct(client, head, problem, self.limits.discard)
 
     def _exchange(
         self, client: ClientConnection, service: Service, head: RequestHead, path: bytes, *, authorization: bool
     ) -> Exchange | Direct:
         if head.length is not None and head.length > service.route.max_body:
             service.metrics.rejected("too-large")
-            return Direct(client, head, too_large(service), self.limits.discard)
+            return Direct(client, head, service.too_large(), self.limits.discard)
         extra = b"%b%b\r\n" % (client.forwarded, head.host or b"")
         upstream_head = head.write(path, extra, authorization=authorization)
         return Exchange(client, service, head, upstream_head, self.limits.buffer)
@@ -192,6 +225,22 @@ class Gateway:
         self._leaving = [service for service in self._leaving if service.busy]
         for client in list(self.clients):
             client.check(now)
+
+
+def _service_path(target: bytes) -> tuple[bytes, bytes]:
+    """``/api/predict/<service>/path?query`` → the service and what its replica is asked for; ("", "") for others."""
+    if not target.startswith(_PREDICT):
+        return b"", b""
+    name, _, path = target[len(_PREDICT) :].partition(b"/")
+    if b"?" in name:
+        # The slash, if any, was in the query.
+        name, mark, query = target[len(_PREDICT) :].partition(b"?")
+        path = mark + query
+    return name, b"/" + path
+
+
+def _never(done: Callable[[], None]) -> bool:
+    return False
 
 
 def _controller_route(controller: Path, limits: Limits) -> Route:

@@ -96,9 +96,15 @@ class RequestHead:
     def has_body(self) -> bool:
         return self.chunked or bool(self.length)
 
+    def plain(self, target: bytes, extra: bytes) -> bytes:
+        """The head for the upstream without its framing: ``target`` as its path, ``extra`` header lines of ours."""
+        return b"".join(
+            (self.method, b" ", target, b" HTTP/1.1\r\nHost: ", self.host or b"", b"\r\n", *self.lines, extra)
+        )
+
     def write(self, target: bytes, extra: bytes, *, authorization: bool) -> bytes:
-        """The head for the upstream: ``target`` as its path, ``extra`` header lines of ours."""
-        parts = [self.method, b" ", target, b" HTTP/1.1\r\nHost: ", self.host or b"", b"\r\n", *self.lines, extra]
+        """The whole head for the upstream."""
+        parts = [self.plain(target, extra)]
         if self.length is not None:
             parts.append(b"Content-Length: %d\r\n" % self.length)
         elif self.chunked:

@@ -27,6 +27,8 @@ class Limits:
     connect_timeout: float = 5.0
     # After an answer that ends the connection: how long the client's remaining bytes are still read and dropped.
     linger: float = 2.0
+    # How long a refusal waits for the routes to be read once more.
+    routes_wait: float = 0.75
     drain: float = 10.0
     # A draining process keeps a silent connection this long: its next request is then answered, not cut off.
     drain_idle: float = 1.0

@@ -6,6 +6,7 @@ import asyncio
 import select
 from typing import Protocol
 
+from modelworks.gateway.known import KnownAnswer
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.table import parse_address
 from modelworks.gateway.upstream import UpstreamConnection
@@ -21,12 +22,13 @@ class Caller(Protocol):
 class Pool:
     """Idle connections to one address, the latest used first. How many there are is bounded by the replica's limit."""
 
-    __slots__ = ("_connecting", "_idle", "_limits", "_loop", "_target", "address", "closed")
+    __slots__ = ("_connecting", "_idle", "_known", "_limits", "_loop", "_target", "address", "closed")
 
     def __init__(self, address: str, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
         self.address = address
         self.closed = False
         self._target = parse_address(address)
+        self._known: dict[bytes, KnownAnswer] = {}
         self._loop = loop
         self._limits = limits
         self._idle: list[tuple[UpstreamConnection, float]] = []
@@ -72,13 +74,16 @@ class Pool:
             connection.close()
         self._idle.clear()
 
+    def _new(self) -> UpstreamConnection:
+        return UpstreamConnection(self._known)
+
     async def _connect(self, caller: Caller) -> None:
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
                 if isinstance(self._target, str):
-                    _, connection = await self._loop.create_unix_connection(UpstreamConnection, self._target)
+                    _, connection = await self._loop.create_unix_connection(self._new, self._target)
                 else:
-                    _, connection = await self._loop.create_connection(UpstreamConnection, *self._target)
+                    _, connection = await self._loop.create_connection(self._new, *self._target)
         except OSError as error:  # TimeoutError is one
             caller.connect_failed(error)
         else:

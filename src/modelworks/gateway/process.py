@@ -37,6 +37,7 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
         loop.add_signal_handler(number, stopping.set)
     gateway = Gateway(home.controller_socket, limits)
     source = Source(home, gateway.apply)
+    gateway.refresh = source.refresh
     source.load_snapshot()
     control = ControlSocket(home.gateway_socket, gateway, listening)
     await control.start()

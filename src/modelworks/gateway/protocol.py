@@ -8,9 +8,11 @@ from typing import Protocol, cast
 
 import httptools
 
+from modelworks.gateway.client import HELD_BY_PIPELINE, Request
 from modelworks.gateway.direct import Direct
-from modelworks.gateway.exchange import HELD_BY_PIPELINE, Exchange
+from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import Headers, RequestHead, read_request
+from modelworks.gateway.known import KnownRequest, Message, plain_request, remember, whole
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.problems import HEAD_TOO_LARGE, SLOW_CLIENT, TARGET_TOO_LONG, Problem, bad_request
 
@@ -25,7 +27,11 @@ class Router(Protocol):
     clients: set[ClientConnection]
 
     def now(self) -> float: ...
-    def open(self, client: ClientConnection, head: RequestHead) -> Exchange | Direct: ...
+    def open(self, client: ClientConnection, head: RequestHead) -> Request: ...
+    def known(self, client: ClientConnection, head: RequestHead) -> KnownRequest | None: ...
+    def reopen(
+        self, client: ClientConnection, known: KnownRequest, length: int | None, body: bytes
+    ) -> Exchange | None: ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -33,9 +39,10 @@ class ClientConnection(asyncio.Protocol):
     those that were pipelined."""
 
     __slots__ = (
-        "_advancing", "_bodiless_bytes", "_current", "_ended", "_head_bytes", "_headers", "_held", "_in_head",
-        "_limits", "_lingering", "_parser", "_pipeline", "_progress", "_read_deadline", "_receiving", "_rest",
-        "_router", "_target", "_transport", "_tunnel", "_write_deadline", "blocked", "forwarded", "now",
+        "_advancing", "_between", "_bodiless_bytes", "_current", "_ended", "_head_bytes", "_headers", "_held",
+        "_in_head", "_key", "_known", "_limits", "_lingering", "_parser", "_pipeline", "_progress", "_read_deadline",
+        "_receiving", "_rest", "_router", "_target", "_transport", "_tunnel", "_write_deadline",
+        "blocked", "forwarded", "now",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -47,11 +54,14 @@ class ClientConnection(asyncio.Protocol):
         self.blocked = False
         self.forwarded = b""
         self._parser = httptools.HttpRequestParser(self)
+        self._between = True  # the parser has read whole requests only, and goes on
+        self._known: dict[bytes, KnownRequest] = {}
+        self._key: bytes | None = None  # of the request that is being parsed, if it may be remembered
         self._target = b""
         self._headers: Headers = []
-        self._current: Exchange | Direct | None = None
-        self._receiving: Exchange | Direct | None = None
-        self._pipeline: deque[Exchange | Direct] = deque()
+        self._current: Request | None = None
+        self._receiving: Request | None = None
+        self._pipeline: deque[Request] = deque()
         self._held = 0
         self._head_bytes = self._bodiless_bytes = 0
         self._in_head = self._progress = self._advancing = False
@@ -76,7 +86,11 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ended and not self._lingering:
             return
-        if self._tunnel is not None:
+        self._key = None
+        if self._between and self._current is None and (message := whole(data)) is not None:
+            if self._repeat(message, data):
+                return
+        elif self._tunnel is not None:
             self._tunnel.tunnel_up(data)
             return
         if self._parser is None:
@@ -128,6 +142,9 @@ class ClientConnection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        self._between = False
+
     def on_url(self, url: bytes) -> None:
         if self._in_head:
             self._target += url
@@ -150,6 +167,10 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(head, Problem):
             self._enqueue(Direct(self, None, head, 0))
         else:
+            if self._key is not None and plain_request(head):
+                known = self._router.known(self, head)
+                if known is not None:
+                    remember(self._known, self._key, known)
             self._enqueue(self._router.open(self, head))
 
     def on_body(self, data: bytes) -> None:
@@ -162,6 +183,7 @@ class ClientConnection(asyncio.Protocol):
             self._lingering = False
             self._transport.close()
             return
+        self._between = True
         receiving, self._receiving = self._receiving, None
         self._read_deadline = _LATER
         if receiving is not None:
@@ -200,15 +222,19 @@ class ClientConnection(asyncio.Protocol):
         elif self._receiving is None and not self._in_head:
             self._read_deadline = self.now() + self._limits.idle_timeout
 
-    def refuse(self, exchange: Exchange, problem: Problem) -> None:
-        """The gateway answers in the exchange's place."""
-        direct = Direct(self, exchange.head, problem, self._limits.discard)
-        direct.request_complete = exchange.request_complete
-        if self._receiving is exchange:
-            self._receiving = direct
-        if self._current is exchange:
-            self._current = direct
-            direct.begin()
+    def replace(self, request: Request, successor: Request) -> None:
+        """Another one answers in the request's place."""
+        if self._receiving is request:
+            self._receiving = successor
+        if self._current is request:
+            self._current = successor
+            successor.begin()
+
+    def refuse(self, request: Request, problem: Problem) -> None:
+        """The gateway itself answers in the request's place."""
+        direct = Direct(self, request.head, problem, self._limits.discard)
+        direct.request_complete = request.request_complete
+        self.replace(request, direct)
 
     def abort(self) -> None:
         """Cut the connection, so that a half answer cannot be taken for a whole one."""
@@ -253,7 +279,22 @@ class ClientConnection(asyncio.Protocol):
 
     # Inside
 
-    def _enqueue(self, exchange: Exchange | Direct) -> None:
+    def _repeat(self, message: Message, data: bytes) -> bool:
+        """Take a request whose head is known past the parser; False when it has to be parsed."""
+        known = self._known.get(message.key)
+        if known is None:
+            self._key = message.key
+            return False
+        exchange = self._router.reopen(self, known, message.length, data[message.body :])
+        if exchange is None:
+            return False
+        self._read_deadline = _LATER
+        self._current = exchange
+        exchange.begin()
+        exchange.flush()
+        return True
+
+    def _enqueue(self, exchange: Request) -> None:
         self._receiving = exchange
         if self._current is None and not self._pipeline:
             self._current = exchange
@@ -286,7 +327,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._head_bytes > self._limits.head:
             self._fail(HEAD_TOO_LARGE)
 
-    def _reading_body(self, receiving: Exchange | Direct, size: int) -> None:
+    def _reading_body(self, receiving: Request, size: int) -> None:
         """The body is not complete yet. Chunk extensions and trailers are no body, and are bounded."""
         self._read_deadline = self.now() + self._limits.stall_timeout
         if self._progress:
@@ -301,6 +342,7 @@ class ClientConnection(asyncio.Protocol):
         """The parser has met CONNECT or Upgrade: what follows is not HTTP, or not meant for us."""
         self._rest = rest
         self._parser = None
+        self._between = False
 
     def _hold_rest(self, data: bytes) -> None:
         """Sent into a tunnel before it stands, or after a CONNECT that will not be one."""
@@ -334,6 +376,7 @@ class ClientConnection(asyncio.Protocol):
         self._enqueue(refusal)
         self._receiving = None
         self._parser = httptools.HttpRequestParser(self)
+        self._between = False
         if not self._ended:
             self.hold(HELD_BY_PIPELINE, True)
 

@@ -19,6 +19,7 @@ _STOPPED_RETRY = 30
 class Service:
     """Lives as long as its uid is in the table, and then until its last request has ended.
 
+    ``ready``: requests may enter. ``longest_whole``: a body up to this may be taken as a whole, in bytes.
     ``patience``: how often a request may find nobody listening before it is told so.
     """
 
@@ -26,6 +27,8 @@ class Service:
         self.route = route
         self.patience = patience
         self.metrics = ServiceMetrics()
+        self.ready = False
+        self.longest_whole = 0
         self._loop = loop
         self._limits = limits
         self._leaving: list[Slot] = []
@@ -35,6 +38,8 @@ class Service:
     def update(self, route: Route) -> list[Waiter]:
         """Follow the table; answers those who waited for what will not come."""
         self.route = route
+        self.ready = route.state == "ready" and bool(route.replicas)
+        self.longest_whole = min(route.max_body, self._limits.buffer)
         waiting = self.admission.flush() if route.state in ("failed", "stopped") else []
         left = self.admission.update(
             route.replicas,
@@ -58,14 +63,14 @@ class Service:
     def unavailable(self) -> Problem | None:
         """Why nobody may enter now, if so. A known service without replicas waits for them while it is starting."""
         route = self.route
-        if route.state == "ready" and route.replicas:
+        if self.ready:
             return None
         stopped = route.state in ("failed", "stopped")
         return Problem(
             503,
             "unavailable",
             f"Service {route.service} is {route.state}" + (f": {route.message}" if route.message else "."),
-            remedy=f"`mw service get {route.service}` and `mw service log {route.service}` say more.",
+            remedy=f"`mw service get {route.service}` and `mw service logs {route.service}` say more.",
             retry_after=_STOPPED_RETRY if stopped else _STARTING_RETRY,
         )
 
@@ -93,8 +98,33 @@ class Service:
             503,
             "unavailable",
             f"No replica of service {self.route.service} accepts connections.",
-            remedy=f"It is restarted by itself; `mw service log {self.route.service}` says more.",
+            remedy=f"It is restarted by itself; `mw service logs {self.route.service}` says more.",
             retry_after=1,
+        )
+
+    def too_large(self) -> Problem:
+        return Problem(
+            413,
+            "too-large",
+            f"The request's body is larger than {self.route.max_body} bytes.",
+            remedy="Put large inputs into a bucket and send their address.",
+            close=True,
+        )
+
+    def silent(self) -> Problem:
+        return Problem(
+            408,
+            "timeout",
+            f"Service {self.route.service} did not begin to answer within {self.route.keepalive:g} s.",
+            remedy="Raise `keepalive` of the service, or make its answer shorter.",
+        )
+
+    def broken(self, detail: str) -> Problem:
+        return Problem(
+            502,
+            "upstream-failed",
+            f"The replica failed: {detail}.",
+            remedy=f"`mw service logs {self.route.service}` says more.",
         )
 
     def sweep(self, now: float) -> list[Waiter]:

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import psycopg.errors
 
 from modelworks.gateway.table import Table
 from modelworks.home import Home
 
 _POLL = 5.0
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 5.0
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 2.0
 _CONNECT_TIMEOUT = 5
+# Seconds between readings that are only asked for; doubled while they find nothing new.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.5
+_STUCK = 1.0
 _SELECT = "SELECT route::text FROM routes ORDER BY workspace, name"
 log = logging.getLogger("modelworks.gateway.source")
 
@@ -28,6 +32,26 @@ class Source:
         self._home = home
         self._changed = changed
         self._documents: list[str] | None = None
+        self._complaint = ""  # the last one logged: the same is not said again
+        self._wake = asyncio.Event()
+        self._asking: list[Callable[[], None]] = []
+        self._connected = False
+        self._began = self._ended = 0.0  # of the last reading
+        self._pause = _SHORTEST_PAUSE
+
+    def refresh(self, done: Callable[[], None]) -> bool:
+        """Call ``done`` after the next reading that begins from now on. False when the database does not answer.
+
+        However many ask, there are few readings: all who ask meanwhile share one, and the next comes after a pause.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if not self._connected or (self._began > self._ended and now > self._began + _STUCK):
+            return False
+        self._asking.append(done)
+        if len(self._asking) == 1:
+            loop.call_at(max(now, max(self._began, self._ended) + self._pause), self._wake.set)
+        return True
 
     def load_snapshot(self) -> bool:
         """Start with what was last known; False when nothing is."""
@@ -50,7 +74,10 @@ class Source:
                     backoff = _FIRST_BACKOFF
                     await self._listen(connection)
             except (psycopg.Error, OSError, ValueError, KeyError) as error:
-                log.warning("no routes from the database, going on with those known: %s", _line(error))
+                self._complain(f"no routes from the database, going on with those known: {_line(error)}")
+            finally:
+                self._connected = False
+                self._answer(self._take_asking())
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
@@ -61,15 +88,64 @@ class Source:
         )
 
     async def _listen(self, connection: psycopg.AsyncConnection) -> None:
+        connection.add_notify_handler(lambda _: self._wake.set())
         await connection.execute("LISTEN mw_routes")
+        self._connected = True
         while True:
+            self._wake.clear()  # what is told from here on is told of a table that is about to be read
+            asking = self._take_asking()
+            try:
+                found = await self._read(connection)
+            finally:
+                self._answer(asking)
+            self._pause = _SHORTEST_PAUSE if found else min(self._pause * 2, _LONGEST_PAUSE)
+            await self._until_woken(connection.fileno())
+
+    async def _read(self, connection: psycopg.AsyncConnection) -> bool:
+        """Read the routes; True when they are others than before."""
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        try:
             rows = await (await connection.execute(_SELECT)).fetchall()
-            documents = [str(row[0]) for row in rows]
-            if documents != self._documents:
-                self._tell(documents)
-                _write(self._home.gateway_snapshot, documents)
-            async for _ in connection.notifies(timeout=_POLL, stop_after=1):
-                pass
+        except psycopg.errors.UndefinedTable:
+            self._complain("the database has no routes yet: its schema is being made")
+            return False
+        finally:
+            self._ended = loop.time()
+        if self._complaint:
+            log.info("the routes come from the database")
+            self._complaint = ""
+        documents = [str(row[0]) for row in rows]
+        if documents == self._documents:
+            return False
+        self._tell(documents)
+        _write(self._home.gateway_snapshot, documents)
+        return True
+
+    async def _until_woken(self, fd: int) -> None:
+        """Until the connection has something to say (a notification, or its end), somebody asks, or the poll is due."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, self._wake.set)
+        try:
+            async with asyncio.timeout(_POLL):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            loop.remove_reader(fd)
+
+    def _take_asking(self) -> list[Callable[[], None]]:
+        asking, self._asking = self._asking, []
+        return asking
+
+    def _answer(self, asking: list[Callable[[], None]]) -> None:
+        for done in asking:
+            done()
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            log.warning("%s", complaint)
+            self._complaint = complaint
 
     def _tell(self, documents: list[str]) -> None:
         table = Table.parse([json.loads(d) for d in documents])

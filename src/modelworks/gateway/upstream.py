@@ -7,7 +7,9 @@ from typing import Protocol, cast
 
 import httptools
 
-from modelworks.gateway.heads import Headers
+from modelworks.gateway.answer import status_line
+from modelworks.gateway.heads import Headers, ResponseHead, read_response
+from modelworks.gateway.known import KnownAnswer, plain_answer, remember, whole
 
 # A replica is not trusted with the gateway's memory.
 _MOST_HEADERS = 256
@@ -19,7 +21,8 @@ class Answering(Protocol):
 
     tunnel: bool
 
-    def answer_head(self, status: int, headers: Headers) -> None: ...
+    def answer_known(self, known: KnownAnswer, length: int, body: bytes) -> bool: ...
+    def answer_head(self, response: ResponseHead | None) -> None: ...
     def answer_body(self, data: bytes) -> None: ...
     def answer_end(self) -> None: ...
     def answered(self) -> bool: ...
@@ -35,13 +38,20 @@ class Answering(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Parses answers one after another. ``exchange`` is None while it is idle in its pool."""
+    """Parses answers one after another. ``exchange`` is None while it is idle in its pool; ``known`` is the memory of
+    the replica's answers."""
 
-    __slots__ = ("_headers", "_keep", "_parser", "_pending", "exchange", "lost", "reused", "transport", "unsent_at_end")
+    __slots__ = (
+        "_between", "_headers", "_keep", "_key", "_known", "_parser", "_pending", "exchange", "lost", "reused",
+        "transport", "unsent_at_end",
+    )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self) -> None:
+    def __init__(self, known: dict[bytes, KnownAnswer]) -> None:
+        self._known = known
+        self._key: bytes | None = None  # of the answer that is being parsed, if it may be remembered
+        self._between = True  # the parser has read whole messages only
         self.exchange: Answering | None = None
         self.reused = False
         self.lost = False
@@ -83,6 +93,15 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange.tunnel:
             exchange.tunnel_down(data)
             return
+        self._key = None
+        if self._between and (message := whole(data)) is not None and message.length is not None:
+            known = self._known.get(message.key)
+            if known is None:
+                self._key = message.key
+            else:
+                self._keep = True
+                if exchange.answer_known(known, message.length, data[message.body :]):
+                    return
         parser = self._parser
         try:
             parser.feed_data(data)
@@ -137,6 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
+        self._between = False
         self._keep = False  # until its end; one that nobody asked for has no end
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -148,15 +168,27 @@ class UpstreamConnection(asyncio.Protocol):
         headers, self._headers = self._headers, []
         self._pending = 0
         if self.exchange is not None and not self.exchange.answered():
-            self.exchange.answer_head(self._parser.get_status_code(), headers)
+            response = read_response(self._parser.get_status_code(), headers)
+            if response is not None and self._key is not None:
+                self._learn(self._key, response)
+            self.exchange.answer_head(response)
 
     def on_body(self, data: bytes) -> None:
         if self.exchange is not None:
             self.exchange.answer_body(data)
 
     def on_message_complete(self) -> None:
+        self._between = True
         self._headers = []  # trailers are not passed on
         exchange = self.exchange
         if exchange is not None and not exchange.answered():
             self._keep = self._parser.should_keep_alive()
             exchange.answer_end()
+
+    # Inside
+
+    def _learn(self, key: bytes, response: ResponseHead) -> None:
+        if plain_answer(response) and self._parser.should_keep_alive():
+            remember(
+                self._known, key, KnownAnswer(response.status, status_line(response.status) + b"".join(response.lines))
+            )

@@ -1,0 +1,67 @@
+"""Messages that are told from their head alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelworks.gateway.heads import RequestHead
+from modelworks.gateway.known import plain_request, remember, whole
+
+HEAD = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: %s\r\nX: y\r\n\r\n"
+
+
+def test_the_digits_of_the_length_are_no_part_of_the_key() -> None:
+    one, other = whole(HEAD % b"1" + b"x"), whole(HEAD % b"12" + b"x" * 12)
+    assert one is not None
+    assert other is not None
+    assert one.key == other.key == b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: \r\nX: y"
+    assert (one.length, other.length) == (1, 12)
+    assert (HEAD % b"1" + b"x")[one.body :] == b"x"
+
+
+def test_a_message_without_a_length_ends_with_its_head() -> None:
+    head = b"GET /p HTTP/1.1\r\nHost: h\r\n\r\n"
+    assert whole(head) == (head[:-4], None, len(head))
+    assert whole(head + b"x") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /p HTTP/1.1\r\nHost: h\r\n",
+        HEAD % b"2" + b"x",
+        HEAD % b"1" + b"xx",
+        HEAD % b"" + b"",
+        HEAD % b"+1" + b"x",
+        HEAD % b" 1" + b"x",
+        HEAD % b"1 " + b"x",
+        HEAD % b"1,1" + b"x",
+        HEAD % b"0000000001" + b"x",
+        HEAD % "١".encode() + b"x",
+        HEAD % b"1" + b"x" * 2 + b"\r\n\r\n",
+        b"POST /p HTTP/1.1\r\nX: " + b"y" * 5000 + b"\r\nContent-Length: 1\r\n\r\nx",
+    ],
+)
+def test_whatever_is_not_one_whole_message_is_left_to_the_parser(data: bytes) -> None:
+    assert whole(data) is None
+
+
+def test_only_plain_requests_are_remembered() -> None:
+    def head(method: bytes = b"POST", **changes: object) -> RequestHead:
+        one = RequestHead(method, b"/", True)
+        for name, value in changes.items():
+            setattr(one, name, value)
+        return one
+
+    assert plain_request(head())
+    assert not plain_request(head(b"HEAD"))
+    for changes in ({"http11": False}, {"keep_alive": False}, {"chunked": True}, {"expects": True}, {"upgrade": b"x"}):
+        assert not plain_request(head(**changes))
+
+
+def test_a_memory_is_bounded() -> None:
+    memory: dict[bytes, int] = {}
+    for i in range(100):
+        remember(memory, b"%d" % i, i)
+        assert memory[b"%d" % i] == i
+        assert len(memory) <= 16
