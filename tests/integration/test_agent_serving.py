@@ -127,6 +127,7 @@ def test_the_sandbox_hides_the_platform(home: Home) -> None:
         pytest.skip(sandbox.probe().note)
     home.secrets.mkdir()
     (home.secrets / "master.key").write_text("secret")
+    existing = [path for path in ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs") if Path(path).exists()]
     program = f"""
 import os, glob
 print("home", os.path.exists({str(home.root / "secrets")!r}), os.path.exists({str(home.agent)!r}))
@@ -138,6 +139,7 @@ print("here", os.getcwd(), os.environ["HOME"], os.path.exists("/etc/shadow"))
 open("/tmp/x", "w").write("x"); open("y", "w").write("y")
 try: open("/usr/x", "w")
 except OSError: print("read-only")
+print("names and certificates", all(os.access(p, os.R_OK) for p in {existing!r}))
 import modelworks.kernel, getpass; print(modelworks.kernel.__file__, getpass.getuser())
 """
     with InProcessAgent(home) as agent:
@@ -153,6 +155,7 @@ import modelworks.kernel, getpass; print(modelworks.kernel.__file__, getpass.get
         "sockets []",
         "here /ml/usercode /tmp False",
         "read-only",
+        "names and certificates True",
         "/opt/modelworks/modelworks/kernel/__init__.py mw",
     ]
 

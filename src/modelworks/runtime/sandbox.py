@@ -124,6 +124,7 @@ def bwrap_argv(
             argv += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             argv += ["--ro-bind", path, path]
+    argv += ["--dir", "/etc"]  # else bubblewrap makes it for itself alone, and no names or certificates are found
     for name in _ETC:
         source = os.path.realpath(f"/etc/{name}")
         if os.path.exists(source):
