@@ -87,4 +87,7 @@ class Preparation:
         spec, tools = self.spec, self.tools
         launch.make_directories(spec, self.directory, tools.home, prepared)
         cgroups = tools.runtime.cgroups.create(spec.key, spec.resources.memory, spec.resources.cpu)
-        launch.write_launch(spec, self.directory, tools.home, tools.isolation, prepared, cgroups)
+        try:
+            launch.write_launch(spec, self.directory, tools.home, tools.isolation, prepared, cgroups)
+        except Invalid as error:
+            raise Ended(RunReason.START_FAILED, f"{error.detail}; {error.remedy}") from error

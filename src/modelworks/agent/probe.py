@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from modelworks.replicasocket import unredirected
+
 
 class NotReady(Exception):
     """The replica did not answer well; the text says how."""
@@ -27,7 +29,8 @@ async def ask(socket: Path, path: str, timeout: float) -> None:
 
 
 async def _status(socket: Path, path: str) -> int:
-    reader, writer = await asyncio.open_unix_connection(socket)
+    with unredirected(str(socket)) as own:
+        reader, writer = await asyncio.open_unix_connection(own)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: replica\r\nConnection: close\r\nAccept: */*\r\n\r\n".encode())
         await writer.drain()

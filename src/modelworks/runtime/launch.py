@@ -15,7 +15,8 @@ from pathlib import Path
 from modelworks.home import Home
 from modelworks.kernel.run import Listen, RunSpec, Transport
 from modelworks.runtime import limits, sandbox
-from modelworks.runtime.rundir import RunDirectory, write_file
+from modelworks.runtime.mounts import Volumes, check_hidden, check_sources, check_targets
+from modelworks.runtime.rundir import RunDirectory, remove_tree, write_file
 from modelworks.runtime.sandbox import PACKAGE_MOUNT, RUN_MOUNT, SOCKET_NAME, Isolation, Mount
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -64,6 +65,8 @@ def make_directories(spec: RunSpec, directory: RunDirectory, home: Home, prepare
     """The directories and files of the run, owned by its user. May be repeated until the run starts."""
     uid = sandbox.run_uid(spec.workspace)
     writable = [directory.work, directory.tmp, *(directory.output(output.name) for output in spec.outputs)]
+    if directory.work.exists():
+        remove_tree(directory.work)  # a copy that a crash cut short
     for path in (*writable, directory.files):
         path.mkdir(parents=True, exist_ok=True)
     for code in spec.inputs:
@@ -102,9 +105,14 @@ def own_tree(path: Path, uid: int) -> None:
 def write_launch(
     spec: RunSpec, directory: RunDirectory, home: Home, isolation: Isolation, prepared: Prepared, cgroups: list[Path]
 ) -> None:
-    """Write ``entry.json``, then ``launch.json``: with the latter the run may start."""
+    """Write ``entry.json``, then ``launch.json``: with the latter the run may start.
+
+    Raises Invalid for volumes that cannot be where they are wished.
+    """
     port = _port(spec.listen, isolation)
-    mounts = _mounts(spec, directory, prepared)
+    volumes = [(v.name, Mount(Path(v.source), v.path, not v.read_only)) for v in spec.volumes]
+    check_sources(volumes, home)
+    mounts = [*(mount for _, mount in volumes), *_mounts(spec, directory, prepared)]
     paths = {} if isolation.enabled else {mount.target: str(mount.source) for mount in mounts}
     env = _variables(spec, directory, home, isolation, prepared, paths, port)
     uid = sandbox.run_uid(spec.workspace) if isolation.enabled else None
@@ -122,7 +130,7 @@ def write_launch(
     directory.write(
         "launch.json",
         {
-            "argv": _argv(spec, directory, home, isolation, prepared, mounts, uid),
+            "argv": _argv(spec, directory, home, isolation, prepared, volumes, uid),
             "env": {"PATH": _SYSTEM_PATH, "MW_RUN": spec.key, "LANG": "C.UTF-8"},
             "cwd": "/" if isolation.enabled else str(directory.work),
             "log": str(directory.log),
@@ -142,14 +150,14 @@ def _argv(
     home: Home,
     isolation: Isolation,
     prepared: Prepared,
-    mounts: list[Mount],
+    volumes: Volumes,
     uid: int | None,
 ) -> list[str]:
     python = sandbox.base_python()
     if not isolation.enabled or isolation.bwrap is None:
         return _entry(python, str(sandbox.PACKAGE), str(directory.path))
     own = [
-        *mounts,
+        *_mounts(spec, directory, prepared),
         *sandbox.interpreter_mounts(prepared.python),
         *sandbox.interpreter_mounts(python),
         Mount(sandbox.PACKAGE, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}"),
@@ -162,9 +170,11 @@ def _argv(
         own.append(Mount(directory.path / CREDENTIALS, f"{RUN_MOUNT}/{CREDENTIALS}"))
     if spec.listen:
         own.append(Mount(socket_directory(home, spec.key), f"{RUN_MOUNT}/socket", writable=True))
+    check_targets(own, volumes)
+    check_hidden(own, home)
     return sandbox.bwrap_argv(
         isolation.bwrap,
-        list({mount.target: mount for mount in own}.values()),
+        [*(mount for _, mount in volumes), *{mount.target: mount for mount in own}.values()],
         _entry(python, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}", RUN_MOUNT),
         uid=uid,
         hostname=f"{spec.name}-{spec.key.split('/')[2]}",
@@ -178,12 +188,15 @@ def _entry(python: Path, package: str, directory: str) -> list[str]:
 
 
 def _mounts(spec: RunSpec, directory: RunDirectory, prepared: Prepared) -> list[Mount]:
-    """What the spec asks for at its paths; a copy of the code where the run works, since people write beside it."""
-    found = [Mount(Path(v.source), v.path, not v.read_only) for v in spec.volumes]
-    found += [Mount(prepared.inputs[i.channel], path) for i in spec.inputs for path in i.paths if path != spec.workdir]
+    """What the spec asks for at its paths besides volumes.
+
+    Where the run works there is a copy of the code, since people write beside it.
+    """
+    found = [Mount(prepared.inputs[i.channel], path) for i in spec.inputs for path in i.paths if path != spec.workdir]
     found += [Mount(directory.output(o.name), path, writable=True) for o in spec.outputs for path in o.paths]
     found += [Mount(directory.files / str(number), file.path) for number, file in enumerate(spec.files)]
-    if not any(spec.workdir == mount.target or spec.workdir.startswith(f"{mount.target}/") for mount in found):
+    taken = [*(mount.target for mount in found), *(volume.path for volume in spec.volumes)]
+    if not any(spec.workdir == target or spec.workdir.startswith(f"{target}/") for target in taken):
         found.append(Mount(directory.work, spec.workdir, writable=True))
     return found
 

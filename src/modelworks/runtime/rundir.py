@@ -27,6 +27,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,19 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def remove_tree(path: Path) -> None:
+    """Delete what a workload left, however deep it is nested and whatever it closed to us. Raises OSError."""
+    with contextlib.suppress(OSError, RecursionError):
+        shutil.rmtree(path)
+        return
+    if os.geteuid() != 0:
+        # Its files are our user's own.
+        subprocess.run(["chmod", "-R", "u+rwX", "--", path], capture_output=True, check=False)
+    done = subprocess.run(["rm", "-rf", "--", path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(done.stderr.strip() or f"{path} cannot be deleted")
 
 
 def sync_directory(path: Path) -> None:
@@ -211,7 +225,8 @@ class RunDirectory:
     def clear_scratch(self) -> None:
         """Drop what only the living workload needed."""
         for path in (self.work, self.tmp, self.path / "outputs", self.files):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                remove_tree(path)
 
 
 class RunStore:
@@ -256,7 +271,7 @@ class RunStore:
         gone = self._staging / uuid.uuid4().hex
         with contextlib.suppress(FileNotFoundError):
             os.rename(directory.path, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+            remove_tree(gone)
         for parent in list(directory.path.parents)[:3]:
             try:
                 parent.rmdir()

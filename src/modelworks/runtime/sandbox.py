@@ -19,7 +19,7 @@ PACKAGE_MOUNT = "/opt/modelworks"
 RUN_MOUNT = "/run/modelworks"
 SOCKET_NAME = "s"
 
-_SYSTEM = ("/usr",)
+SYSTEM = ("/usr",)
 _SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # Enough for name lookup, TLS, time zones and the dynamic linker, and nothing about this host's people.
 _ETC = (
@@ -28,6 +28,8 @@ _ETC = (
     "ld.so.conf.d", "fonts",
     "OpenCL", "vulkan",
 )  # fmt: skip
+PLACES = (*SYSTEM, *_SYSTEM_LINKS, "/etc", "/proc", "/dev", "/sys", RUN_MOUNT, PACKAGE_MOUNT)
+"""Where the sandbox itself lies."""
 _FIRST_UID = 600_000
 _UIDS = 60_000
 
@@ -43,11 +45,12 @@ class Isolation:
 
 @dataclass(frozen=True)
 class Mount:
-    """``source`` on the node appears at ``target`` in the sandbox."""
+    """``source`` on the node appears at ``target`` in the sandbox; with ``link``, a symbolic link to it does."""
 
     source: Path
     target: str
     writable: bool = False
+    link: bool = False
 
 
 def find_bwrap() -> str | None:
@@ -117,7 +120,7 @@ def bwrap_argv(
         argv += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     if isolate_network:
         argv.append("--unshare-net")
-    for path in _SYSTEM:
+    for path in SYSTEM:
         argv += ["--ro-bind", path, path]
     for path in _SYSTEM_LINKS:
         if os.path.islink(path):
@@ -139,26 +142,42 @@ def bwrap_argv(
         made.update(parents)
         for parent in parents:
             argv += ["--dir", parent]
-        argv += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
+        kind = "--symlink" if mount.link else "--bind" if mount.writable else "--ro-bind"
+        argv += [kind, str(mount.source), mount.target]
     return [*argv, "--remount-ro", "/", "--", *inner]
 
 
 def interpreter_mounts(python: Path) -> list[Mount]:
-    """What a Python needs of itself: every prefix on the way from a venv's link to the base installation."""
+    """What a Python needs of itself: every prefix on the way from a venv's link to the base installation.
+
+    A link on that way may lie anywhere, such as in ``~/bin``: then it is there alone, and not what is around it.
+    """
     found: dict[str, Mount] = {}
     link = Path(os.path.abspath(python))
     for _ in range(16):
-        prefix = str(link.parent.parent)
-        if prefix not in ("/", "/usr", "/usr/local"):
-            found[prefix] = Mount(Path(os.path.realpath(prefix)), prefix)
-        # A prefix that is reached through linked directories is also needed where it really is.
-        real = os.path.realpath(prefix)
-        if real != prefix and not real.startswith("/usr"):
-            found[real] = Mount(Path(real), real)
+        prefix = link.parent.parent
+        if link.is_symlink() and not _is_prefix(prefix):
+            if not _in_system(str(link)):
+                found[str(link)] = Mount(Path(os.readlink(link)), str(link), link=True)
+        else:
+            # A prefix that is reached through linked directories is also needed where it really is.
+            real = os.path.realpath(prefix)
+            for path in dict.fromkeys((str(prefix), real)):
+                if not _in_system(path):
+                    found[path] = Mount(Path(real), path)
         if not link.is_symlink():
             break
         link = Path(os.path.normpath(link.parent / os.readlink(link)))
     return list(found.values())
+
+
+def _is_prefix(folder: Path) -> bool:
+    """Whether a Python was installed to ``folder``, or a virtual environment is there."""
+    return (folder / "pyvenv.cfg").exists() or any(folder.glob("lib*/python3*/os.py"))
+
+
+def _in_system(path: str) -> bool:
+    return path == "/" or path == "/usr" or path.startswith("/usr/")
 
 
 def base_python() -> Path:
