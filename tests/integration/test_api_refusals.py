@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sqlalchemy import func, select
 from tests.api_server import Api, serving
 
 from modelworks.api.auth import ensure_local_key
-from modelworks.db.tables import events, resources
+from modelworks.db.tables import events, resources, secrets
 from modelworks.home import Home
 
 PROBLEM = "application/problem+json"
@@ -293,6 +294,23 @@ def test_a_read_only_key_sees_no_token(api: Api) -> None:
     with api.with_key(_make(api.client, name="viewer", read_only=True)) as viewer:
         assert viewer.get("/resources/service/web").status_code == 200
         assert viewer.get("/services/web/token").status_code == 403
+
+
+def test_tokens_that_were_kept_for_a_while_are_dropped_when_they_ended(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = {"processor": "command", "command": "true", "replicas": 0}
+    _apply(api.client, manifest("Service", service, name="web"))
+    now = time.time()
+    monkeypatch.setattr("modelworks.products.serving.routes.time.time", lambda: now)
+    texts = {api.client.get("/services/web/token").json()["token"]}
+    for later in (0, 30, 90):
+        now += later
+        texts.add(api.client.post("/services/web/token/rotate", params={"keep": "1m"}).json()["token"])
+    assert len(texts) == 4
+    with api.context.engine.connect() as connection:
+        names = sorted(connection.scalars(select(secrets.c.name)))
+    assert names == ["token", f"until-{round(now + 60)}"]
 
 
 def test_a_revoked_key_ends_at_once_and_its_name_is_free(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import psycopg
@@ -10,6 +11,7 @@ from sqlalchemy import Engine
 
 from modelworks.db import claims, routes
 from modelworks.db.engine import connect
+from modelworks.db.listen import CLAIMS, Listener, notify
 from modelworks.db.migrate import migrate
 from modelworks.kernel.decision import Claim
 from modelworks.kernel.run import Resources
@@ -34,7 +36,7 @@ def listener(database_url: str, engine: Engine) -> Iterator[psycopg.Connection]:
 def heard(listener: psycopg.Connection) -> list[str]:
     """Channels of the notifications committed until now: a marker of our own comes after all of them."""
     listener.execute("NOTIFY mw_claims, 'marker'")
-    channels = []
+    channels: list[str] = []
     for note in listener.notifies(timeout=10):
         if note.payload == "marker":
             return channels
@@ -65,3 +67,26 @@ def test_a_new_claim_wakes_admission_at_once(engine: Engine, listener: psycopg.C
         with engine.begin() as connection:
             claims.release(connection, claim.key)
         assert heard(listener) == expected
+
+
+def test_a_faulty_callback_silences_nobody(engine: Engine, database_url: str) -> None:
+    arrived = threading.Event()
+
+    def faulty(payload: str) -> None:
+        raise RuntimeError("no idea")
+
+    listener = Listener(database_url)
+    listener.subscribe(CLAIMS, faulty)
+    listener.subscribe(CLAIMS, lambda payload: arrived.set() if payload == "x" else None)
+    listener.start()
+    try:
+        for _ in range(100):
+            with engine.begin() as connection:
+                notify(connection, CLAIMS, "x")
+            if arrived.wait(0.1):
+                break
+        assert arrived.is_set()
+        assert listener.is_alive()
+    finally:
+        listener.stop()
+        listener.join(10)

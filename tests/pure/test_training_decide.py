@@ -164,6 +164,19 @@ def test_a_run_the_node_forgot_is_lost_and_never_started_again_under_its_key() -
     assert it.world.starts == [key(1), key(2)]
 
 
+def test_a_lost_rank_is_named_and_not_those_that_were_stopped_with_it() -> None:
+    it = loop(job(replicas=2))
+    it.settle()
+    for rank in (0, 1):
+        it.world.start(key(1, rank))
+    it.settle()
+    del it.world.runs[key(1, 0)]
+    it.settle()
+    assert it.world.stops == [key(1, 1)]
+    assert it.status["attempts"][0]["reason"] == "Lost"
+    assert it.status["attempts"][0]["message"].startswith("replica 0: the node no longer knows of it")
+
+
 def test_the_time_limit_is_of_all_attempts_and_final() -> None:
     it = loop(job(retries=5, time_limit="10s"))
     it.settle()

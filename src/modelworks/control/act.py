@@ -44,7 +44,7 @@ from modelworks.kernel.resource import Resource
 from modelworks.objectstore import buckets
 from modelworks.objectstore.credentials import Credentials
 
-# Longer than any single action takes; every step renews it.
+# Longer than any single action takes, but for the removal of a large directory; every step renews it.
 LEASE_SECONDS = 60.0
 
 _Stored = Reserve | Release | PublishRoute | WithdrawRoute | EnsureSecret | Meter | Emit
@@ -182,8 +182,8 @@ def is_quiet(resource: Resource, decision: Decision) -> bool:
 
 def _make_directory(path: Path) -> None:
     """Workloads run under accounts of their own, so everybody may write who comes this far."""
-    if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o777 != 0o777:  # also of one whose maker was killed before it came so far
         path.chmod(0o777)
 
 
@@ -191,6 +191,11 @@ def _remove_directory(path: Path, volumes: Path) -> list[Emit]:
     """Only what the platform made is removed: a directory that the user brought stays."""
     if not path.resolve().is_relative_to(volumes.resolve()) or path.resolve() == volumes.resolve():
         return [Emit("DirectoryKept", f"{path} is not the platform's own and stays", Level.WARNING)]
-    if path.exists():
-        shutil.rmtree(path)
+    # Two may be at it, when the first takes longer than its lease: what is gone already is as wished.
+    shutil.rmtree(path, onerror=_ignore_missing)
     return []
+
+
+def _ignore_missing(function: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(failure[1], FileNotFoundError):
+        raise failure[1]

@@ -156,6 +156,7 @@ class Reconciler:
         decided = self._decide_all(leases)
         for lease, decision in decided:
             if is_quiet(lease.resource, decision):
+                self._failures.pop(lease.resource.uid, None)
                 self._give_back(lease, decision.wake_in)
             else:
                 with self._changed:
@@ -175,9 +176,10 @@ class Reconciler:
         try:
             with self._engine.begin() as connection:
                 leases = resources.lease_these(connection, self._owner, uids, LEASE_SECONDS) if uids else []
-                # Somebody works on these right now: they are due again when that ends.
-                resources.touch(connection, uids - {lease.resource.uid for lease in leases})
-                if due:
+                # Somebody works on these right now: they are due again when that ends, or already if it just did.
+                busy = uids - {lease.resource.uid for lease in leases}
+                resources.touch(connection, busy)
+                if due or busy:
                     more = resources.lease_due(connection, self._owner, _BATCH, LEASE_SECONDS)
                     self._sleep_until(0.0 if len(more) == _BATCH else resources.next_due(connection))
                     leases += more

@@ -33,7 +33,7 @@ class Listener(threading.Thread):
     """One connection that listens to every channel and calls whoever subscribed, from its own thread.
 
     A callback gets the payload; after every (re)connection it gets ``""``: something may have been missed, look at all.
-    Callbacks must be quick and may not raise.
+    Callbacks must be quick; what one raises is logged, and the others are called all the same.
     """
 
     def __init__(self, url: str) -> None:
@@ -93,7 +93,10 @@ class Listener(threading.Thread):
         with self._lock:
             callbacks = tuple(self._subscribers[channel])
         for callback in callbacks:
-            callback(payload)
+            try:
+                callback(payload)
+            except Exception:
+                _log.exception("listener.callback_failed", extra={"channel": channel})
 
 
 def notify(connection: Connection, channel: str, payload: str = "") -> None:

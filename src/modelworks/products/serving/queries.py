@@ -34,14 +34,13 @@ def token_digests(connection: Connection, uid: str) -> dict[str, float | None]:
     }
 
 
-def rotate_token(connection: Connection, cipher: Cipher, uid: str, *, keep_until: int | None = None) -> str:
+def rotate_token(connection: Connection, cipher: Cipher, uid: str, *, now: float, keep_until: int | None = None) -> str:
     """A new token, which is returned; the old one is worth nothing from the commit on, or from ``keep_until``."""
+    for name in secrets.digests(connection, uid):
+        # A rotation at once is an answer to a leak: tokens that were kept for a while end with it.
+        if name.startswith(_UNTIL) and (keep_until is None or float(name.removeprefix(_UNTIL)) <= now):
+            secrets.remove(connection, uid, name)
     if keep_until is not None:
         old = secrets.get(connection, cipher, uid, TOKEN)
         secrets.put(connection, cipher, uid, f"{_UNTIL}{keep_until}", old)
-    else:
-        # A rotation at once is an answer to a leak: tokens that were kept for a while end with it.
-        for name in secrets.digests(connection, uid):
-            if name.startswith(_UNTIL):
-                secrets.remove(connection, uid, name)
     return secrets.rotate(connection, cipher, uid, TOKEN)

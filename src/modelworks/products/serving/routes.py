@@ -64,8 +64,9 @@ def rotate(
     with context.engine.begin() as connection:
         service = _service(connection, workspace, name, lock=True)
         secrets.ensure(connection, context.cipher, service.uid, TOKEN)
-        until = round(time.time() + seconds) if seconds else None
-        text = rotate_token(connection, context.cipher, service.uid, keep_until=until)
+        now = time.time()
+        until = round(now + seconds) if seconds else None
+        text = rotate_token(connection, context.cipher, service.uid, now=now, keep_until=until)
         said = f"the old one works for {keep}" if seconds else "the old one is refused"
         events.append(connection, service.ref, service.uid, "TokenRotated", f"a new token was made; {said}")
         resources.wake(connection, [service.uid])

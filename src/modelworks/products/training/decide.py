@@ -182,7 +182,8 @@ def _succeed(record: Record, mine: dict[int, RunObservation]) -> Record:
 def _fail(job: Job, record: Record, mine: dict[int, RunObservation], missing: frozenset[int], now: float) -> Record:
     """All of a failed attempt has ended: another one, or the end of the job."""
     failed = failed_runs(mine)
-    if failed:
+    # Those that were stopped with a lost one are not the cause.
+    if failed and not (missing and failed[0][1].reason is RunReason.STOPPED):
         rank, run = failed[0]
         reason, cause, lines = run.reason, run.message or _exit_text(run), run.last_lines
     else:

@@ -16,6 +16,7 @@ from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Manifest, Name, Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
+from modelworks.products.billing.facade import estimate
 from modelworks.products.context import Context, ContextOf, PrincipalOf, WorkspaceOf
 from modelworks.products.kind import Lookup
 from modelworks.products.logs import Parts, stream
@@ -93,7 +94,7 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
     notes = list(found.notes)
     at_most = None
     if spec.time_limit is not None:
-        at_most = round(price * spec.time_limit / 3600, 6)
+        at_most = round(estimate(float(found.data["price_per_hour"]), spec.replicas, spec.time_limit), 6)
         notes.append(
             f"at most {at_most:g} {context.settings.currency} in its time limit of {format_duration(spec.time_limit)}"
         )
