@@ -317,7 +317,7 @@ class RunLife:
                 "phase": RunPhase.LOST if reason == RunReason.LOST else RunPhase.EXITED,
                 "reason": reason,
                 "message": message,
-                "exited_at": exited.at if exited else time.time(),
+                "exited_at": exited.at if exited else self.tools.runtime.died_at(self.directory),
                 "exit_code": exited.code if exited else None,
                 "signal": exited.signal if exited else None,
                 "ready": False,

@@ -101,6 +101,21 @@ class LocalRuntime:
             finally:
                 os.close(descriptor)
 
+    def died_at(self, directory: RunDirectory) -> float:
+        """When a run that nothing tells the end of ended, in Unix seconds: what it is paid for until.
+
+        Now; or, of a run that went down with its machine, its last sign of life before the machine started again.
+        """
+        now, started = time.time(), directory.started()
+        booted = now - time.clock_gettime(time.CLOCK_BOOTTIME)
+        if started is None or started.at >= booted:
+            return now
+        signs = [started.at]
+        for path in (directory.metrics, directory.log):
+            with contextlib.suppress(FileNotFoundError):  # it never wrote any
+                signs.append(path.stat().st_mtime)
+        return min(max(signs), booted)
+
     def kill(self, directory: RunDirectory) -> None:
         """SIGKILL to all that is left of a tree whose shim is gone."""
         for pid in {*self.cgroups.members(directory.key), *processes.with_variable("MW_RUN", directory.key)}:
