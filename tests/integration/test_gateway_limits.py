@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.gateway_lab import AUTH, Client, Lab, Replica, header, request
+from tests.gateway_lab import AUTH, Client, Lab, Replica, document, header, request
 from tests.integration.test_gateway_proxy import run
+
+from modelworks.gateway.table import Table
 
 
 class Gate:
@@ -166,6 +168,19 @@ def test_another_replica_takes_over_for_one_that_is_gone(tmp_path: Path) -> None
         for _ in range(6):
             status, head, _ = await client.post()
             assert (status, header(head, "x-mw-replica")) == (200, "1-0")
+
+    run(tmp_path, body)
+
+
+def test_a_link_in_place_of_a_replicas_socket_is_not_followed(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        private = await lab.replica(name="private.sock")
+        link = tmp_path / "replica.sock"
+        link.symlink_to(private.path)
+        lab.gateway.apply(Table.parse([document(link, queue_timeout=0.3)]))
+        client = await lab.client()
+        assert (await client.post())[0] == 503
+        assert private.connections == 0
 
     run(tmp_path, body)
 

@@ -10,6 +10,7 @@ from modelworks.gateway.known import KnownAnswer
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.table import parse_address
 from modelworks.gateway.upstream import UpstreamConnection
+from modelworks.replicasocket import unredirected
 
 
 class Caller(Protocol):
@@ -81,7 +82,8 @@ class Pool:
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
                 if isinstance(self._target, str):
-                    _, connection = await self._loop.create_unix_connection(self._new, self._target)
+                    with unredirected(self._target) as path:
+                        _, connection = await self._loop.create_unix_connection(self._new, path)
                 else:
                     _, connection = await self._loop.create_connection(self._new, *self._target)
         except OSError as error:  # TimeoutError is one

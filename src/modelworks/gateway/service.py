@@ -70,7 +70,7 @@ class Service:
             503,
             "unavailable",
             f"Service {route.service} is {route.state}" + (f": {route.message}" if route.message else "."),
-            remedy=f"`mw service get {route.service}` and `mw service logs {route.service}` say more.",
+            remedy=f"`mw service get {route.service}` and `mw service log {route.service}` say more.",
             retry_after=_STOPPED_RETRY if stopped else _STARTING_RETRY,
         )
 
@@ -98,7 +98,7 @@ class Service:
             503,
             "unavailable",
             f"No replica of service {self.route.service} accepts connections.",
-            remedy=f"It is restarted by itself; `mw service logs {self.route.service}` says more.",
+            remedy=f"It is restarted by itself; `mw service log {self.route.service}` says more.",
             retry_after=1,
         )
 
@@ -124,7 +124,7 @@ class Service:
             502,
             "upstream-failed",
             f"The replica failed: {detail}.",
-            remedy=f"`mw service logs {self.route.service}` says more.",
+            remedy=f"`mw service log {self.route.service}` says more.",
         )
 
     def sweep(self, now: float) -> list[Waiter]:
