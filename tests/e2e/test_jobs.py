@@ -94,6 +94,7 @@ def ended(mw: Mw, name: str) -> dict[str, Any]:
         ),
         ("slow", job("slow", "echo begun; sleep 600", time_limit="1s", grace_period="1s"), 143, "time limit of 1s"),
     ],
+    ids=["missing", "absent", "crash", "abort", "greedy", "slow"],
 )
 def test_a_job_that_fails_says_why(mw: Mw, name: str, manifest: str, code: int, message: str) -> None:
     done = mw("job", "submit", "-f", "-", "--follow", stdin=manifest)
