@@ -196,7 +196,7 @@ def platform_home() -> Iterator[Path]:
 def up(home: Path) -> float:
     """``mw up --detach`` on free ports; the seconds until it says that it is ready."""
     start = time.monotonic()
-    mw(home, "up", "--detach", "--port", "0")
+    mw(home, "up", "--detach", "--port", "0", "--s3-port", "0")
     return time.monotonic() - start
 
 
