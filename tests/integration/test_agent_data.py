@@ -156,6 +156,31 @@ def test_a_failed_run_commits_nothing(agent: InProcessAgent, objects: ObjectClie
     assert not objects.exists(ObjectUri(bucket, "out/.manifest.json"))
 
 
+def test_an_output_begins_with_what_earlier_runs_left(
+    agent: InProcessAgent, objects: ObjectClient, bucket: str
+) -> None:
+    for attempt, name, text in (("a1", "old", b"1"), ("a1", "sub/both", b"1"), ("a2", "sub/both", b"2")):
+        objects.put(ObjectUri(bucket, f"checkpoints/{attempt}/{name}"), text)
+    output = Output(
+        name="checkpoints",
+        uri=f"s3://{bucket}/checkpoints/a4/",
+        paths=("/ml/output/checkpoints",),
+        commit=False,
+        env="MW_CHECKPOINT_DIR",
+        # The third never came to write any.
+        restore=tuple(f"s3://{bucket}/checkpoints/a{n}/" for n in (3, 2, 1)),
+    )
+    command = 'cd "$MW_CHECKPOINT_DIR"; cat old sub/both; echo 4 > sub/both; rm old; echo x > new'
+    run = run_spec(0, "sh", "-c", command, outputs=(output,))
+    agent.ensure(run)
+    seen = wait_ended(agent, run.key)
+    assert (seen.reason, agent.log(run.key)) == (RunReason.COMPLETED, b"12")
+    assert {item.key.split("/", 2)[2] for item in objects.list(ObjectUri(bucket, "checkpoints/a4/"))} == {
+        "new",
+        "sub/both",
+    }
+
+
 def test_links_do_not_lead_us_out(agent: InProcessAgent, objects: ObjectClient, bucket: str, home: Home) -> None:
     secret = home.secrets / "agent.json"
     output = Output(name="model", uri=f"s3://{bucket}/out/", paths=("/mnt/output",))

@@ -139,6 +139,29 @@ def test_retries_with_back_off() -> None:
     assert [item["n"] for item in it.status["attempts"]] == [1, 2, 3]
 
 
+def test_an_environment_that_cannot_be_built_is_not_tried_again() -> None:
+    it = loop(job(retries=3))
+    it.settle()
+    it.world.end(key(1), RunReason.ENVIRONMENT_FAILED, None, "no such package")
+    it.settle()
+    assert it.status["phase"] == "Failed"
+    assert it.status["message"] == "no such package"
+
+
+def test_an_attempt_goes_on_from_the_checkpoints_of_those_before_it() -> None:
+    it = loop(job(retries=2, replicas=2))
+    for attempt in (1, 2):
+        it.settle()
+        it.world.end(key(attempt), RunReason.FAILED, 1)
+        it.world.end(key(attempt, 1), RunReason.STOPPED, 143)
+        it.settle()
+        it.pass_time(10)
+    root = f"s3://mw-default/jobs/digits/{UID}/checkpoints"
+    restored = {o.name: o.restore for o in it.world.specs[key(3, 1)].outputs}
+    assert restored == {"model": (), "checkpoints": (f"{root}/a2.rank1/", f"{root}/a1.rank1/")}
+    assert {o.restore for o in it.world.specs[key(1)].outputs} == {()}
+
+
 @pytest.mark.parametrize("reason", [RunReason.LOST, RunReason.STOPPED, RunReason.STORE_UNREACHABLE])
 def test_the_platforms_own_failures_cost_no_retry_and_are_limited(reason: RunReason) -> None:
     it = loop(job())

@@ -146,6 +146,9 @@ class RunLife:
         preparation = Preparation(self.directory, self.spec, self.tools, self._say)
         python = await preparation.interpreter()
         inputs = {item.channel: await self._retrying(partial(preparation.fetch, item)) for item in self.spec.inputs}
+        for output in self.spec.outputs:
+            if output.restore:
+                await self._retrying(partial(preparation.restore, output))
         variables = await self._retrying(preparation.variables)
         self.cpus, self.gpus = self.tools.assign(self.spec)
         prepared = Prepared(python, inputs, self.cpus, self.gpus, variables)

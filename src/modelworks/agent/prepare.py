@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelworks.agent.access import RunAccess
+from modelworks.agent.environments import summary
 from modelworks.agent.tools import Tools
 from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound
-from modelworks.kernel.run import Input, RunReason, RunSpec
+from modelworks.kernel.run import Input, Output, RunReason, RunSpec
+from modelworks.objectstore.transfer import download_overlay
+from modelworks.objectstore.uri import ObjectUri
 from modelworks.runtime import launch
 from modelworks.runtime.launch import Prepared
 from modelworks.runtime.rundir import RunDirectory
@@ -45,8 +48,7 @@ class Preparation:
         try:
             return await self.tools.work(environments.ensure, ref, self.say)
         except EnvironmentFailed as error:
-            last = next((line.strip() for line in reversed(error.detail.splitlines()) if line.strip()), "")
-            message = f"the environment cannot be built: {last or error.detail}"
+            message = f"the environment cannot be built: {summary(error.detail)}"
             if error.remedy:
                 message += f"; {error.remedy}"
             raise Ended(RunReason.ENVIRONMENT_FAILED, message, error.detail) from error
@@ -72,6 +74,15 @@ class Preparation:
         held = sorted({*state.get("inputs", []), key})
         await self.tools.call(self.directory.write, "state.json", {**state, "inputs": held})
         return path
+
+    async def restore(self, output: Output) -> None:
+        """Put what earlier attempts left into an output. May be repeated: what is there is fetched again."""
+        self.say(f"restoring {output.name}")
+        directory, client = self.directory.output(output.name), self.tools.client
+        try:
+            await self.tools.work(download_overlay, client, [ObjectUri.parse(uri) for uri in output.restore], directory)
+        except (NotFound, Forbidden, Invalid) as error:
+            raise Ended(RunReason.INPUT_MISSING, f"restoring {output.name}: {error.detail}") from error
 
     async def variables(self) -> dict[str, str]:
         """Store keys, for a run that asks for them."""

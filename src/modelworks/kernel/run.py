@@ -82,7 +82,8 @@ class Output(Spec):
     """A writable directory at ``paths``, uploaded to ``uri`` (``s3://bucket/prefix/``) while it works and at its end.
 
     With ``commit`` the end writes ``<uri>.manifest.json`` last: names, sizes, SHA-256 digests and the attempt; what no
-    manifest names was never committed.
+    manifest names was never committed. The files of ``restore``, folders of the store, are in it before the run starts:
+    of those with the same name, the one of the first folder.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Output(Spec):
     paths: tuple[str, ...]
     commit: bool = True
     env: str | None = None
+    restore: tuple[str, ...] = ()
 
 
 class VolumeMount(Spec):

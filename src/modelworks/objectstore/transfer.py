@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 
@@ -88,18 +88,29 @@ def download_tree(
 
     Raises Invalid for a key that has no place below a directory.
     """
-    folder = uri.folder
-    found = [item for item in client.list(folder) if not item.key.endswith("/")]
-    targets = [(item, _below(directory, item.key.removeprefix(folder.key))) for item in found]
+    return download_overlay(client, [uri], directory, parallel, progress)
+
+
+def download_overlay(
+    client: ObjectClient,
+    uris: Sequence[ObjectUri],
+    directory: Path,
+    parallel: int = 8,
+    progress: Progress | None = None,
+) -> list[ObjectInfo]:
+    """Like ``download_tree`` of several folders laid over each other: of the same name, the first folder's is taken."""
+    found: dict[str, tuple[ObjectUri, ObjectInfo]] = {}
+    for uri in uris:
+        for item in client.list(uri.folder):
+            if not item.key.endswith("/"):
+                found.setdefault(item.key.removeprefix(uri.folder.key), (ObjectUri(uri.bucket, item.key), item))
+    targets = [(source, _below(directory, name)) for name, (source, _) in found.items()]
     directory.mkdir(parents=True, exist_ok=True)
     _each(
         parallel,
-        [
-            lambda item=item, path=path: download(client, ObjectUri(uri.bucket, item.key), path, progress)  # type: ignore[misc]
-            for item, path in targets
-        ],
+        [lambda source=source, path=path: download(client, source, path, progress) for source, path in targets],  # type: ignore[misc]
     )
-    return found
+    return [item for _, item in found.values()]
 
 
 def upload_tree(

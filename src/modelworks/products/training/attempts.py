@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 from modelworks.products.training.record import Attempt, Record
@@ -12,6 +12,8 @@ INFRASTRUCTURE_RETRIES = 3
 
 # A stop nobody asked for is the platform going down; a store that is away is not the workload's fault either.
 _INFRASTRUCTURE = frozenset({RunReason.LOST, RunReason.STOPPED, RunReason.STORE_UNREACHABLE})
+# Another attempt would end the same way: time is up, or the packages cannot be had.
+_FINAL = frozenset({RunReason.TIME_LIMIT, RunReason.ENVIRONMENT_FAILED})
 _LONGEST_BACK_OFF = 60.0
 
 
@@ -40,6 +42,15 @@ def attempt_record(n: int, mine: Mapping[int, RunObservation], reason: RunReason
         exit_code=cause.exit_code if cause else None,
         infrastructure=reason in _INFRASTRUCTURE,
     )
+
+
+def may_repeat(attempts: Sequence[Attempt], retries: int) -> bool:
+    """Whether another attempt may follow the last of these; ``retries`` are the job's own."""
+    last = attempts[-1]
+    own = sum(not attempt.infrastructure for attempt in attempts)
+    if last.reason in _FINAL:
+        return False
+    return len(attempts) - own <= INFRASTRUCTURE_RETRIES if last.infrastructure else own <= retries
 
 
 def back_off(failures: int) -> float:

@@ -26,10 +26,10 @@ from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 from modelworks.products.training.attempts import (
-    INFRASTRUCTURE_RETRIES,
     attempt_record,
     back_off,
     failed_runs,
+    may_repeat,
     time_left,
 )
 from modelworks.products.training.observe import Observed
@@ -193,12 +193,9 @@ def _fail(job: Job, record: Record, mine: dict[int, RunObservation], missing: fr
     attempt = attempt_record(record.attempt, mine, reason, cause)
     attempts = (*record.attempts, attempt)
     record = replace(record, attempts=attempts, reason=str(reason), last_lines=tuple(lines))
-    own = sum(not item.infrastructure for item in attempts)
-    others = len(attempts) - own
     left = time_left(job.spec.time_limit, record)
     out_of_time = left is not None and left <= 0
-    may_retry = others <= INFRASTRUCTURE_RETRIES if attempt.infrastructure else own <= job.spec.retries
-    if reason is RunReason.TIME_LIMIT or out_of_time or not may_retry:
+    if out_of_time or not may_repeat(attempts, job.spec.retries):
         message = cause if len(attempts) == 1 else f"failed after {len(attempts)} attempts: {cause}"
         if out_of_time and reason is not RunReason.TIME_LIMIT:
             record, message = replace(record, reason=str(RunReason.TIME_LIMIT)), f"{message}; no time is left"

@@ -16,10 +16,10 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
     resolution.workload(spec)
     if spec.inputs:
         resolution.data["inputs"] = {
-            channel: resolution.uri(uri, f"spec.inputs.{channel}") for channel, uri in sorted(spec.inputs.items())
+            channel: _input(resolution, channel, uri) for channel, uri in sorted(spec.inputs.items())
         }
     if spec.output is not None:
-        resolution.data["output"] = resolution.uri(spec.output, "spec.output", folder=True)
+        resolution.data["output"] = resolution.uri(spec.output, "spec.output", folder=True, write=True)
     text = spec.command if isinstance(spec.command, str) else " ".join(spec.command)
     if spec.hyperparameters and spec.code is None and not any(name in text for name in _USES_HYPERPARAMETERS):
         resolution.notes.append(
@@ -27,3 +27,10 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
             "/ml/input/config/hyperparameters.json"
         )
     return resolution.resolved()
+
+
+def _input(resolution: Resolution, channel: str, wanted: str) -> str:
+    """A channel's URI; a base model to go on from may be one that the user replaces by his own."""
+    substitution = resolution.lookup.settings.substitute("model", wanted)
+    resolution.substituted(substitution)
+    return resolution.uri(substitution.used if substitution else wanted, f"spec.inputs.{channel}")

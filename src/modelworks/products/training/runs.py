@@ -105,6 +105,8 @@ def run_spec(job: Job, attempt: int, rank: int, *, time_left: float | None = Non
             paths=("/ml/output/checkpoints",),
             commit=False,
             env="MW_CHECKPOINT_DIR",
+            # The latest first. One that was cut off in the middle of its upload is completed by those before it.
+            restore=tuple(job.checkpoint_uri(earlier, rank) for earlier in range(attempt - 1, 0, -1)),
         ),
     )
     platform = variables(job, attempt, rank)
