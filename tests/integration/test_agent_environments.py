@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import ast
+import io
+import os
+import subprocess
+import tarfile
 import threading
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from tests.agents import python, run_spec, wait_ended
 
+from modelworks.agent.confine import BUILDER_UID
 from modelworks.agent.environments import Environments
 from modelworks.agent.inprocess import InProcessAgent
 from modelworks.home import Home
 from modelworks.kernel.errors import EnvironmentFailed
 from modelworks.kernel.run import EnvironmentRef, RunReason
+from modelworks.runtime.sandbox import probe
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> str:
-    """A source package that needs nothing from an index."""
+def served(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server of this test's files: a build sees no file of the node."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def package(tmp_path: Path, served: str) -> str:
+    """A package that needs nothing from an index."""
     root = tmp_path / "tiny"
     root.mkdir()
     (root / "tiny_package").mkdir()
@@ -37,7 +57,7 @@ def package(tmp_path: Path) -> str:
     with zipfile.ZipFile(wheel, "w") as archive:
         for name in names:
             archive.write(root / name, name)
-    return str(wheel)
+    return f"{served}/{wheel.name}"
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
@@ -55,7 +75,7 @@ def test_a_run_uses_its_packages(home: Home, package: str, installer: str, monke
 
 
 def test_it_is_built_once(tmp_path: Path, package: str) -> None:
-    environments, built = Environments(tmp_path / "environments"), []
+    environments, built = Environments(tmp_path / "environments", probe()), []
     ref = EnvironmentRef(digest="abc123", requirements=(package,))
 
     def ensure() -> None:
@@ -73,7 +93,7 @@ def test_it_is_built_once(tmp_path: Path, package: str) -> None:
 def test_half_built_is_built_again(tmp_path: Path, package: str) -> None:
     half = tmp_path / "environments" / "abc123" / "bin"
     half.mkdir(parents=True)
-    environments = Environments(tmp_path / "environments")
+    environments = Environments(tmp_path / "environments", probe())
     interpreter = environments.ensure(EnvironmentRef(digest="abc123", requirements=(package,)), lambda text: None)
     assert interpreter.exists()
 
@@ -91,6 +111,60 @@ def test_the_resolvers_own_words(home: Home, tmp_path: Path) -> None:
 
 def test_images_are_explained(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailed, match="images need podman or docker") as raised:
-        Environments(tmp_path).ensure(EnvironmentRef(digest="img", image="pytorch:2"), lambda text: None)
+        Environments(tmp_path, probe()).ensure(EnvironmentRef(digest="img", image="pytorch:2"), lambda text: None)
     assert raised.value.remedy is not None
     assert "substitution" in raised.value.remedy
+
+
+HOSTILE_BACKEND = """
+import os, zipfile
+def reached(path):
+    try:
+        return bool(open(path).read())
+    except OSError:
+        return False
+def build_wheel(folder, settings=None, metadata=None):
+    said = {"uid": os.getuid(), "secret": reached(%r), "home": os.listdir(%r)}
+    info = "hostile-1.0.dist-info"
+    with zipfile.ZipFile(f"{folder}/hostile-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("hostile.py", f"SAID = {said!r}")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: hostile\\nVersion: 1.0\\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{info}/RECORD", f"hostile.py,,\\n{info}/METADATA,,\\n{info}/WHEEL,,\\n{info}/RECORD,,\\n")
+    return "hostile-1.0-py3-none-any.whl"
+"""
+HOSTILE_PROJECT = """
+[project]
+name = "hostile"
+version = "1.0"
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_what_a_package_runs_when_it_is_built_sees_nothing_of_the_node(
+    home: Home, tmp_path: Path, served: str, installer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not probe().enabled:
+        pytest.skip(probe().note)
+    if installer == "pip":
+        monkeypatch.setenv("MW_UV", "off")
+    home.secrets.mkdir(parents=True)
+    (home.secrets / "master.key").write_text("secret")
+    (home.agent / "environments" / "another").mkdir(parents=True)
+    backend = HOSTILE_BACKEND % (str(home.secrets / "master.key"), str(home.agent / "environments"))
+    with tarfile.open(tmp_path / "hostile-1.0.tar.gz", "w:gz") as tar:
+        for name, text in (("backend.py", backend), ("pyproject.toml", HOSTILE_PROJECT)):
+            entry = tarfile.TarInfo(f"hostile-1.0/{name}")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    environments = Environments(home.agent / "environments", probe())
+    ref = EnvironmentRef(digest="hostile", requirements=(f"hostile @ {served}/hostile-1.0.tar.gz",))
+    interpreter = environments.ensure(ref, lambda text: None)
+    said = subprocess.run([interpreter, "-c", "import hostile; print(hostile.SAID)"], capture_output=True, check=True)
+    seen = {"uid": os.getuid() or BUILDER_UID, "secret": False, "home": ["hostile"]}
+    assert ast.literal_eval(said.stdout.decode()) == seen
+    assert not (interpreter.parents[1] / ".build").exists()

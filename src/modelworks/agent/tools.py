@@ -63,7 +63,7 @@ class Tools:
         self.node_name = self.node.name
         self.client = ObjectClient(self.credentials, deadline=_STORE_DEADLINE)
         self.cache = InputCache(home.agent / "cache", self.client, _cache_bound(home.agent))
-        self.environments = Environments(home.agent / "environments")
+        self.environments = Environments(home.agent / "environments", self.isolation)
         self.children: list[subprocess.Popen[bytes]] = []
         self._holders = holders
         # Two pools: a download of an hour must not keep a run from writing its files.

@@ -155,7 +155,7 @@ def _argv(
 ) -> list[str]:
     python = sandbox.base_python()
     if not isolation.enabled or isolation.bwrap is None:
-        return _entry(python, str(sandbox.PACKAGE), str(directory.path))
+        return sandbox.entry_argv(python, str(sandbox.PACKAGE), str(directory.path))
     own = [
         *_mounts(spec, directory, prepared),
         *sandbox.interpreter_mounts(prepared.python),
@@ -175,16 +175,12 @@ def _argv(
     return sandbox.bwrap_argv(
         isolation.bwrap,
         [*(mount for _, mount in volumes), *{mount.target: mount for mount in own}.values()],
-        _entry(python, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}", RUN_MOUNT),
+        sandbox.entry_argv(python, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}", RUN_MOUNT),
         uid=uid,
         hostname=f"{spec.name}-{spec.key.split('/')[2]}",
         isolate_network=_isolated(spec.listen, isolation),
         devices=[*(f"/dev/nvidia{gpu.index}" for gpu in prepared.gpus), *(_GPU_DEVICES if prepared.gpus else ())],
     )
-
-
-def _entry(python: Path, package: str, directory: str) -> list[str]:
-    return [str(python), "-I", "-S", f"{package}/runtime/entry.py", f"{directory}/entry.json"]
 
 
 def _mounts(spec: RunSpec, directory: RunDirectory, prepared: Prepared) -> list[Mount]:

@@ -157,13 +157,13 @@ def interpreter_mounts(python: Path) -> list[Mount]:
     for _ in range(16):
         prefix = link.parent.parent
         if link.is_symlink() and not _is_prefix(prefix):
-            if not _in_system(str(link)):
+            if not in_system(str(link)):
                 found[str(link)] = Mount(Path(os.readlink(link)), str(link), link=True)
         else:
             # A prefix that is reached through linked directories is also needed where it really is.
             real = os.path.realpath(prefix)
             for path in dict.fromkeys((str(prefix), real)):
-                if not _in_system(path):
+                if not in_system(path):
                     found[path] = Mount(Path(real), path)
         if not link.is_symlink():
             break
@@ -176,8 +176,14 @@ def _is_prefix(folder: Path) -> bool:
     return (folder / "pyvenv.cfg").exists() or any(folder.glob("lib*/python3*/os.py"))
 
 
-def _in_system(path: str) -> bool:
+def in_system(path: str) -> bool:
+    """Whether every sandbox has ``path`` already."""
     return path == "/" or path == "/usr" or path.startswith("/usr/")
+
+
+def entry_argv(python: Path, package: str, directory: str) -> list[str]:
+    """What runs first in a sandbox: the entry, told by ``entry.json`` in ``directory``."""
+    return [str(python), "-I", "-S", f"{package}/runtime/entry.py", f"{directory}/entry.json"]
 
 
 def base_python() -> Path:
