@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import secrets
 from pathlib import Path
 from threading import Lock
@@ -255,3 +256,19 @@ def _arguments(credentials: Credentials) -> dict[str, object]:
 
 def _boto(credentials: Credentials):  # type: ignore[no-untyped-def]
     return boto3.client("s3", **_arguments(credentials))
+
+
+@pytest.mark.parametrize("size", [0, 5, (20 << 20) + 1])
+def test_a_copy_between_buckets_is_whole(store: Credentials, bucket: str, size: int) -> None:
+    client, data = ObjectClient(store), os.urandom(size)
+    other = f"test-{secrets.token_hex(6)}"
+    buckets.create(store, other)
+    try:
+        client.put(ObjectUri(bucket, "a/model"), data)
+        client.copy(ObjectUri(bucket, "a/model"), ObjectUri(other, "b/model"))
+        assert client.get(ObjectUri(other, "b/model")) == data
+        with pytest.raises(NotFound):
+            client.copy(ObjectUri(bucket, "none"), ObjectUri(other, "none"))
+    finally:
+        client.delete_prefix(ObjectUri(other))
+        buckets.remove(store, other)

@@ -273,6 +273,19 @@ def test_a_bound_keys_workloads_reach_no_other_buckets(api: Api) -> None:
         assert _apply(team, manifest("TrainingJob", own)).status_code == 200
 
 
+def test_versions_of_models_are_not_written_by_anybody(api: Api) -> None:
+    for place in ("", "models", "models/", "models/digits/0123/", "models/x"):
+        uri = f"s3://mw-default/{place}"
+        answer = api.client.post("/storage/credentials", json={"write": ["s3://mw-default/code/", uri]})
+        assert answer.status_code == 403, uri
+        assert answer.json()["errors"][0]["path"] == "write.1"
+        answer = _apply(api.client, manifest("TrainingJob", {"command": "true", "output": uri}))
+        assert answer.status_code == 403, uri
+        assert answer.json()["errors"][0]["path"] == "spec.output"
+    for name, uri in (("a", "s3://mw-default/modelshop/"), ("b", "s3://mw-default/code/models/")):
+        assert _apply(api.client, manifest("TrainingJob", {"command": "true", "output": uri}, name)).status_code == 200
+
+
 def test_a_directory_of_the_node_is_an_administrators_to_give(api: Api, home: Home, tmp_path: Path) -> None:
     given = manifest("Volume", {"path": str(tmp_path)}, name="shared")
     with api.with_key(_make(api.client, name="team", workspace="vision")) as team:

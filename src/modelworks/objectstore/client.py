@@ -20,6 +20,7 @@ from modelworks.objectstore.uri import ObjectUri
 CredentialSource = Credentials | Callable[[], Credentials]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between attempts while the store does not answer
+_PIECE = 8 << 20  # bytes of an object in memory at once
 _T = TypeVar("_T")
 
 
@@ -94,7 +95,7 @@ class ObjectClient:
         if source.bucket == target.bucket:
             self.attempt(source, lambda store: obstore.copy(store, source.key, target.key))
         else:
-            self.put(target, self.get(source))
+            self.attempt(source, lambda store: _stream(store, source.key, self._store(target.bucket), target.key))
 
     def attempt(self, uri: ObjectUri, call: Callable[[S3Store], _T], *, missing_ok: bool = False) -> _T:
         """Make one call on the store of ``uri``'s bucket, again while the store does not answer."""
@@ -142,6 +143,16 @@ def _connect(credentials: Credentials, bucket: str) -> S3Store:
         client_options={"allow_http": True, "timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=5)},
         retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=5)},
     )
+
+
+def _stream(source: S3Store, key: str, target: S3Store, as_key: str) -> None:
+    """Copy an object of any size in pieces: a model may be larger than this machine's memory."""
+    found = obstore.get(source, key)
+    if found.meta["size"] <= _PIECE:
+        obstore.put(target, as_key, found.bytes(), use_multipart=False)
+    else:
+        pieces = (bytes(piece) for piece in found.stream(min_chunk_size=_PIECE))
+        obstore.put(target, as_key, pieces, chunk_size=_PIECE, max_concurrency=2)
 
 
 def _list(store: S3Store, prefix: str) -> Iterator[ObjectInfo]:

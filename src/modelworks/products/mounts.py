@@ -15,6 +15,10 @@ def workspace_bucket(workspace: str) -> str:
     return f"mw-{workspace}"
 
 
+MODELS = "models/"
+"""Below it in the workspace's bucket the registry keeps versions, which nobody changes."""
+
+
 def log_uri(workspace: str, key: str) -> str:
     return f"s3://{workspace_bucket(workspace)}/logs/{key}/"
 

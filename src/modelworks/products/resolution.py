@@ -11,7 +11,7 @@ from modelworks.kernel.run import Resources
 from modelworks.products.catalogue.facade import resolve_environment, resolve_shape
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.mounts import code_digest
-from modelworks.products.storage.facade import check_reach, parse_uri, volume_sources
+from modelworks.products.storage.facade import check_reach, check_writable, parse_uri, volume_sources
 from modelworks.products.workload import VolumeReference
 
 DEFAULT_INSTANCE_TYPE = "local.small"
@@ -67,12 +67,15 @@ class Resolution:
             names = list(dict.fromkeys(volume.name for volume in spec.volumes))
             self.data["volumes"] = volume_sources(self.lookup, self.workspace, names, owner=self.owner)
 
-    def uri(self, text: str, path: str, *, folder: bool = False) -> str:
+    def uri(self, text: str, path: str, *, folder: bool = False, write: bool = False) -> str:
         """``oss://bucket.endpoint/key`` → ``s3://bucket/key``; with ``folder`` it ends with a slash.
 
-        Raises Invalid for what is not an object URI, Forbidden for a bucket that who applies does not reach.
+        Raises Invalid for what is not an object URI, Forbidden for a bucket that who applies does not reach, and with
+        ``write`` for what nobody may write.
         """
         uri = parse_uri(text, path)
+        if write:
+            check_writable(uri, path)
         check_reach(self.lookup.connection, self.lookup.principal, self.workspace, uri, path=path)
         found = str(uri)
         return f"{found}/" if folder and not found.endswith("/") else found

@@ -21,7 +21,7 @@ from modelworks.objectstore import buckets
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.uri import ObjectUri
 from modelworks.products.context import Context
-from modelworks.products.mounts import workspace_bucket
+from modelworks.products.mounts import MODELS, workspace_bucket
 from modelworks.products.registry import queries
 from modelworks.products.registry.queries import ModelVersion
 from modelworks.products.registry.source import copy_files, read_metrics, read_source
@@ -46,7 +46,7 @@ def register(context: Context, workspace: str, model: str, candidate: Candidate)
     metrics = {**read_metrics(client, source), **candidate.metrics}
     bucket = workspace_bucket(workspace)
     buckets.create(context.credentials(), bucket)
-    target = ObjectUri(bucket, f"models/{model}/{source.digest.removeprefix('sha256:')[:32]}/")
+    target = ObjectUri(bucket, f"{MODELS}{model}/{source.digest.removeprefix('sha256:')[:32]}/")
     copy_files(client, source, target)
     with context.engine.begin() as connection:
         resource = _locked_model(connection, Ref(workspace, "Model", model))

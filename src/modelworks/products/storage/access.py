@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from modelworks.kernel.errors import FieldError, Forbidden, Invalid
 from modelworks.kernel.principal import Principal
 from modelworks.objectstore.uri import ObjectUri
-from modelworks.products.mounts import workspace_bucket
+from modelworks.products.mounts import MODELS, workspace_bucket
 from modelworks.products.storage import queries
 
 
@@ -22,6 +22,15 @@ def parse_uri(text: str, path: str) -> ObjectUri:
             "not a plain prefix", fields=(FieldError(path, "a prefix holds no '..', wildcards or variables"),)
         )
     return uri
+
+
+def check_writable(uri: ObjectUri, path: str) -> None:
+    """Raises Forbidden at ``path`` for where the registry keeps the versions of models: they never change."""
+    if uri.bucket.startswith(workspace_bucket("")) and (
+        uri.key.startswith(MODELS) or MODELS.startswith(uri.folder.key)
+    ):
+        said = f"versions of models in s3://{uri.bucket}/{MODELS} cannot be written: name another prefix"
+        raise Forbidden(said, fields=(FieldError(path, said),), remedy="`mw model register` makes a version")
 
 
 def check_reach(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelworks.products.kind import Kind
-from modelworks.products.storage.access import check_reach, parse_uri
+from modelworks.products.storage.access import check_reach, check_writable, parse_uri
 from modelworks.products.storage.decide import decide_bucket, decide_volume
 from modelworks.products.storage.observe import observe_bucket, observe_volume
 from modelworks.products.storage.resolve import resolve_bucket, resolve_volume
@@ -45,6 +45,7 @@ __all__ = [
     "MEASURE_EVERY_S",
     "VOLUME",
     "check_reach",
+    "check_writable",
     "measure",
     "parse_uri",
     "volume_sources",

@@ -16,7 +16,7 @@ from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.sts import mint
 from modelworks.products.context import ContextOf, PrincipalOf, WorkspaceOf
 from modelworks.products.mounts import workspace_bucket
-from modelworks.products.storage.access import check_reach, parse_uri
+from modelworks.products.storage.access import check_reach, check_writable, parse_uri
 
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 
@@ -52,6 +52,8 @@ def create_credentials(
         raise Invalid(said, fields=(FieldError("read", said), FieldError("write", said)))
     read = [parse_uri(uri, f"read.{index}") for index, uri in enumerate(request.read)]
     write = [parse_uri(uri, f"write.{index}") for index, uri in enumerate(request.write)]
+    for index, uri in enumerate(write):
+        check_writable(uri, f"write.{index}")
     with context.engine.connect() as connection:
         for uri in (*read, *write):
             check_reach(connection, principal, workspace, uri)
