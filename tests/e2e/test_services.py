@@ -32,10 +32,14 @@ def mw() -> Iterator[Mw]:
 
 @pytest.fixture(scope="module")
 def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"])
+    one = connect(mw)
     yield one
     one.close()
+
+
+def connect(mw: Mw) -> Client:
+    document = json.loads(mw.home.client.read_text())
+    return Client(document["url"], document["api_key"])
 
 
 def service(name: str, **spec: Any) -> str:
@@ -224,6 +228,9 @@ def test_down_ends_every_workload_and_up_brings_them_back(mw: Mw, client: Client
     assert "had no agent" not in told
     assert leftovers.of_platform(mw.home) == []
     mw.ok("up", "--detach")
+    client = connect(mw)  # at another port
+    ask = _asking(client.service_endpoint("echo"))
     poll(lambda: ask(token) == 200)
     poll(lambda: phase_of(client.get("TrainingJob", "long")) == "Running")
     assert [attempt["reason"] for attempt in client.get("TrainingJob", "long")["status"]["attempts"]] == ["Stopped"]
+    client.close()
