@@ -151,8 +151,10 @@ def _stream(source: S3Store, key: str, target: S3Store, as_key: str) -> None:
     if found.meta["size"] <= _PIECE:
         obstore.put(target, as_key, found.bytes(), use_multipart=False)
     else:
-        pieces = (bytes(piece) for piece in found.stream(min_chunk_size=_PIECE))
-        obstore.put(target, as_key, pieces, chunk_size=_PIECE, max_concurrency=2)
+        writer = obstore.open_writer(target, as_key, buffer_size=_PIECE, max_concurrency=2)
+        for piece in found.stream(min_chunk_size=_PIECE):
+            writer.write(piece)
+        writer.close()  # only of what is whole: an upload that is not closed leaves no object
 
 
 def _list(store: S3Store, prefix: str) -> Iterator[ObjectInfo]:
