@@ -229,6 +229,39 @@ def test_delete_says_what_stays(api: StubApi, capsys: pytest.CaptureFixture[str]
     assert "volume scratch" in captured.err
 
 
+@pytest.mark.parametrize("arguments", [["job", "log", "digits"], ["logs", "digits"], ["job", "log", "digits", "-f"]])
+def test_a_log_as_json_is_one_document_a_line(
+    api: StubApi, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    api.add("TrainingJob", "digits", phase="Succeeded", attempt=1)
+    api.routes["GET /jobs/digits/log"] = httpx.Response(200, content="epoch 1 – ok\n\nno end".encode())
+    assert run([*arguments, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [{"line": "epoch 1 – ok"}, {"line": ""}, {"line": "no end"}]
+
+
+def test_a_models_versions_and_one_by_its_alias(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.add("Model", "digits", spec={"aliases": {"prod": 2}}, phase="Ready")
+    version = {
+        "version": 2,
+        "digest": "sha256:320d3cc5a26401d2febb",
+        "size": 2048,
+        "metrics": {"accuracy": 0.98},
+        "lineage": {"job": {"name": "train"}},
+        "aliases": ["prod"],
+    }
+    api.routes["GET /models/digits/versions"] = {"items": [version]}
+    api.routes["GET /models/digits/versions/2"] = version
+    assert run(["model", "get", "digits"]) == 0
+    table = capsys.readouterr().out
+    assert all(text in table for text in ("digits:2", "prod", "2Ki", "320d3cc5a264", "train", "accuracy=0.98"))
+    for reference in ("digits:2", "digits@prod"):
+        assert run(["model", "get", reference, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == version
+    assert run(["model", "get", "digits@dev"]) == 3
+    assert "no alias 'dev'" in capsys.readouterr().err
+
+
 def test_delete_of_nothing_may_be_ignored(api: StubApi) -> None:
     assert run(["delete", "job", "nope"]) == 3
     assert run(["delete", "job", "nope", "--ignore-missing"]) == 0

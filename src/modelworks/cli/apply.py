@@ -93,7 +93,7 @@ def remove(
             continue
         call.out.notes(answer.get("notes") or ())
         if wait:
-            wait_gone(call, client, kind, name)
+            wait_gone(call, client, kind, name, told=_message(answer.get("resource") or {}))
         done.append({"kind": kind, "name": name})
         if not call.out.as_json:
             call.out.say(f"{kind}/{name} {'deleted' if wait else 'is being deleted'}")
@@ -101,19 +101,22 @@ def remove(
         call.out.document({"deleted": done})
 
 
-def wait_gone(call: Invocation, client: Client, kind: str, name: str) -> None:
-    """Wait until a resource that is being deleted is gone, telling what it waits for when that changes."""
-    told = ""
+def wait_gone(call: Invocation, client: Client, kind: str, name: str, *, told: str = "") -> None:
+    """Wait until a resource is gone, telling what it waits for when that changes; ``told`` is known already."""
 
     def tell(document: Document) -> None:
         nonlocal told
-        message = str((document.get("status") or {}).get("message") or "")
+        message = _message(document)
         if document["metadata"].get("deleting") and message and message != told:
             told = message
             call.out.note(f"{kind}/{name}: {message}")
 
     with contextlib.suppress(NotFound):  # what is waited for
         until(client, kind, name, lambda _: False, on_change=tell)
+
+
+def _message(document: Document) -> str:
+    return str((document.get("status") or {}).get("message") or "")
 
 
 def label(resource: Document) -> str:

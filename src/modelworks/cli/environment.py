@@ -10,8 +10,8 @@ import typer
 from modelworks.cli.apply import remove
 from modelworks.cli.command import invocation, noun, verb
 from modelworks.cli.output import money
-from modelworks.kernel.errors import Invalid
 from modelworks.kernel.quantities import format_bytes, format_cpu, parse_bytes, parse_cpu
+from modelworks.sdk.requirements import read_requirements
 
 KIND = "Environment"
 app = noun("environment", "Environments: sets of packages for jobs and services.")
@@ -30,11 +30,7 @@ def create(
     call = invocation(ctx)
     lines = list(package or ())
     if requirements is not None:
-        try:
-            text = requirements.read_text()
-        except OSError as error:
-            raise Invalid(f"{requirements} cannot be read: {error.strerror}") from None
-        lines += [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+        lines += read_requirements(requirements)
     spec: dict[str, Any] = {"requirements": lines}
     if python is not None:
         spec["python"] = python

@@ -15,7 +15,7 @@ from modelworks.cli.apply import Files, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.get import Labels, message, phase
-from modelworks.cli.output import age, money
+from modelworks.cli.output import age, log_writer, money
 from modelworks.cli.problems import ExitCode
 from modelworks.kernel.errors import Invalid
 from modelworks.kernel.quantities import format_bytes
@@ -68,8 +68,10 @@ def run_job(
     folder = document["spec"].get("code")
     if isinstance(folder, str) and "://" not in folder:
         document["spec"]["code"] = str(source.folder / Path(folder).expanduser())
-    output = local.run(document, output=str(directory) if directory else None)
     call = invocation(ctx)
+    output = local.run(
+        document, output=str(directory) if directory else None, log=sys.stderr if call.out.as_json else None
+    )
     if call.out.as_json:
         call.out.document({"output": str(output)})
     else:
@@ -132,12 +134,12 @@ def log(
     call = invocation(ctx)
     client = call.connect()
     if follow and attempt is None:
-        follow_log(call, client, name, replica)
+        print_followed_log(call, client, name, replica)
         return
     client.get(jobs.KIND, name)
-    write = Utf8Writer(sys.stdout)
-    for chunk in client.job_log(name, follow=follow, attempt=attempt, replica=replica):
-        write(chunk)
+    with log_writer(call.out) as write:
+        for chunk in client.job_log(name, follow=follow, attempt=attempt, replica=replica):
+            write(chunk)
 
 
 @verb(app, "wait")
@@ -206,11 +208,24 @@ def waits_told(call: Invocation, prefix: str = "") -> Callable[[Document], None]
     return tell
 
 
-def follow_log(call: Invocation, client: Client, name: str, replica: int | None = None) -> Document:
-    """Follow a job's log on stdout (stderr with --json) to its end. Ctrl-C detaches: the job goes on."""
-    stream = sys.stderr if call.out.as_json else sys.stdout
+def print_followed_log(call: Invocation, client: Client, name: str, replica: int | None) -> None:
+    """A job's log to its end, which is all that is printed."""
+    with log_writer(call.out) as write:
+        follow_log(call, client, name, replica, write=write)
+
+
+def follow_log(
+    call: Invocation,
+    client: Client,
+    name: str,
+    replica: int | None = None,
+    *,
+    write: Callable[[bytes], None] | None = None,
+) -> Document:
+    """Follow a job's log to its end, on stdout (stderr with --json). Ctrl-C detaches: the job goes on."""
+    write = write or Utf8Writer(sys.stderr if call.out.as_json else sys.stdout)
     try:
-        return jobs.follow(client, name, Utf8Writer(stream), on_change=waits_told(call), replica=replica)
+        return jobs.follow(client, name, write, on_change=waits_told(call), replica=replica)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"\njob {name} goes on; come back with `mw job log {name} -f`, end it with `mw job cancel {name}`\n"

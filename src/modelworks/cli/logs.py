@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from typing import Annotated
 
@@ -10,12 +9,12 @@ import typer
 
 from modelworks.cli import kinds
 from modelworks.cli.command import Invocation, invocation
-from modelworks.cli.job import follow_log
+from modelworks.cli.job import print_followed_log
+from modelworks.cli.output import log_writer
 from modelworks.cli.service import print_log
 from modelworks.kernel.errors import NotFound
 from modelworks.sdk import jobs, services
 from modelworks.sdk.client import Client, Document
-from modelworks.sdk.text import Utf8Writer
 
 _WAIT = 20.0
 _PAGE = 1000
@@ -40,13 +39,13 @@ def logs(
     else:
         raise NotFound(f"there is no job and no service {name}", remedy="mw job list, mw service list")
     if kind == services.KIND:
-        print_log(client, name, follow=follow, replica=replica)
+        print_log(call, client, name, follow=follow, replica=replica)
     elif follow:
-        follow_log(call, client, name, replica)
+        print_followed_log(call, client, name, replica)
     else:
-        write = Utf8Writer(sys.stdout)
-        for chunk in client.job_log(name, replica=replica):
-            write(chunk)
+        with log_writer(call.out) as write:
+            for chunk in client.job_log(name, replica=replica):
+                write(chunk)
 
 
 def events(

@@ -13,6 +13,7 @@ from modelworks.cli.command import invocation, noun, verb
 from modelworks.cli.output import age
 from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.kernel.quantities import format_bytes
+from modelworks.sdk.client import Client
 from modelworks.sdk.model import upload_model
 from modelworks.sdk.session import Session
 
@@ -69,12 +70,12 @@ def list_models(ctx: typer.Context) -> None:
 
 @verb(app, "get")
 def get_model(ctx: typer.Context, name: Name) -> None:
-    """Show a model's versions; NAME:VERSION shows one with its lineage."""
+    """Show a model's versions; NAME:VERSION or NAME@ALIAS shows one with its files and lineage."""
     call = invocation(ctx)
     client = call.connect()
-    name, _, version = name.partition(":")
-    if version:
-        document = client.model_version(name, version)
+    name, sign, version = _split(name)
+    if sign:
+        document = client.model_version(name, _aliased(client, name, version) if sign == "@" else version)
         if call.out.as_json:
             call.out.document(document)
         else:
@@ -87,7 +88,9 @@ def get_model(ctx: typer.Context, name: Name) -> None:
     rows = [
         (
             f"{name}:{item['version']}",
+            ", ".join(item.get("aliases") or ()),
             format_bytes(int(item.get("size") or 0)),
+            str(item.get("digest") or "").removeprefix("sha256:")[:12],
             age(item.get("created_at")),
             ((item.get("lineage") or {}).get("job") or {}).get("name", ""),
             ", ".join(
@@ -96,7 +99,7 @@ def get_model(ctx: typer.Context, name: Name) -> None:
         )
         for item in versions
     ]
-    call.out.table(("VERSION", "SIZE", "AGE", "JOB", "METRICS"), rows)
+    call.out.table(("VERSION", "ALIASES", "SIZE", "DIGEST", "AGE", "JOB", "METRICS"), rows, right=("SIZE",))
 
 
 @verb(app, "alias")
@@ -129,6 +132,19 @@ def delete_model(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Opt
     if ":" in name:
         raise NotFound("single versions are not deleted", remedy=f"mw model delete {name.partition(':')[0]}")
     remove(call, call.connect(), [(KIND, name)], wait=wait)
+
+
+def _split(reference: str) -> tuple[str, str, str]:
+    """``digits:1`` → ``digits``, ``:``, ``1``; the same with ``@``."""
+    sign = "@" if "@" in reference else ":"
+    return reference.partition(sign)
+
+
+def _aliased(client: Client, name: str, alias: str) -> int:
+    aliases = client.get(KIND, name)["spec"].get("aliases") or {}
+    if alias not in aliases:
+        raise NotFound(f"the model {name} has no alias {alias!r}", remedy=f"mw model get {name}")
+    return int(aliases[alias])
 
 
 def _metric(text: str) -> tuple[str, Any]:

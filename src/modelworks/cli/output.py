@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelworks.kernel.quantities import format_duration
+from modelworks.sdk.text import Utf8Writer
 
 
 class Output:
@@ -57,6 +59,25 @@ class Output:
         for row in rows:
             table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
         Console(file=sys.stderr if self.as_json else sys.stdout, soft_wrap=False).print(table)
+
+
+@contextlib.contextmanager
+def log_writer(out: Output) -> Iterator[Callable[[bytes], None]]:
+    """Writes the pieces of a log to stdout as they come; with ``--json`` each of its lines is ``{"line": …}``."""
+    if not out.as_json:
+        yield Utf8Writer(sys.stdout)
+        return
+    rest = b""
+
+    def write(chunk: bytes) -> None:
+        nonlocal rest
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            out.line({"line": line.decode(errors="replace")})
+
+    yield write
+    if rest:
+        write(b"\n")
 
 
 def age(timestamp: Any, now: datetime | None = None) -> str:

@@ -14,14 +14,13 @@ from modelworks.cli.apply import Files, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.get import Labels, message, phase
-from modelworks.cli.output import age
+from modelworks.cli.output import age, log_writer
 from modelworks.cli.problems import ExitCode
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk import services
 from modelworks.sdk.client import Client, Document
 from modelworks.sdk.predictor import Predictor
 from modelworks.sdk.session import Session
-from modelworks.sdk.text import Utf8Writer
 from modelworks.sdk.waiting import status_of
 
 app = noun("service", "Services: deploy, call, start, stop.")
@@ -78,8 +77,8 @@ def log(
     replica: Annotated[int | None, typer.Option(min=0, help="Of this replica; default 0.")] = None,
 ) -> None:
     """Print a replica's log."""
-    client = invocation(ctx).connect()
-    print_log(client, name, follow=follow, replica=replica)
+    call = invocation(ctx)
+    print_log(call, call.connect(), name, follow=follow, replica=replica)
 
 
 @verb(app, "token")
@@ -169,11 +168,11 @@ def wait_ready(call: Invocation, client: Client, name: str, timeout: float | Non
     return services.check_ready(services.wait_ready(client, name, on_change=tell, timeout=timeout))
 
 
-def print_log(client: Client, name: str, *, follow: bool, replica: int | None) -> None:
+def print_log(call: Invocation, client: Client, name: str, *, follow: bool, replica: int | None) -> None:
     client.get(services.KIND, name)
-    write = Utf8Writer(sys.stdout)
-    for chunk in client.service_log(name, replica=replica, follow=follow):
-        write(chunk)
+    with log_writer(call.out) as write:
+        for chunk in client.service_log(name, replica=replica, follow=follow):
+            write(chunk)
 
 
 def _print_token(call: Invocation, name: str, token: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.kernel.errors import Invalid
+from modelworks.sdk.requirements import read_requirements
 from modelworks.sdk.service_json import Translation, translate
 from modelworks.sdk.session import Session, warn_unused
 
@@ -100,8 +101,7 @@ def container_serving_spec(
         file = Path(source_dir or ".") / requirements_path
         if not file.is_file():
             raise Invalid(f"there is no requirements file {file}")
-        lines = (line.strip() for line in file.read_text().splitlines())
-        requirements = [*(requirements or []), *(line for line in lines if line and not line.startswith("#"))]
+        requirements = [*(requirements or []), *read_requirements(file)]
     container: dict[str, Any] = {"image": image_uri, "command": command, "port": port}
     if environment_variables:
         container["env"] = [{"name": k, "value": v} for k, v in environment_variables.items()]

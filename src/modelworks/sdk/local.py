@@ -7,15 +7,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TextIO
 
 from modelworks.kernel.errors import WorkloadFailed
 from modelworks.sdk.client import Document
 
 
-def run(manifest: Document, *, source: str | None = None, output: str | None = None) -> Path:
+def run(manifest: Document, *, source: str | None = None, output: str | None = None, log: TextIO | None = None) -> Path:
     """Run a TrainingJob manifest whose inputs and code are local folders: the folder that holds its output.
 
-    Raises WorkloadFailed when the command fails. Its log goes to this process's output.
+    Raises WorkloadFailed when the command fails. What it prints goes to the file ``log``, else where ours does.
     """
     directory = Path(output).expanduser() if output else Path(tempfile.mkdtemp(prefix="mw-local-"))
     directory.mkdir(parents=True, exist_ok=True)
@@ -24,13 +25,13 @@ def run(manifest: Document, *, source: str | None = None, output: str | None = N
     with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="mw-job-") as file:
         json.dump(manifest, file)
         file.flush()
-        code = run_file(Path(file.name), directory)
+        code = run_file(Path(file.name), directory, log)
     if code != 0:
         raise WorkloadFailed(f"job {manifest['metadata']['name']} failed: exit code {code}")
     return directory / "output" if (directory / "output").is_dir() else directory
 
 
-def run_file(manifest: Path, directory: Path) -> int:
+def run_file(manifest: Path, directory: Path, log: TextIO | None = None) -> int:
     """The exit code of ``run-local``, which is the command's own."""
     argv = [sys.executable, "-m", "modelworks.main", "run-local", str(manifest), "--directory", str(directory)]
-    return subprocess.run(argv, check=False).returncode
+    return subprocess.run(argv, check=False, stdout=log).returncode
