@@ -20,7 +20,7 @@ class AgentClient:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self._http = httpx.Client(
-            base_url="http://agent", transport=httpx.HTTPTransport(uds=str(socket)), timeout=_TIMEOUT
+            base_url="http://agent", transport=httpx.HTTPTransport(uds=str(socket), verify=False), timeout=_TIMEOUT
         )
 
     def close(self) -> None:
