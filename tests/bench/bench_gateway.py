@@ -112,6 +112,8 @@ def run() -> Sequence[Entry]:
             haproxy_rps=statistics.median(theirs),
             gateway_cpu_us=round(statistics.median(cpu[own_port]), 2),
             haproxy_cpu_us=round(statistics.median(cpu[peer_port]), 2),
+            # Of CPU time alone: what others do on the machine hardly matters to it.
+            vs_haproxy_cpu=round(statistics.median(cpu[peer_port]) / statistics.median(cpu[own_port]), 3),
             haproxy=_version(haproxy),
             connections=_CONNECTIONS,
             seconds=_SECONDS,
