@@ -16,6 +16,7 @@ from modelworks.kernel.decision import (
     PublishRoute,
     Release,
     Remove,
+    RemoveObjects,
     Reserve,
     StopRun,
     WithdrawRoute,
@@ -43,6 +44,7 @@ class World:
     stops: list[str] = field(default_factory=list)
     route: dict[str, Any] | None = None
     token: bool = False
+    emptied: list[str] = field(default_factory=list)
     removed: bool = False
 
     @property
@@ -73,6 +75,9 @@ class World:
                     self.route = None
                 case EnsureSecret():
                     self.token = True
+                case RemoveObjects(uri):
+                    assert not self.live, "a log that is still written is removed"
+                    self.emptied.append(uri)
                 case Remove():
                     assert not self.runs
                     assert not self.claims

@@ -294,6 +294,7 @@ def test_delete_leaves_nothing() -> None:
             it.step()
     assert it.world.removed
     assert it.world.route is None
+    assert it.world.emptied == [f"s3://mw-default/logs/{UID}/"]
 
 
 def test_an_old_token_ends_in_time() -> None:

@@ -262,6 +262,7 @@ def test_delete_stops_releases_forgets_then_removes() -> None:
             it.step()
     assert it.world.removed
     assert set(it.world.stops) == {key(1, 0), key(1, 1)}
+    assert it.world.emptied == [f"s3://mw-default/logs/{UID}/"]
 
 
 def test_the_record_survives_its_storage() -> None:

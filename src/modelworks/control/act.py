@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -34,21 +35,25 @@ from modelworks.kernel.decision import (
     Remove,
     RemoveBucket,
     RemoveDirectory,
+    RemoveObjects,
     Reserve,
     StopRun,
     WithdrawRoute,
 )
-from modelworks.kernel.errors import Conflict
+from modelworks.kernel.errors import Conflict, NotFound
 from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
 from modelworks.objectstore import buckets
+from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.uri import ObjectUri
 
 # Longer than any single action takes, but for the removal of a large directory; every step renews it.
 LEASE_SECONDS = 60.0
+_STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried again by the next pass
 
 _Stored = Reserve | Release | PublishRoute | WithdrawRoute | EnsureSecret | Meter | Emit
-_Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | EnsureDirectory | RemoveDirectory
+_Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,15 @@ class Actor:
                     removed = True
                 case Reserve() | Release() | PublishRoute() | WithdrawRoute() | EnsureSecret() | Meter():
                     stored.append(action)
-                case EnsureRun() | StopRun() | ForgetRun() | EnsureBucket() | EnsureDirectory() | RemoveDirectory():
+                case (
+                    EnsureRun()
+                    | StopRun()
+                    | ForgetRun()
+                    | EnsureBucket()
+                    | RemoveObjects()
+                    | EnsureDirectory()
+                    | RemoveDirectory()
+                ):
                     sure_until, stored = self._commit(lease, stored, sure_until), []
                     told += self._reach(action)
                 case RemoveBucket(bucket, quiet):
@@ -166,6 +179,9 @@ class Actor:
                 self.fleet.picture(node).drop(key)
             case EnsureBucket(bucket):
                 buckets.create(self.credentials(), bucket)
+            case RemoveObjects(uri):
+                with suppress(NotFound):  # there is no such bucket: nothing was ever written
+                    ObjectClient(self.credentials, deadline=_STORE_DEADLINE).delete_prefix(ObjectUri.parse(uri))
             case EnsureDirectory(path, _):
                 _make_directory(Path(path))
             case RemoveDirectory(path):

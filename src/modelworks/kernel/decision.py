@@ -106,6 +106,13 @@ class RemoveBucket:
 
 
 @dataclass(frozen=True)
+class RemoveObjects:
+    """Nothing lies below the folder ``uri`` (``s3://bucket/prefix/``)."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
 class EnsureDirectory:
     """A volume's directory exists. ``size`` is its nominal size in bytes."""
 
@@ -159,6 +166,7 @@ Action = (
     | EnsureSecret
     | EnsureBucket
     | RemoveBucket
+    | RemoveObjects
     | EnsureDirectory
     | RemoveDirectory
     | Meter

@@ -20,6 +20,7 @@ MODELS = "models/"
 
 
 def log_uri(workspace: str, key: str) -> str:
+    """The log of a run; with a resource's uid alone, those of all its runs."""
     return f"s3://{workspace_bucket(workspace)}/logs/{key}/"
 
 

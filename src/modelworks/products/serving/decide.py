@@ -20,13 +20,14 @@ from modelworks.kernel.decision import (
     PublishRoute,
     Release,
     Remove,
+    RemoveObjects,
     Reserve,
     StopRun,
     WithdrawRoute,
 )
 from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
-from modelworks.products.mounts import workspace_bucket
+from modelworks.products.mounts import log_uri, workspace_bucket
 from modelworks.products.serving.health import assess
 from modelworks.products.serving.observe import Observed
 from modelworks.products.serving.queries import TOKEN
@@ -151,7 +152,7 @@ def _status(resource: Resource, record: Record) -> dict[str, object]:
 
 
 def _delete(resource: Resource, before: Record, observed: Observed) -> Decision:
-    """First the route, then the processes, then room and directories, then the row."""
+    """First the route, then the processes, then room and directories, then logs and the row."""
     ref, actions = resource.ref, list[Action]()
     live = [run for run in observed.runs if not run.phase.ended]
     if observed.route is not None:
@@ -166,7 +167,7 @@ def _delete(resource: Resource, before: Record, observed: Observed) -> Decision:
     if not live:
         actions += (ForgetRun(run.node, run.key) for run in ended.values())
     if not (observed.runs or observed.claims or observed.route is not None):
-        return Decision(resource.status, (Remove(),))
+        return Decision(resource.status, (RemoveObjects(log_uri(ref.workspace, resource.uid)), Remove()))
     message = f"waits for {len(live)} replica{'s' if len(live) != 1 else ''} to end" if live else "deleting"
     record = replace(before, phase=ServicePhase.DELETING, message=message, reason="", ready=0)
     return Decision(_status(resource, record), tuple(actions), _PATIENCE if live else 1.0)

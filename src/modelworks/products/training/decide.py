@@ -18,6 +18,7 @@ from modelworks.kernel.decision import (
     ForgetRun,
     Release,
     Remove,
+    RemoveObjects,
     Reserve,
     StopRun,
 )
@@ -25,6 +26,7 @@ from modelworks.kernel.events import Level
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
+from modelworks.products.mounts import log_uri
 from modelworks.products.training.attempts import (
     attempt_record,
     back_off,
@@ -234,7 +236,7 @@ def _cancel(
 
 
 def _delete(resource: Resource, record: Record, observed: Observed) -> Decision:
-    """Nothing of a deleted job may stay: first its processes, then its room and directories, then its row."""
+    """Nothing of a deleted job but its output stays: first go its processes, then room, directories, logs and row."""
     live = [run for run in observed.runs if not run.phase.ended]
     status = dict(resource.status)
     if live:
@@ -245,7 +247,7 @@ def _delete(resource: Resource, record: Record, observed: Observed) -> Decision:
         forgets = (ForgetRun(run.node, run.key) for run in observed.runs)
         status |= {"message": "deleting"}
         return Decision(status, (*_releases(observed), *forgets), wake_in=1.0)
-    return Decision(status, (Remove(),))
+    return Decision(status, (RemoveObjects(log_uri(resource.ref.workspace, resource.uid)), Remove()))
 
 
 def _stops(resource: Resource, observed: Observed, reason: str) -> tuple[Action, ...]:
