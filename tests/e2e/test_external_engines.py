@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ from sqlalchemy import make_url
 from tests import engines
 from tests.cli_platform import Mw
 
+from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.uri import ObjectUri
 from modelworks.supervisor.state import State
 
 JOB = """
@@ -22,7 +25,7 @@ apiVersion: modelworks/v1
 kind: TrainingJob
 metadata: {name: copy}
 spec:
-  command: cp "$MW_INPUT_DATA/word.txt" "$MW_OUTPUT_DIR/word.txt"
+  command: echo copying; cp "$MW_INPUT_DATA/word.txt" "$MW_OUTPUT_DIR/word.txt"
   inputs: {data: s3://words/in/}
   output: s3://words/out/
   resources: {cpu: 100m, memory: 128Mi}
@@ -84,3 +87,17 @@ def test_a_controller_that_is_started_again_needs_no_variables(mw: ExternalMw) -
     """Who starts it again may have another environment: what `mw up` was given is in the home."""
     assert json.loads((mw.home.secrets / "database.json").read_text())["url"].startswith("postgresql+psycopg://")
     assert "copy" in mw.ok("job", "list")
+
+
+def test_a_deleted_job_leaves_its_output_and_nothing_else(mw: ExternalMw, store: Credentials) -> None:
+    def keys(uri: str) -> list[str]:
+        return [found.key for found in ObjectClient(store).list(ObjectUri.parse(uri))]
+
+    assert keys("s3://mw-default/logs/")
+    mw.ok("job", "delete", "copy")
+    deadline = time.monotonic() + 60
+    while "copy" in mw.ok("job", "list"):
+        assert time.monotonic() < deadline, "the job does not go"
+        time.sleep(0.1)
+    assert keys("s3://mw-default/logs/") == []
+    assert "out/word.txt" in keys("s3://words/out/")
