@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modelworks.agent import metrics
@@ -176,7 +176,7 @@ class Agent:
             if measured:
                 seen = await self.tools.call(Processes.snapshot)
                 for life in measured:
-                    await self.tools.call(life.observe_usage, seen)
+                    await self._look(life, life.observe_usage, seen)
 
     async def _watch_memory(self) -> None:
         while True:
@@ -187,7 +187,14 @@ class Agent:
                 counted = any(life.meter and life.meter.group is None for life in watched)
                 seen = await self.tools.call(Processes.snapshot) if counted else Processes(())
                 for life in watched:
-                    await self.tools.call(life.watch_memory, seen)
+                    await self._look(life, life.watch_memory, seen)
+
+    async def _look(self, life: RunLife, look: Callable[[Processes], None], seen: Processes) -> None:
+        """One run's trouble, such as a full disk, must not end the watch over the others."""
+        try:
+            await self.tools.call(look, seen)
+        except OSError as error:
+            log.warning("run %s: measuring: %s", life.spec.key, error)
 
 
 def parse_key(text: str) -> str:

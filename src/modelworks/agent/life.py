@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from modelworks.agent.metrics import RunMeter, Sample
 from modelworks.agent.prepare import Ended, Preparation
 from modelworks.agent.probe import NotReady, ask
 from modelworks.agent.tools import Tools
+from modelworks.agent.waiting import Duty, keep, readable
 from modelworks.kernel.errors import ModelworksError, Unavailable
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime import launch
@@ -107,7 +109,7 @@ class RunLife:
     async def run(self) -> None:
         """Carry the run to its end. Never raises but for cancellation: what goes wrong is the run's end."""
         if self.result is not None:
-            await self.tools.call(self.tools.clear, self.directory)  # a crash may have come between
+            await self._clear()  # a crash may have come between
             return
         try:
             state = self.tools.runtime.state(self.directory)
@@ -117,6 +119,10 @@ class RunLife:
             await self._finalize(self.tools.runtime.state(self.directory))
         except Ended as end:
             await self._end_unstarted(end)
+        except OSError as error:
+            log.exception("run %s", self.spec.key)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            await self._give_up(f"the disk of the node is full: {error}" if full else f"the agent failed: {error}")
         except Exception as error:
             log.exception("run %s", self.spec.key)
             await self._give_up(f"the agent failed: {error}")
@@ -126,20 +132,29 @@ class RunLife:
     # -- prepare ------------------------------------------------------------------------------------------------
 
     async def _prepare_and_start(self) -> None:
-        if (self.directory.path / "launch.json").exists():
-            self._stop_unstarted()
-        else:
-            await self._unless_stopped(self._prepare())
-        runtime = self.tools.runtime
-        shim = runtime.start(self.directory)
+        while self.tools.runtime.state(self.directory).phase == ProcessPhase.ABSENT:
+            claim = self.directory.claim()
+            if claim is None:
+                await asyncio.sleep(_STARTING_PERIOD)  # a shim of an earlier agent is about to say that it started
+                continue
+            try:
+                # Again even if an earlier agent has done it: groups, sockets and keys may have gone with the machine.
+                await self._unless_stopped(self._prepare())
+            finally:
+                os.close(claim)
+            await self._start()
+
+    async def _start(self) -> None:
+        shim = self.tools.runtime.start(self.directory)
         if shim.stdout is None:
             raise RuntimeError("the shim was started without a pipe")
-        async with _readable(shim.stdout.fileno()) as announced:
+        async with readable(shim.stdout.fileno()) as announced:
             await announced.wait()
+        said = shim.stdout.read().decode(errors="replace")
         shim.stdout.close()
         self.tools.children.append(shim)
-        if self.directory.started() is None:
-            raise Ended(RunReason.START_FAILED, f"the run's supervisor ended with exit code {shim.wait()}")
+        if said and self.directory.started() is None:
+            raise Ended(RunReason.START_FAILED, f"the run's supervisor could not start it: {said}")
 
     async def _prepare(self) -> None:
         """Everything up to ``launch.json``. May be repeated."""
@@ -169,8 +184,8 @@ class RunLife:
             if self.started:
                 group = runtime.cgroups.group(self.spec.key)
                 self.meter = RunMeter(self.started.shim, group, self.gpus, self.directory.metrics)
-            duties = [asyncio.create_task(duty) for duty in self._duties()]
-            async with _readable(descriptor) as gone:
+            duties = [asyncio.create_task(keep(duty, self.spec.key)) for duty in self._duties()]
+            async with readable(descriptor) as gone:
                 if self.directory.stop():
                     # The wish may have been written before there was a shim to hear it.
                     runtime.wake(self.directory)
@@ -185,14 +200,14 @@ class RunLife:
         finally:
             os.close(descriptor)
 
-    def _duties(self) -> list[Any]:
-        duties = [self._ship()]
+    def _duties(self) -> list[Duty]:
+        duties: list[Duty] = [self._ship]
         if self.spec.listen:
-            duties.append(self._probe())
+            duties.append(self._probe)
         if self.spec.time_limit is not None:
-            duties.append(self._limit_time(self.spec.time_limit))
+            duties.append(partial(self._limit_time, self.spec.time_limit))
         if self.spec.access.expose:
-            duties.append(RunAccess(self.directory, self.spec, self.tools).renew())
+            duties.append(RunAccess(self.directory, self.spec, self.tools).renew)
         return duties
 
     async def _limit_time(self, limit: float) -> None:
@@ -242,19 +257,21 @@ class RunLife:
 
     def observe_usage(self, seen: Processes) -> None:
         """Take one sample of a living run."""
-        if self.meter is not None:
-            self.usage = self.meter.sample(seen, self.tools.gpus) or self.usage
+        meter = self.meter  # the run may end meanwhile, in another thread
+        if meter is not None:
+            self.usage = meter.sample(seen, self.tools.gpus) or self.usage
 
     def watch_memory(self, seen: Processes) -> None:
         """Kill a run that uses more memory than it may: the kernel does where it can, we do elsewhere."""
-        if self.meter is None or self._stopping.is_set():
+        meter = self.meter
+        if meter is None or self._stopping.is_set():
             return
-        limit, group = self.spec.resources.memory, self.meter.group
+        limit, group = self.spec.resources.memory, meter.group
         if group is not None:
             if group.kills() > 0:
                 self.stop(0.0, RunReason.OUT_OF_MEMORY, out_of_memory(group.peak(), limit))
             return
-        used = self.meter.memory(seen, limit)
+        used = meter.memory(seen, limit)
         if used > limit:
             self.stop(0.0, RunReason.OUT_OF_MEMORY, out_of_memory(used, limit))
 
@@ -285,11 +302,13 @@ class RunLife:
         await self._write_result(state, reason, message, outputs, lines)
 
     async def _end_unstarted(self, end: Ended) -> None:
-        if end.detail:
-            with self.directory.log.open("ab") as file:
-                file.write(end.detail.encode() + b"\n")
-        with contextlib.suppress(ModelworksError):  # the message says it all; the log is a convenience here
+        try:
+            if end.detail:
+                with self.directory.log.open("ab") as file:
+                    file.write(end.detail.encode() + b"\n")
             await self.tools.work(self.finisher.ship_log)
+        except (ModelworksError, OSError) as error:  # the message says it all; the log is a convenience here
+            log.warning("run %s: its log: %s", self.spec.key, error)
         await self._write_result(
             self.tools.runtime.state(self.directory), end.reason, end.message, {}, self.directory.last_lines()
         )
@@ -297,10 +316,11 @@ class RunLife:
     async def _give_up(self, message: str) -> None:
         """After a defect of ours: never leave a process that nobody attends to."""
         runtime = self.tools.runtime
-        await self.tools.call(runtime.stop, self.directory, 0.0, RunReason.FAILED, message)
         descriptor = runtime.watch(self.directory)
         if descriptor is not None:
-            async with _readable(descriptor) as gone:
+            with contextlib.suppress(OSError):  # a full disk: it ends after the shim's own grace
+                await self.tools.call(runtime.stop, self.directory, 0.0, RunReason.FAILED, message)
+            async with readable(descriptor) as gone:
                 await gone.wait()
             os.close(descriptor)
         await self._end_unstarted(Ended(RunReason.FAILED, message))
@@ -329,10 +349,24 @@ class RunLife:
                 "last_lines": () if reason == RunReason.COMPLETED else lines,
             }
         )
-        await self.tools.call(self.directory.write_result, result)
+        while True:
+            try:
+                await self.tools.call(self.directory.write_result, result)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self.note(message=f"the disk of the node is full: waiting to write how the run ended ({error})")
+                await asyncio.sleep(_RETRY_FIRST)
         self.result = result
         self._changed(self.spec.key)
-        await self.tools.call(self.tools.clear, self.directory)
+        await self._clear()
+
+    async def _clear(self) -> None:
+        try:
+            await self.tools.call(self.tools.clear, self.directory)
+        except OSError as error:  # how the run ended stands; the next agent tries again
+            log.warning("run %s: what it left cannot be deleted: %s", self.spec.key, error)
 
     # -- common -------------------------------------------------------------------------------------------------
 
@@ -390,14 +424,3 @@ class RunLife:
             self.gpus = tuple(gpu for gpu in self.tools.gpus.gpus if gpu.uuid in document["gpus"])
             for key in (self.directory.read("state.json") or {}).get("inputs", []):
                 self.tools.cache.hold(key, self.spec.key)
-
-
-@contextlib.asynccontextmanager
-async def _readable(descriptor: int) -> AsyncIterator[asyncio.Event]:
-    """An event that is set when the descriptor can be read."""
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(descriptor, event.set)
-    try:
-        yield event
-    finally:
-        loop.remove_reader(descriptor)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelworks.kernel.errors import NotFound
+from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.kernel.run import Output
 from modelworks.objectstore import transfer
 from modelworks.objectstore.client import ObjectClient
@@ -121,13 +121,30 @@ def walk(root: Path, links: bool = False) -> Iterator[Found]:
     real = os.path.realpath(root)
     if not os.path.isdir(real):
         return
-    for folder, _, names, parent in os.fwalk(real, follow_symlinks=False):
+    try:
+        yield from _walk(real, links)
+    except RecursionError:
+        raise Invalid("an output's folders are nested too deeply") from None
+
+
+def _walk(real: str, final: bool) -> Iterator[Found]:
+    def refuse(error: OSError) -> None:
+        if final:
+            raise Invalid(f"the output {os.path.relpath(str(error.filename), real)} cannot be read: {error.strerror}")
+
+    for folder, _, names, parent in os.fwalk(real, onerror=refuse, follow_symlinks=False):
         for name in sorted(names):
             path = os.path.relpath(os.path.join(folder, name), real)
             if path == MANIFEST:
                 continue
-            descriptor = _open(parent, name)
-            if descriptor is None and links:
+            if not _is_text(path):
+                raise Invalid(f"an output's name is not UTF-8: {os.fsencode(path)!r}")
+            try:
+                descriptor = _open(parent, name)
+            except PermissionError as error:
+                refuse(error)
+                continue
+            if descriptor is None and final:
                 target = os.path.realpath(os.path.join(folder, name))
                 if target.startswith(f"{real}/"):
                     descriptor = _open(None, target)
@@ -143,8 +160,18 @@ def walk(root: Path, links: bool = False) -> Iterator[Found]:
 def _open(parent: int | None, name: str) -> int | None:
     try:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except PermissionError:
+        raise
     except OSError:
         return None  # a link, or gone since it was listed
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sha256(descriptor: int) -> str:

@@ -45,7 +45,8 @@ class LocalRuntime:
         self.cgroups = find_cgroups() if cgroups is None else cgroups
 
     def start(self, directory: RunDirectory) -> subprocess.Popen[bytes]:
-        """Start a shim on the directory. End of file on its stdout says that it wrote ``started``, or gave up.
+        """Start a shim on the directory. End of file on its stdout says that it wrote ``started``, or gave up for the
+        reason that it wrote there.
 
         A second shim of the same directory ends at once without starting anything.
         """
@@ -89,8 +90,12 @@ class LocalRuntime:
         if wish is None or now + grace < wish.at + wish.grace:
             first = wish or Stop(grace, reason, now, message)
             length = max(0.0, now + grace - first.at)
-            directory.write("stop", {**asdict(first), "grace": length})
-        self.wake(directory)
+            try:
+                directory.write("stop", {**asdict(first), "grace": length})
+            finally:
+                self.wake(directory)  # on a full disk it still ends, after the shim's own grace
+        else:
+            self.wake(directory)
 
     def wake(self, directory: RunDirectory) -> None:
         """SIGTERM to the shim, which then reads the wish."""

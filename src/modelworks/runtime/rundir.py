@@ -200,6 +200,16 @@ class RunDirectory:
             os.close(descriptor)
         return False
 
+    def claim(self) -> int | None:
+        """A descriptor that keeps every shim from starting while it is open; None while a shim lives."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
     def log_size(self) -> int:
         try:
             return self.log.stat().st_size

@@ -8,6 +8,7 @@ that the workload starts, so that nothing escapes by forking twice. It reads ``l
 from __future__ import annotations
 
 import _ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -51,10 +52,27 @@ def write_file(path: str, text: str) -> str:
     """A durable temporary file beside ``path``, to be renamed or linked."""
     temporary = f"{path}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    os.write(descriptor, text.encode())
-    os.fsync(descriptor)
-    os.close(descriptor)
+    data = text.encode()
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     return temporary
+
+
+def write_exited(text: str) -> None:
+    """On a full disk the truth waits for space; the lock is held as long, so that nobody takes the run for lost."""
+    while True:
+        try:
+            os.rename(write_file("exited", text), "exited")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            time.sleep(1.0)
+        else:
+            return
 
 
 def prctl(option: int, value: int) -> None:
@@ -107,12 +125,12 @@ def become(launch: dict[str, Any], shim: int, gate: int) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != shim or os.read(gate, 1) != b"1":
         os._exit(125)
-    null = os.open("/dev/null", os.O_RDONLY)
-    log = os.open(launch["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     try:
+        null = os.open("/dev/null", os.O_RDONLY)
+        log = os.open(launch["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
         for procs in launch["cgroups"]:
             with open(procs, "w") as file:
                 file.write("0")
@@ -232,7 +250,7 @@ def main(directory: str) -> int:
     if number is None and launch["monitor"] and 128 < code < 128 + 65:
         number = code - 128  # the sandbox reports a death by signal as a shell does
     text = f'{{"version":1,"code":{code},"signal":{"null" if number is None else number},"at":{time.time():.6f}}}'
-    os.rename(write_file("exited", text), "exited")
+    write_exited(text)
     return 0
 
 
@@ -245,4 +263,8 @@ def announce() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    try:
+        sys.exit(main(sys.argv[1]))
+    except OSError as error:
+        os.write(1, str(error).encode())  # to the agent, which waits for ``started``
+        sys.exit(1)
