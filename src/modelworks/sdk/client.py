@@ -178,9 +178,13 @@ class Client:
         path = name if self.workspace == "default" else f"{self.workspace}.{name}"
         return f"{self.url}/api/predict/{quote(path)}"
 
-    def service_answers(self, name: str, token: str) -> bool:
-        """Whether the gateway takes the token and passes a request on to a replica, whatever that makes of it."""
-        return "x-mw-replica" in self.http.knock(self.service_endpoint(name), token).headers
+    def service_answers(self, name: str, token: str, revision: str = "") -> bool:
+        """Whether the gateway takes the token and passes a request on to a replica, whatever that makes of it.
+
+        With ``revision`` it must be one of that revision.
+        """
+        headers = self.http.knock(self.service_endpoint(name), token).headers
+        return "x-mw-replica" in headers and revision in ("", headers.get("x-mw-revision"))
 
     def token_accepted(self, name: str, token: str) -> bool:
         """Whether the gateway takes the token, also of a service that is stopped."""

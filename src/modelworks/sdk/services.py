@@ -21,12 +21,13 @@ def wait_ready(
     on_change: Callable[[Document], None] | None = None,
     timeout: float | None = None,
 ) -> Document:
-    """The service once all its wanted replicas are ready, or it has failed or is stopped."""
-    service = until(client, KIND, name, lambda s: phase_of(s) in phases, on_change=on_change, timeout=timeout)
+    """The service once all its wanted replicas are ready and of its latest revision, or it has failed or is stopped."""
+    service = until(client, KIND, name, lambda s: _settled(s, phases), on_change=on_change, timeout=timeout)
     if phase_of(service) == "Running":
-        token = client.service_token(name)
+        token, revision = client.service_token(name), str(status_of(service).get("revision") or "")
         _await(
-            lambda: client.service_answers(name, token), f"service {name} runs, but the gateway does not know it yet"
+            lambda: client.service_answers(name, token, revision),
+            f"service {name} runs, but the gateway does not know it yet",
         )
     elif phase_of(service) == "Stopped":
         token = client.service_token(name)
@@ -35,6 +36,16 @@ def wait_ready(
             f"service {name} is stopped, but the gateway still knows it",
         )
     return service
+
+
+def _settled(service: Document, phases: Sequence[str]) -> bool:
+    """Whether nothing more is to come by itself: an older revision that still serves is about to be replaced."""
+    status = status_of(service)
+    replicas, draining = status.get("replicas") or (), status.get("draining") or {}
+    old = any(r["ready"] and r["revision"] != status["revision"] and r["key"] not in draining for r in replicas)
+    if status.get("phase") == "Degraded" and "Failed" in phases:
+        return old and bool(status.get("reason"))  # the new revision fails
+    return status.get("phase") in phases and not (old and status["phase"] == "Running")
 
 
 def rotate_token(client: Client, name: str) -> str:
