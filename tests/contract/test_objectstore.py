@@ -243,6 +243,15 @@ def test_renewed_credentials_are_used(store: Credentials, bucket: str) -> None:
     client.put(ObjectUri(bucket, "x"), b"")
 
 
+def test_an_endpoint_that_moved_is_followed(store: Credentials, bucket: str) -> None:
+    now = store.model_copy(update={"endpoint": "http://127.0.0.1:9"})
+    client = ObjectClient(lambda: now, deadline=0.1)
+    with pytest.raises(Unavailable):
+        client.exists(ObjectUri(bucket, "x"))
+    now = store
+    assert not client.exists(ObjectUri(bucket, "x"))
+
+
 def _arguments(credentials: Credentials) -> dict[str, object]:
     return {
         "endpoint_url": credentials.endpoint,

@@ -44,7 +44,7 @@ class ObjectClient:
     def __init__(self, credentials: CredentialSource, *, deadline: float = 30.0) -> None:
         self._credentials = credentials
         self._deadline = deadline
-        self._stores: dict[tuple[str, str], S3Store] = {}
+        self._stores: dict[str, tuple[Credentials, S3Store]] = {}
 
     @property
     def credentials(self) -> Credentials:
@@ -117,14 +117,11 @@ class ObjectClient:
 
     def _store(self, bucket: str) -> S3Store:
         credentials = self.credentials
-        identity = (bucket, credentials.session_token or credentials.access_key_id)
-        store = self._stores.get(identity)
-        if store is None:
-            # Older credentials of the same bucket are of no use any more.
-            for stale in [known for known in list(self._stores) if known[0] == bucket]:
-                self._stores.pop(stale, None)
-            store = self._stores[identity] = _connect(credentials, bucket)
-        return store
+        known = self._stores.get(bucket)
+        if known is None or known[0] != credentials:
+            # Earlier credentials are of no use any more, nor is an endpoint that has moved.
+            known = self._stores[bucket] = (credentials, _connect(credentials, bucket))
+        return known[1]
 
 
 def _connect(credentials: Credentials, bucket: str) -> S3Store:

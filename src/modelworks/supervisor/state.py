@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from modelworks.home import Home
 from modelworks.supervisor.procfs import Identity, boot_id
-from modelworks.supervisor.unit import Unit
+from modelworks.supervisor.unit import Unit, known_fields
+
+T = TypeVar("T")
 
 _VERSION = 1
 GRACE_FILE = "grace"
@@ -94,21 +96,23 @@ class State:
     def _decode(cls, data: dict[str, Any]) -> Self:
         processes = {}
         for name, one in data["processes"].items():
-            identity = Identity(**one["identity"]) if one["identity"] else None
-            processes[name] = Process(**(one | {"identity": identity, "unit": Unit.decode(one["unit"])}))
-        return cls(
-            stage=Stage(data["stage"]),
-            boot_id=data["boot_id"],
-            supervisor=Identity(**data["supervisor"]) if data["supervisor"] else None,
-            ports=Ports(**data["ports"]) if data["ports"] else None,
-            url=data["url"],
-            s3_url=data["s3_url"],
-            processes=processes,
-        )
+            own = {"identity": _decoded(Identity, one.get("identity")), "unit": Unit.decode(one["unit"])}
+            processes[name] = Process(**known_fields(Process, one | own))
+        decoded = {
+            "stage": Stage(data["stage"]),
+            "supervisor": _decoded(Identity, data.get("supervisor")),
+            "ports": _decoded(Ports, data.get("ports")),
+            "processes": processes,
+        }
+        return cls(**known_fields(cls, data | decoded))
 
     def save(self, home: Home) -> None:
         """Replace the file. Not synced: after a lost boot it means nothing."""
         write_private(home.supervisor_state, json.dumps({"version": _VERSION, **asdict(self)}, indent=1) + "\n")
+
+
+def _decoded(cls: type[T], data: dict[str, Any] | None) -> T | None:
+    return cls(**known_fields(cls, data)) if data else None
 
 
 def write_private(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ It comes as JSON from the child that prepares it, and is kept in ``run/superviso
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from modelworks.supervisor.ask import Question
@@ -43,6 +43,13 @@ class Unit:
 
     @classmethod
     def decode(cls, data: dict[str, Any]) -> Self:
-        """From JSON; the inverse of ``dataclasses.asdict``."""
-        lists = {"argv": tuple(data["argv"]), "after": tuple(data["after"]), "leaves": tuple(data["leaves"])}
-        return cls(**(data | lists | {"questions": tuple(map(Question.decode, data["questions"]))}))
+        """From JSON; the inverse of ``dataclasses.asdict``. Another release may know other fields."""
+        lists = {name: tuple(data.get(name, ())) for name in ("argv", "after", "leaves")}
+        questions = tuple(map(Question.decode, data.get("questions", ())))
+        return cls(**known_fields(cls, data | lists | {"questions": questions}))
+
+
+def known_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``data`` the dataclass ``cls`` has a field for."""
+    names = {one.name for one in fields(cls)}
+    return {name: value for name, value in data.items() if name in names}
