@@ -29,6 +29,7 @@ $(BIN)/uv:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "installing Modelworks into $(VENV)"
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[server,quickstart]'
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 develop: $(VENV)/.developed  ## .installed, with what tests and linters need
