@@ -205,6 +205,11 @@ def test_the_next_attempt_has_the_checkpoints_of_the_last(mw: Mw) -> None:
     assert finish(mw, job("resumes", command=command, retries=2), "resumes") == "step-1\nstep-1\nstep-2\n"
 
 
+def test_a_job_knows_the_platforms_address_and_no_key_of_it(mw: Mw) -> None:
+    url = json.loads(mw.home.client.read_text())["url"]
+    assert finish(mw, job("address", command='echo "$MW_API $MW_TOKEN$MW_API_KEY"'), "address") == f"{url} \n"
+
+
 def test_every_kind_by_its_names(mw: Mw) -> None:
     kinds = json.loads(mw.ok("get", "volumes", "--json")), mw.ok("get", "vol")
     assert {item["metadata"]["name"] for item in kinds[0]["items"]} <= set(kinds[1].split())

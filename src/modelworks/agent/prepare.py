@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,13 +86,22 @@ class Preparation:
             raise Ended(RunReason.INPUT_MISSING, f"restoring {output.name}: {error.detail}") from error
 
     async def variables(self) -> dict[str, str]:
-        """Store keys, for a run that asks for them."""
+        """The platform's address, and store keys for a run that asks for them."""
+        found = await self.tools.call(self._address)
         if not self.spec.access.expose:
-            return {}
+            return found
         try:
-            return await RunAccess(self.directory, self.spec, self.tools).grant()
+            return found | await RunAccess(self.directory, self.spec, self.tools).grant()
         except (Forbidden, Invalid) as error:
             raise Ended(RunReason.START_FAILED, f"no store keys for this run: {error.detail}") from error
+
+    def _address(self) -> dict[str, str]:
+        """``MW_API``, for what is not a replica: those have a network of their own. An agent alone knows none."""
+        try:
+            url = json.loads(self.tools.home.client.read_text()).get("url")
+        except FileNotFoundError:
+            url = None
+        return {"MW_API": str(url)} if url and self.spec.listen is None else {}
 
     def write_launch(self, prepared: Prepared) -> None:
         """Directories, limits, and at last ``launch.json``."""
