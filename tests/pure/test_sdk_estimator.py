@@ -72,7 +72,7 @@ def test_fit_submits_a_job_and_shows_its_log(
     assert capsys.readouterr().out == "epoch 1 – ok\n"
     assert estimator.model_data == "s3://mw-default/jobs/x/"
     assert estimator.model_data() == "s3://mw-default/jobs/x/"
-    assert estimator.checkpoints_data() == "s3://mw-default/jobs/x/checkpoints/"
+    assert estimator.checkpoints_data() == "s3://mw-default/jobs/digits-1/uiddigits-1/checkpoints/a1/"
 
 
 def test_requirements_make_the_environment(session: Session) -> None:

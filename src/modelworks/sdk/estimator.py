@@ -13,6 +13,7 @@ from modelworks.sdk import code, jobs, local
 from modelworks.sdk.client import Document
 from modelworks.sdk.inference import InferenceSpec
 from modelworks.sdk.model import Model, print_note
+from modelworks.sdk.objects import workspace_bucket
 from modelworks.sdk.predictor import Predictor
 from modelworks.sdk.service_json import environment_of
 from modelworks.sdk.session import Session, get_default_session, warn_unknown, warn_unused
@@ -179,7 +180,13 @@ class Estimator:
 
     @property
     def checkpoints_data(self) -> CallableStr:
-        return CallableStr(self.model_data.rstrip("/") + "/checkpoints/")
+        """Where rank 0 of the latest attempt writes its checkpoints, from its start on."""
+        if self._local_output is not None:
+            return CallableStr(self._local_output.with_name("checkpoints"))
+        job = self.session.client.get(jobs.KIND, self._job_name())
+        bucket, uid = workspace_bucket(self.session.workspace), job["metadata"]["uid"]
+        attempt = status_of(job).get("attempt", 1)
+        return CallableStr(f"s3://{bucket}/jobs/{self._job_name()}/{uid}/checkpoints/a{attempt}/")
 
     @property
     def tensorboard_data(self) -> CallableStr:
