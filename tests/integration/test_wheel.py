@@ -89,7 +89,7 @@ def test_commands_of_the_base(base: Path, tmp_path: Path, arguments: list[str], 
 
 def test_a_job_runs_without_the_platform(base: Path, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("kind: TrainingJob\nmetadata: {name: here}\nspec: {command: echo hello}\n")
-    done = run(tmp_path, base / "mw", "job", "run", "--local", "-f", "job.yaml")
+    done = run(tmp_path, base / "mw", "job", "run", "--local", "-f", "job.yaml", "--directory", "out")
     assert (done.returncode, "hello" in done.stdout) == (0, True), done.stderr
 
 
