@@ -32,7 +32,11 @@ def _first_line(api: httpx.Client, name: str) -> float:
         "apiVersion": "modelworks/v1",
         "kind": "TrainingJob",
         "metadata": {"name": name},
-        "spec": {"command": "echo first", "resources": {"cpu": "100m", "memory": "128Mi"}},
+        "spec": {
+            "command": ["python", "-c", "print('first')"],
+            "environment": "default",
+            "resources": {"cpu": "100m", "memory": "128Mi"},
+        },
     }
     start = time.monotonic()
     applied = api.post("/apply", json={"manifests": [manifest], "dry_run": False})
