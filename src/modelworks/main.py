@@ -23,9 +23,12 @@ _PROCESSES = {
     "migrate": ("modelworks.supervisor.migrate", "modelworks.structured"),
 }
 
+# What `run-local` answers when the job's command never ran, as `docker run` does; other codes are the command's own.
+_NOT_RUN = 125
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one process to its end. Returns the exit code: 1, and a plain line on stderr, for what a user can mend."""
+    """Run one process to its end. Returns the exit code; what a user can mend is told in plain lines on stderr."""
     options = _parser().parse_args(arguments)
     try:
         if options.process == "run-local":
@@ -38,9 +41,9 @@ def main(arguments: Sequence[str]) -> int:
         run = cast("Callable[[Home], None]", _function(module, "run"))
         run(home)
     except ModelworksError as error:
-        remedy = f"  remedy: {error.remedy}\n" if error.remedy else ""
+        remedy = f"try: {error.remedy}\n" if error.remedy else ""
         sys.stderr.write(f"error: {error}\n{remedy}")
-        return 1
+        return _NOT_RUN if options.process == "run-local" else 1
     return 0
 
 

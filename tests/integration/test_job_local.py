@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from modelworks.kernel.errors import Invalid
+from modelworks.kernel.errors import Invalid, WorkloadFailed
 from modelworks.products.training.local import run
+from modelworks.sdk import local
 
 TRAIN = """
 import json, os, sys
@@ -77,6 +78,15 @@ def test_the_entry_point(folder: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"0 of 1\n"), done.stderr
+
+
+def test_a_manifest_that_cannot_run_is_not_called_a_failed_job(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Invalid, match="was not run"):
+        local.run(job(command="x", inputs={"data": "s3://digits/"}), output=str(folder / "run"))
+    told = capfd.readouterr().err
+    assert "spec.inputs.data" in told
+    with pytest.raises(WorkloadFailed, match="exit code 7"):
+        local.run(job(command="exit 7"), output=str(folder / "run2"))
 
 
 @pytest.mark.parametrize(

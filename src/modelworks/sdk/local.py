@@ -9,14 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-from modelworks.kernel.errors import WorkloadFailed
+from modelworks.kernel.errors import Invalid, WorkloadFailed
 from modelworks.sdk.client import Document
+
+_NOT_RUN = 125  # of `run-local`
 
 
 def run(manifest: Document, *, source: str | None = None, output: str | None = None, log: TextIO | None = None) -> Path:
     """Run a TrainingJob manifest whose inputs and code are local folders: the folder that holds its output.
 
-    Raises WorkloadFailed when the command fails. What it prints goes to the file ``log``, else where ours does.
+    Raises Invalid when the command was not run at all, WorkloadFailed when it fails. What it prints goes to the file
+    ``log``, else where ours does.
     """
     directory = Path(output).expanduser() if output else Path(tempfile.mkdtemp(prefix="mw-local-"))
     directory.mkdir(parents=True, exist_ok=True)
@@ -26,6 +29,8 @@ def run(manifest: Document, *, source: str | None = None, output: str | None = N
         json.dump(manifest, file)
         file.flush()
         code = run_file(Path(file.name), directory, log)
+    if code == _NOT_RUN:
+        raise Invalid(f"job {manifest['metadata']['name']} was not run", remedy="mend what is told above")
     if code != 0:
         raise WorkloadFailed(f"job {manifest['metadata']['name']} failed: exit code {code}")
     return directory / "output" if (directory / "output").is_dir() else directory
