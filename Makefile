@@ -46,7 +46,7 @@ check: develop  ## formatting, lint, types, import rules and the pure tests
 	@$(BIN)/ruff check src tests examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q tests/pure $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/pure $(PYTEST_FLAGS)
 
 format: develop
 	@$(BIN)/ruff format src tests examples
