@@ -29,7 +29,7 @@ from modelworks.db.listen import CLAIMS, RESOURCES, Listener
 from modelworks.db.schema import is_current
 from modelworks.db.secrets import Cipher
 from modelworks.home import Home
-from modelworks.kernel.errors import SetupFailed, Unavailable
+from modelworks.kernel.errors import Unavailable
 from modelworks.objectstore.credentials import Credentials
 from modelworks.products.storage.facade import MEASURE_EVERY_S, measure
 from modelworks.runtime.agent_client import AgentClient
@@ -38,6 +38,7 @@ from modelworks.settings import Settings
 _log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 2.0
+_ADDRESS_POLL = 0.05
 _DRAIN = 5  # seconds that requests under way may take after SIGTERM; streams end then
 _TRIM_INTERVAL = 3600.0
 
@@ -88,13 +89,17 @@ def run(home: Home) -> None:
 def _database_url(home: Home) -> str:
     """What `mw up` wrote down, of the embedded database or of the one that ``MW_DATABASE_URL`` named then.
 
-    Never the variable itself: that is libpq's form, and may be missing where this process is started again.
+    Never the variable itself: that is libpq's form, and may be missing where this process is started again. At a home's
+    first start this process loads while the database is made, and waits for the file.
     """
     path = home.secrets / "database.json"
-    try:
-        return str(json.loads(path.read_text("utf-8"))["url"])
-    except FileNotFoundError:
-        raise SetupFailed(f"{path} does not exist", remedy="start the platform with `mw up`") from None
+    told = False
+    while not path.exists():
+        if not told:
+            _log.info("controller.waits_for_address", extra={"path": str(path)})
+            told = True
+        time.sleep(_ADDRESS_POLL)
+    return str(json.loads(path.read_text("utf-8"))["url"])
 
 
 def _credentials(home: Home) -> Credentials:

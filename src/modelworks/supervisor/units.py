@@ -41,19 +41,21 @@ def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
     settings = Settings.load(home)
     addresses = choose(settings, asked)
     tell({"addresses": asdict(addresses)})
-    for name in ("gateway", "agent", *(["controller"] if database_is_known(home, settings) else [])):
+    for name in ("gateway", "agent", *(["controller"] if controller_may_load(home, settings) else [])):
         tell({"unit": asdict(ours(home, name))})
     return settings, addresses
 
 
-def database_is_known(home: Home, settings: Settings) -> bool:
-    """The embedded database was prepared before: the controller finds its address and waits until it answers."""
+def controller_may_load(home: Home, settings: Settings) -> bool:
+    """Whether the controller can start while the database is prepared: it waits until an address is written down.
+
+    Only an address that is there already, and is another database's, would mislead it.
+    """
     path = home.secrets / "database.json"
-    return (
-        settings.database_url is None
-        and path.exists()
-        and quote(str(home.postgres_socket_dir), safe="") in path.read_text("utf-8")
-    )
+    if not path.exists():
+        return True
+    embedded = quote(str(home.postgres_socket_dir), safe="")
+    return settings.database_url is None and embedded in path.read_text("utf-8")
 
 
 def choose(settings: Settings, asked: Asked) -> Addresses:
