@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from modelworks.kernel.quantities import format_duration
-from modelworks.kernel.run import RunReason, RunSpec
+from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime.rundir import Exited, Stop
 
 _HINTS = {
@@ -35,6 +36,32 @@ def explain(
         return RunReason.START_FAILED, f"the sandbox could not be made: {last.removeprefix('bwrap: ')}"
     text = describe_exit(exited)
     return RunReason.FAILED, f"{text}: {last[:300]}" if last else text
+
+
+def result(
+    last: RunObservation,
+    exited: Exited | None,
+    died_at: float | None,
+    reason: RunReason,
+    message: str,
+    outputs: Mapping[str, Mapping[str, Any]],
+    lines: tuple[str, ...],
+) -> RunObservation:
+    """The last observation of a run. One that nothing tells the end of (``exited`` None) ended at ``died_at``."""
+    return last.model_copy(
+        update={
+            "phase": RunPhase.LOST if reason == RunReason.LOST else RunPhase.EXITED,
+            "reason": reason,
+            "message": message,
+            "exited_at": exited.at if exited else died_at,
+            "exit_code": exited.code if exited else None,
+            "signal": exited.signal if exited else None,
+            "ready": False,
+            "address": None,
+            "outputs": outputs,
+            "last_lines": () if reason == RunReason.COMPLETED else lines,
+        }
+    )
 
 
 def describe_exit(exited: Exited) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from modelworks.agent import endings
 from modelworks.agent.access import RunAccess
@@ -19,11 +19,11 @@ from modelworks.agent.finish import Finisher
 from modelworks.agent.logs import PERIOD as LOG_PERIOD
 from modelworks.agent.metrics import RunMeter, Sample
 from modelworks.agent.prepare import Ended, Preparation
-from modelworks.agent.probe import NotReady, ask
+from modelworks.agent.readiness import Readiness
 from modelworks.agent.tools import Tools
 from modelworks.agent.waiting import Duty, keep, readable
 from modelworks.kernel.errors import ModelworksError, Unavailable
-from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
+from modelworks.kernel.run import Listen, RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime import launch
 from modelworks.runtime.launch import Gpu, Prepared
 from modelworks.runtime.limits import out_of_memory
@@ -31,10 +31,9 @@ from modelworks.runtime.local import ProcessPhase, ProcessState
 from modelworks.runtime.processes import Processes
 from modelworks.runtime.rundir import RunDirectory, Started
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-_STARTING_PERIOD = 0.1  # seconds between probes before a replica is ready
+_CLAIMED_PERIOD = 0.1  # seconds between looks at a run that another agent's shim is about to start
 _RETRY_FIRST, _RETRY_MOST = 0.5, 10.0  # seconds between tries while the object store is away
 
 
@@ -135,7 +134,7 @@ class RunLife:
         while self.tools.runtime.state(self.directory).phase == ProcessPhase.ABSENT:
             claim = self.directory.claim()
             if claim is None:
-                await asyncio.sleep(_STARTING_PERIOD)  # a shim of an earlier agent is about to say that it started
+                await asyncio.sleep(_CLAIMED_PERIOD)  # a shim of an earlier agent is about to say that it started
                 continue
             try:
                 # Again even if an earlier agent has done it: groups, sockets and keys may have gone with the machine.
@@ -203,16 +202,28 @@ class RunLife:
     def _duties(self) -> list[Duty]:
         duties: list[Duty] = [self._ship]
         if self.spec.listen:
-            duties.append(self._probe)
+            duties.append(self._readiness(self.spec.listen).watch)
         if self.spec.time_limit is not None:
             duties.append(partial(self._limit_time, self.spec.time_limit))
         if self.spec.access.expose:
             duties.append(RunAccess(self.directory, self.spec, self.tools).renew)
         return duties
 
+    def _readiness(self, listen: Listen) -> Readiness:
+        return Readiness(
+            self.directory,
+            listen,
+            launch.socket_path(self.tools.home, self.spec.key),
+            began=self._began(),
+            note=self.note,
+            give_up=partial(self.tools.call, self.stop, self.spec.grace, RunReason.NOT_READY),
+        )
+
+    def _began(self) -> float:
+        return self.started.at if self.started else time.time()
+
     async def _limit_time(self, limit: float) -> None:
-        began = self.started.at if self.started else time.time()
-        await asyncio.sleep(max(0.0, began + limit - time.time()))
+        await asyncio.sleep(max(0.0, self._began() + limit - time.time()))
         await self.tools.call(self.stop, self.spec.grace, RunReason.TIME_LIMIT)
 
     async def _ship(self) -> None:
@@ -224,36 +235,6 @@ class RunLife:
                 await asyncio.shield(self.tools.work(self.finisher.sync, self._process_ended.is_set))
             except ModelworksError as error:
                 log.warning("run %s: uploading meanwhile: %s", self.spec.key, error.detail)
-
-    async def _probe(self) -> None:
-        listen, socket = self.spec.listen, launch.socket_path(self.tools.home, self.spec.key)
-        if listen is None:
-            return
-        began = self.started.at if self.started else time.time()
-        bad, was_ready = 0, self.progress.ready
-        while True:
-            try:
-                await ask(socket, listen.path, listen.timeout)
-            except NotReady as problem:
-                bad += 1
-                if was_ready and bad >= listen.failures:
-                    self._set_ready(False, RunReason.UNHEALTHY, f"not healthy: {problem}")
-                elif not was_ready:
-                    self.note(message=f"starting: {problem}")
-                    if time.time() - began > listen.startup:
-                        message = f"it was not ready within {listen.startup:g} s: {problem}"
-                        await self.tools.call(self.stop, self.spec.grace, RunReason.NOT_READY, message)
-                        return
-            else:
-                bad, was_ready = 0, True
-                self._set_ready(True, RunReason.NONE, "")
-            await asyncio.sleep(listen.period if was_ready else min(_STARTING_PERIOD, listen.period))
-
-    def _set_ready(self, ready: bool, reason: RunReason, message: str) -> None:
-        if ready != self.progress.ready:
-            state = self.directory.read("state.json") or {}
-            self.directory.write("state.json", {**state, "ready": ready})
-        self.note(ready=ready, reason=reason, message=message)
 
     def observe_usage(self, seen: Processes) -> None:
         """Take one sample of a living run."""
@@ -333,22 +314,9 @@ class RunLife:
         outputs: dict[str, dict[str, Any]],
         lines: tuple[str, ...],
     ) -> None:
-        exited = state.exited
         self.started = state.started
-        result = self.observation().model_copy(
-            update={
-                "phase": RunPhase.LOST if reason == RunReason.LOST else RunPhase.EXITED,
-                "reason": reason,
-                "message": message,
-                "exited_at": exited.at if exited else self.tools.runtime.died_at(self.directory),
-                "exit_code": exited.code if exited else None,
-                "signal": exited.signal if exited else None,
-                "ready": False,
-                "address": None,
-                "outputs": outputs,
-                "last_lines": () if reason == RunReason.COMPLETED else lines,
-            }
-        )
+        died_at = self.tools.runtime.died_at(self.directory) if state.exited is None else None
+        result = endings.result(self.observation(), state.exited, died_at, reason, message, outputs, lines)
         while True:
             try:
                 await self.tools.call(self.directory.write_result, result)
