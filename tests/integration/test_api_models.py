@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.api_server import Api, serving
 
+from modelworks.db.tables import resources
 from modelworks.home import Home
 from modelworks.kernel.errors import ModelworksError
 from modelworks.objectstore.client import ObjectClient
@@ -85,6 +86,12 @@ def test_aliases_are_followed_and_seen(api: Api, store: Credentials, bucket: str
     refused = api.client.delete(f"/resources/model/{name}")
     assert refused.status_code == 409
     assert "serves in s" in refused.json()["detail"]
+    # The service goes over to something else; of the revision before, a replica still serves.
+    api.apply({"kind": "Service", "metadata": {"name": "s"}, "spec": {"processor": "command", "command": "serve"}})
+    older = {"revisions": {"0123456789ab": {"spec": service, "resolved": {}, "slots": []}}}
+    with api.context.engine.begin() as connection:
+        connection.execute(resources.update().where(resources.c.name == "s").values(status=older))
+    assert "serves in s" in api.client.delete(f"/resources/model/{name}").json()["detail"]
     assert api.client.delete(f"/models/{name}/aliases/prod").json()["aliases"] == {}
     assert api.client.delete(f"/models/{name}/aliases/prod").status_code == 404
 

@@ -253,6 +253,84 @@ def test_a_failing_revision_leaves_the_old_one_serving() -> None:
     assert it.status["message"] == "2 of 2 replicas ready"
 
 
+def fail_all(it: Loop, keys: set[str]) -> None:
+    for key in keys & set(it.world.live):
+        it.world.end(key, RunReason.FAILED, 1, "exited with code 1")
+
+
+@pytest.mark.parametrize(("reason", "code"), [(RunReason.LOST, None), (RunReason.STOPPED, 143), (RunReason.FAILED, 1)])
+def test_old_replicas_that_end_while_the_new_revision_fails_begin_again(reason: RunReason, code: int | None) -> None:
+    it = up(2)
+    old = set(it.world.live)
+    model = it.world.specs[min(old)].inputs[0].digest
+    change(it, "d2", replicas=2)
+    it.settle()
+    fail_all(it, set(it.world.live) - old)
+    it.settle()
+    for key in it.world.live:
+        it.world.end(key, reason, code)
+    it.settle()
+    it.pass_time(1)
+    again = {key for key in it.world.live if key.split("/")[1] in {one.split("/")[1] for one in old}}
+    assert len(again) == 2
+    assert not again & old
+    assert {it.world.specs[key].inputs[0].digest for key in again} == {model}, "as the old revision was"
+    make_ready(it, *again)
+    assert addresses(it) == {address(key) for key in again}
+    fail_all(it, set(it.world.live) - again)
+    it.settle()
+    assert it.status["phase"] == "Degraded"
+    it.pass_time(4)
+    for _ in range(4):
+        make_ready(it)
+        it.pass_time(1)
+    assert not again & set(it.world.live)
+    assert it.status["message"] == "2 of 2 replicas ready"
+    assert list(it.status["revisions"]) == [it.status["revision"]]
+
+
+def test_what_never_served_or_fails_is_not_kept_beside_its_successor() -> None:
+    it = loop(service(replicas=1))
+    it.settle()
+    change(it, "d2", replicas=1)
+    it.settle()
+    it.pass_time(1)
+    assert {key.split("/")[1] for key in it.world.live} == {it.status["revision"]}
+    make_ready(it)
+    fail_all(it, set(it.world.live))
+    it.settle()
+    change(it, "d3", replicas=1)
+    it.settle()
+    it.pass_time(5)
+    assert {key.split("/")[1] for key in it.world.live} == {it.status["revision"]}
+    assert it.status["revisions"] == {}
+
+
+def test_a_crashed_old_replica_gives_its_room_to_the_new_revision() -> None:
+    it = up(1, room=1)
+    old = it.world.live[0]
+    change(it, "d2", replicas=1)
+    it.world.end(old, RunReason.LOST)
+    it.settle()
+    it.pass_time(10)
+    it.pass_time(10)
+    assert {key.split("/")[1] for key in it.world.live} == {it.status["revision"]}
+
+
+def test_a_service_that_is_stopped_forgets_what_served() -> None:
+    it = up(1)
+    change(it, "d2", replicas=1)
+    it.settle()
+    assert len(it.status["revisions"]) == 1
+    change(it, "d2", replicas=1, stopped=True)
+    it.settle()
+    it.pass_time(5)
+    assert it.status["revisions"] == {}
+    change(it, "d2", replicas=1)
+    it.settle()
+    assert {key.split("/")[1] for key in it.world.live} == {it.status["revision"]}
+
+
 def test_scaling_replaces_nothing() -> None:
     it = up(1)
     first = it.world.live[0]
@@ -381,8 +459,65 @@ def test_never_more_than_wanted_and_surge_and_always_rest(
                 it.world.start(key, ready=True)
         it.pass_time(3)
     assert len(it.world.live) == min(wanted, room)
-    if wanted and room >= wanted:
+    # Without room for a surge, an older revision that serves is not given up for one that failed.
+    kept = room == wanted and it.status["phase"] == "Degraded"
+    if wanted and room >= wanted and not kept:
         assert it.status["phase"] == "Running"
         assert len({key.split("/")[1] for key in it.world.live}) == 1
     assert it.world.claims.keys() >= set(it.world.live)
     assert Record.of(it.status).status(it.resource.generation, it.status["path"]) == it.status
+
+
+@settings(deadline=None)
+@given(
+    replicas=st.integers(1, 3),
+    surge=st.integers(0, 2),
+    events=st.lists(st.tuples(st.sampled_from(["fail", "lose", "stop", "wait", "crash", "reboot"]), st.integers(0, 7))),
+)
+def test_a_failing_rollout_never_ends_the_service(replicas: int, surge: int, events: list[tuple[str, int]]) -> None:
+    it = up(replicas, room=replicas + SURGE + surge)
+    old = it.status["revision"]
+    change(it, "d2", replicas=replicas)
+
+    def settle() -> None:
+        """The old revision comes up, the new one never does."""
+        for _ in range(12):
+            it.settle()
+            for key in it.world.live:
+                if key.split("/")[1] == old:
+                    it.world.start(key, ready=True)
+                else:
+                    it.world.end(key, RunReason.FAILED, 1)
+            assert len(it.world.live) <= replicas + SURGE
+            it.pass_time(5)
+            assert len(it.world.live) <= replicas + SURGE
+
+    settle()
+    for event, number in events:
+        live = sorted(it.world.live)
+        for key in live if event == "reboot" else live[number : number + 1]:
+            match event:
+                case "fail":
+                    it.world.end(key, RunReason.FAILED, 1)
+                case "stop":
+                    it.world.end(key, RunReason.STOPPED, 143)
+                case "lose" | "reboot":
+                    it.world.end(key, RunReason.LOST)
+        if event == "wait":
+            it.world.now += number
+        it.step(crash=event == "crash")
+        assert len(it.world.live) <= replicas + SURGE
+    it.pass_time(60)
+    settle()
+    assert len([key for key in it.world.live if key.split("/")[1] == old]) == replicas
+    assert len(addresses(it)) == replicas
+    assert it.status["phase"] == "Degraded"
+    change(it, "d3", replicas=replicas)
+    for _ in range(12):
+        it.settle()
+        for key in it.world.live:
+            it.world.start(key, ready=True)
+        it.pass_time(3)
+    assert {key.split("/")[1] for key in it.world.live} == {it.status["revision"]}
+    assert (it.status["phase"], len(it.world.live)) == ("Running", replicas)
+    assert list(it.status["revisions"]) == [it.status["revision"]]

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Row, and_, cast, func, or_, select
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, insert
 
 from modelworks.db.tables import model_versions as versions
 from modelworks.db.tables import resources
 from modelworks.kernel.errors import FieldError, Invalid, ModelworksError, NotFound
 from modelworks.kernel.resource import Ref
 from modelworks.products.registry.reference import near, parse_reference
+
+_OF_A_REVISION = "$.revisions.*.spec.model ? (@ == $name || @ starts with $version || @ starts with $alias)"
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,17 @@ def add_version(
 
 
 def users(connection: Connection, workspace: str, model: str) -> list[Ref]:
-    """The services whose spec names the model."""
+    """The services whose spec names the model, or has replicas of a revision that does."""
     name = resources.c.spec["model"].astext
+    names = {"name": model, "version": f"{model}:", "alias": f"{model}@"}
     query = select(resources.c.name).where(
         resources.c.workspace == workspace,
         resources.c.kind == "Service",
         or_(
-            name == model, name.startswith(f"{model}:", autoescape=True), name.startswith(f"{model}@", autoescape=True)
+            name == model,
+            name.startswith(f"{model}:", autoescape=True),
+            name.startswith(f"{model}@", autoescape=True),
+            func.jsonb_path_exists(resources.c.status, cast(_OF_A_REVISION, JSONPATH), cast(names, JSONB)),
         ),
     )
     return [Ref(workspace, "Service", row.name) for row in connection.execute(query.order_by(resources.c.name))]

@@ -30,9 +30,10 @@ from modelworks.kernel.resource import Resource
 from modelworks.products.mounts import log_uri, workspace_bucket
 from modelworks.products.serving.health import assess
 from modelworks.products.serving.observe import Observed
+from modelworks.products.serving.older import older_replicas
 from modelworks.products.serving.queries import TOKEN
 from modelworks.products.serving.record import Record, ServicePhase
-from modelworks.products.serving.rollout import SETTLE, View, ended_lately, to_drain, to_reserve
+from modelworks.products.serving.rollout import SETTLE, View, ended_lately, hand_over, to_reserve
 from modelworks.products.serving.routing import active_tokens, route, service_path
 from modelworks.products.serving.runs import Service, run_spec
 from modelworks.products.serving.slots import current_slots, serving
@@ -76,8 +77,9 @@ def _view(service: Service, before: Record, observed: Observed, now: float) -> V
         if key in live and (key not in wanted or now - since >= _DRAIN_DELAY)
     }
     claims = {claim.key: claim for claim in observed.claims}
-    view = View(service, slots, runs, claims, draining, now)
-    return replace(view, draining=draining | dict.fromkeys(to_drain(view), now))
+    view = View(service, slots, runs, claims, draining, now, older_replicas(service, before, runs, now))
+    drained, older = hand_over(view)
+    return replace(view, draining=draining | dict.fromkeys(drained, now), older=older)
 
 
 def _stops(view: View) -> list[Action]:
@@ -88,10 +90,9 @@ def _stops(view: View) -> list[Action]:
         for key, since in view.draining.items()
         if view.now - since >= _DRAIN_DELAY or not serving(view.runs[key])
     }
-    for slot in view.slots:
-        run = view.run(slot)
-        if slot.stopping and run is not None and not run.phase.ended:
-            reasons[run.key] = slot.stopping
+    for replica in view.replicas:
+        if replica.slot.stopping and view.lives(replica.key):
+            reasons[replica.key] = replica.slot.stopping
     return [StopRun(view.runs[key].node, key, grace, reason) for key, reason in sorted(reasons.items())]
 
 
@@ -109,7 +110,11 @@ def _releases(view: View) -> list[Action]:
 
 def _forgets(view: View) -> list[Action]:
     """Directories of ended runs, but for the last one of each wanted replica: its log is what people look for."""
-    last = {view.service.key(slot.ordinal, slot.incarnation - 1) for slot in view.slots if slot.incarnation}
+    last = {
+        replica.service.key(replica.slot.ordinal, replica.slot.incarnation - 1)
+        for replica in view.replicas
+        if replica.slot.incarnation
+    }
     return [
         ForgetRun(run.node, key)
         for key, run in sorted(view.runs.items())
@@ -120,24 +125,28 @@ def _forgets(view: View) -> list[Action]:
 def _starts(view: View) -> list[Action]:
     starts: list[Action] = []
     placed = [
-        (claim.node, key)
-        for slot in view.slots
-        if (key := view.key(slot)) not in view.runs
-        and (claim := view.claims.get(key)) is not None
+        (claim.node, replica)
+        for replica in view.replicas
+        if replica.key not in view.runs
+        and (claim := view.claims.get(replica.key)) is not None
         and claim.node is not None
     ]
     if placed:
         starts.append(EnsureBucket(workspace_bucket(view.service.workspace)))
-        starts += (EnsureRun(node, run_spec(view.service, key)) for node, key in placed)
+        starts += (EnsureRun(node, run_spec(replica.service, replica.key)) for node, replica in placed)
     reserve = to_reserve(view)
     if reserve:
-        starts.append(Reserve(tuple(view.service.claim(key) for key in reserve)))
+        starts.append(Reserve(tuple(replica.service.claim(replica.key) for replica in reserve)))
     return starts
 
 
 def _wake(view: View, tokens: Mapping[str, float | None]) -> float | None:
     """When something is due that no notification tells: a retry, the end of a drain, the end of an old token."""
-    due = [slot.retry_at for slot in view.slots if slot.retry_at is not None and view.key(slot) not in view.runs]
+    due = [
+        replica.slot.retry_at
+        for replica in view.replicas
+        if replica.slot.retry_at is not None and replica.key not in view.runs
+    ]
     due += [since + _DRAIN_DELAY for since in view.draining.values() if view.now - since < _DRAIN_DELAY]
     due += [run.exited_at + SETTLE for run in view.runs.values() if run.exited_at and ended_lately(run, view.now)]
     due += [until for until in tokens.values() if until is not None and until > view.now]

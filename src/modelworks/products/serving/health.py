@@ -7,10 +7,11 @@ from typing import Any
 
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.run import RunKey, RunObservation, RunPhase, RunReason
+from modelworks.products.serving.older import revisions
 from modelworks.products.serving.record import Record, ServicePhase, Slot
 from modelworks.products.serving.rollout import View
 from modelworks.products.serving.routing import routed
-from modelworks.products.serving.slots import back_off
+from modelworks.products.serving.slots import back_off, serving
 
 
 def assess(view: View, before: Record) -> Record:
@@ -25,6 +26,7 @@ def assess(view: View, before: Record) -> Record:
         reason=_reason(failing[0]) if bad else "",
         revision=view.service.revision,
         slots=tuple(view.slots),
+        revisions=revisions(view.service, view.slots, view.older),
         draining=dict(view.draining),
         replicas=tuple(_replica(run) for _, run in sorted(view.runs.items()) if not run.phase.ended),
         ready=len(routed(view)),
@@ -39,7 +41,7 @@ def _phase(view: View, before: Record, failing: list[Slot]) -> tuple[ServicePhas
     if wanted == 0:
         live = sum(not run.phase.ended for run in view.runs.values())
         return ServicePhase.STOPPED, f"stopping {live} replica{'s' if live > 1 else ''}" if live else "stopped"
-    if failing and old:
+    if failing and any(serving(run) for run in old):
         return (
             ServicePhase.DEGRADED,
             f"revision {view.service.revision} fails and an older one serves: {_cause(failing)}",

@@ -26,7 +26,7 @@ class Slot:
     """One wanted replica: which incarnation of it is or will be running.
 
     ``failures`` counts bad ends in a row, ``retry_at`` (Unix seconds) is when the incarnation may start. ``stopping``
-    is why we stop it ourselves, and ``cause`` how the last one ended.
+    is why we stop it ourselves, and ``cause`` how the last one ended. ``served``: the gateway has sent it requests.
     """
 
     ordinal: int
@@ -36,6 +36,19 @@ class Slot:
     stopping: str = ""
     reason: str = ""
     cause: str = ""
+    served: bool = False
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What a revision that has served needs to be started again: spec and facts as apply left them.
+
+    ``slots`` are those of its replicas that nothing has replaced yet; the current revision has its own in the record.
+    """
+
+    spec: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+    slots: tuple[Slot, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Record:
     """A service's status between two passes; ``status`` and ``of`` are inverse.
 
     ``draining`` maps the key of a run that is no longer routed to → since when (Unix seconds).
+    ``revisions`` are those that have served and have replicas that are wanted.
     """
 
     phase: ServicePhase = ServicePhase.PENDING
@@ -50,6 +64,7 @@ class Record:
     reason: str = ""
     revision: str = ""
     slots: tuple[Slot, ...] = ()
+    revisions: Mapping[str, Revision] = field(default_factory=dict)
     draining: Mapping[str, float] = field(default_factory=dict)
     replicas: tuple[Mapping[str, Any], ...] = ()
     ready: int = 0
@@ -65,6 +80,7 @@ class Record:
             reason=status.get("reason", ""),
             revision=status.get("revision", ""),
             slots=tuple(_slot(slot) for slot in status.get("slots", ())),
+            revisions={name: _revision(found) for name, found in status.get("revisions", {}).items()},
             draining={key: _seconds(since) for key, since in status.get("draining", {}).items()},
             replicas=tuple(status.get("replicas", ())),
             ready=status.get("ready", 0),
@@ -87,6 +103,7 @@ class Record:
             "ready": self.ready,
             "replicas": [dict(replica) for replica in self.replicas],
             "slots": [_slot_document(slot) for slot in self.slots],
+            "revisions": {name: _revision_document(found) for name, found in sorted(self.revisions.items())},
             "draining": {key: _time(since) for key, since in sorted(self.draining.items())},
             "last_lines": list(self.last_lines) or None,
         }
@@ -102,6 +119,7 @@ def _slot_document(slot: Slot) -> dict[str, Any]:
         "stopping": slot.stopping or None,
         "reason": slot.reason or None,
         "cause": slot.cause or None,
+        "served": slot.served or None,
     }
     return {key: value for key, value in document.items() if value is not None}
 
@@ -116,7 +134,17 @@ def _slot(document: Mapping[str, Any]) -> Slot:
         stopping=document.get("stopping", ""),
         reason=document.get("reason", ""),
         cause=document.get("cause", ""),
+        served=document.get("served", False),
     )
+
+
+def _revision_document(revision: Revision) -> dict[str, Any]:
+    slots = [_slot_document(slot) for slot in revision.slots]
+    return {"spec": dict(revision.spec), "resolved": dict(revision.resolved), "slots": slots}
+
+
+def _revision(document: Mapping[str, Any]) -> Revision:
+    return Revision(document["spec"], document["resolved"], tuple(_slot(slot) for slot in document["slots"]))
 
 
 def _time(seconds: float) -> str:

@@ -1,16 +1,18 @@
 """Which replicas may start and which must go, so that a service stays up while it changes. Pure.
 
 A new revision starts one replica beside those that serve (the surge) and an old one goes for each that became ready.
-Where there is no room for one more, an old one goes first, and only one at a time.
+Where there is no room for one more, an old one goes first, and only one at a time. An old one that ends before it was
+replaced begins again, as long as fewer of the new ones serve than are wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.products.kind import ClaimView
+from modelworks.products.serving.older import Replica
 from modelworks.products.serving.record import Slot
 from modelworks.products.serving.runs import Service
 from modelworks.products.serving.slots import serving
@@ -32,13 +34,24 @@ class View:
     claims: Mapping[str, ClaimView]
     draining: Mapping[str, float]
     now: float
+    older: tuple[Replica, ...] = ()
 
     def key(self, slot: Slot) -> str:
         return self.service.key(slot.ordinal, slot.incarnation)
 
     @property
+    def replicas(self) -> Iterator[Replica]:
+        """Every wanted replica: those of older revisions, which hold the service up, first."""
+        yield from self.older
+        yield from (Replica(self.service, slot) for slot in self.slots)
+
+    @property
     def keys(self) -> frozenset[str]:
-        return frozenset(self.key(slot) for slot in self.slots)
+        return frozenset(replica.key for replica in self.replicas)
+
+    def lives(self, key: str) -> bool:
+        run = self.runs.get(key)
+        return run is not None and not run.phase.ended
 
     def run(self, slot: Slot) -> RunObservation | None:
         return self.runs.get(self.key(slot))
@@ -47,7 +60,7 @@ class View:
         return serving(self.run(slot)) and self.key(slot) not in self.draining
 
     def old(self) -> list[RunObservation]:
-        """Live replicas of other revisions that are still routed to, those that serve first."""
+        """Live replicas of other revisions that are not on their way out, those that serve first."""
         found = [
             run
             for run in self.runs.values()
@@ -61,8 +74,8 @@ class View:
         return [slot for slot in self.slots if (slot.failures or slot.stopping) and not self.slot_serves(slot)]
 
 
-def to_drain(view: View) -> list[str]:
-    """Keys of the live runs that from now on get no requests."""
+def hand_over(view: View) -> tuple[list[str], tuple[Replica, ...]]:
+    """Keys of the live runs that from now on get no requests, and the older replicas that stay wanted."""
     unwanted = [
         run.key
         for run in view.runs.values()
@@ -71,14 +84,19 @@ def to_drain(view: View) -> list[str]:
         and run.key not in view.draining
         and RunKey.parse(run.key).attempt == view.service.revision
     ]
+    known = {replica.key for replica in view.older}
     old = view.old()
     ready = sum(view.slot_serves(slot) for slot in view.slots)
     needed = max(len(view.slots) - ready, 0)
-    kept = [run for run in old if serving(run)][:needed]
-    gone = [run.key for run in old if run not in kept]
-    if kept and not gone and _waits_for_room(view):
-        gone.append(kept[-1].key)
-    return unwanted + gone
+    kept = [run.key for run in old if serving(run) or run.key in known][:needed]
+    gone = [run.key for run in old if run.key not in kept]
+    ended = [replica.key for replica in view.older if not view.lives(replica.key)][: needed - len(kept)]
+    if not gone and (kept or ended) and _waits_for_room(view):
+        if ended:
+            ended = []  # they would ask for the same room
+        else:
+            gone.append(kept.pop())
+    return unwanted + gone, tuple(replica for replica in view.older if replica.key in kept or replica.key in ended)
 
 
 def _waits_for_room(view: View) -> bool:
@@ -106,24 +124,34 @@ def _starts(view: View, slot: Slot) -> bool:
     return claim is not None and claim.node is not None and not view.slot_serves(slot)
 
 
-def to_reserve(view: View) -> list[str]:
-    """Keys of the slots that may ask for room now; those that hold a claim or a run are not among them."""
+def to_reserve(view: View) -> list[Replica]:
+    """The replicas that may ask for room now; those that hold a claim or a run are not among them."""
     # A placed claim without a run is a replica about to start, so claims count like runs.
-    held = {key for key, run in view.runs.items() if not run.phase.ended} | {
+    held = {key for key in view.runs if view.lives(key)} | {
         key for key in view.claims if key not in view.runs and key in view.keys
     }
+    most = len(view.slots) + SURGE
+    chosen: list[Replica] = []
+    for replica in view.older:
+        if _may_ask(view, replica, held) and len(held) < most:
+            held.add(replica.key)
+            chosen.append(replica)
+    held |= {replica.key for replica in view.older}  # their places are not given away while they wait to begin again
     failing = view.failing()
-    rolling = bool(view.old())
-    chosen: list[str] = []
+    rolling = bool(view.old() or view.older)
     for slot in view.slots:
-        key = view.key(slot)
-        due = slot.retry_at is None or slot.retry_at <= view.now
+        replica = Replica(view.service, slot)
         # While an older revision serves, a failing new one is not tried in several places at once.
         blocked = rolling and failing and slot not in failing[:1]
-        if key in held or key in view.runs or not due or blocked:
+        if blocked or not _may_ask(view, replica, held):
             continue
-        if len(held) >= len(view.slots) + SURGE:
+        if len(held) >= most:
             break
-        held.add(key)
-        chosen.append(key)
+        held.add(replica.key)
+        chosen.append(replica)
     return chosen
+
+
+def _may_ask(view: View, replica: Replica, held: set[str]) -> bool:
+    due = replica.slot.retry_at is None or replica.slot.retry_at <= view.now
+    return due and replica.key not in held and replica.key not in view.runs

@@ -21,11 +21,13 @@ def back_off(failures: int) -> float:
 
 def current_slots(service: Service, record: Record, runs: Mapping[str, RunObservation], now: float) -> list[Slot]:
     """The slots of the wanted replicas, each moved on by what was seen of its run."""
-    known = {slot.ordinal: slot for slot in record.slots} if record.revision == service.revision else {}
+    former = record.revisions.get(service.revision)
+    history = record.slots if record.revision == service.revision else former.slots if former else ()
+    known = {slot.ordinal: slot for slot in history}
     slots = []
     for ordinal in range(service.spec.wanted):
         slot = known.get(ordinal) or _first(service, ordinal, runs.values())
-        slots.append(_advanced(slot, runs.get(service.key(ordinal, slot.incarnation)), now))
+        slots.append(advanced(slot, runs.get(service.key(ordinal, slot.incarnation)), now))
     return slots
 
 
@@ -50,14 +52,17 @@ def _first(service: Service, ordinal: int, runs: Iterable[RunObservation]) -> Sl
     return Slot(ordinal, incarnation + 1 if run.phase.ended else incarnation)
 
 
-def _advanced(slot: Slot, run: RunObservation | None, now: float) -> Slot:
+def advanced(slot: Slot, run: RunObservation | None, now: float) -> Slot:
+    """The slot after what was seen of its run: another incarnation when that has ended."""
     if run is None:
         return slot
     if not run.phase.ended:
         if run.reason in (RunReason.UNHEALTHY, RunReason.NOT_READY):
             return replace(slot, stopping=slot.stopping or str(run.reason), cause=run.message or slot.cause)
-        stable = serving(run) and run.started_at is not None and now - run.started_at >= _STABLE
-        return Slot(slot.ordinal, slot.incarnation) if stable else slot
+        if not serving(run):
+            return slot
+        stable = run.started_at is not None and now - run.started_at >= _STABLE
+        return Slot(slot.ordinal, slot.incarnation, served=True) if stable else replace(slot, served=True)
     if run.reason is RunReason.STOPPED and not slot.stopping:
         # Nobody asked for this stop: the platform went down under it. It begins again at once.
         return replace(slot, incarnation=slot.incarnation + 1, retry_at=None)
@@ -71,6 +76,7 @@ def _advanced(slot: Slot, run: RunObservation | None, now: float) -> Slot:
         retry_at=ended + back_off(failures),
         reason=slot.stopping or str(run.reason),
         cause=(slot.cause if slot.stopping else "") or run.message or _exit_text(run),
+        served=slot.served,
     )
 
 
