@@ -20,7 +20,8 @@ from modelworks.home import Home
 from modelworks.kernel.catalogue import EnvironmentSpec, InstanceType, InstanceTypeSpec, Substitution
 from modelworks.kernel.errors import FieldError, Invalid, SetupFailed
 from modelworks.kernel.run import Resources
-from modelworks.kernel.spec import Spec, field_errors
+from modelworks.kernel.spec import Spec
+from modelworks.kernel.wrong_fields import field_errors
 
 _VARIABLES = {
     "MW_DATABASE_URL": "database_url",
@@ -105,7 +106,7 @@ class Settings(Spec):
         except ValidationError as error:
             fields = tuple(
                 FieldError(found.path, f"{found.message} ({_place(found.path, home, lines, given)})")
-                for found in field_errors(error)
+                for found in field_errors(error, cls, data)
             )
             raise Invalid("the settings are wrong", fields=fields, remedy=_REMEDY) from None
 

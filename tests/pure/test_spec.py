@@ -10,6 +10,7 @@ from modelworks.kernel.errors import Invalid
 from modelworks.kernel.resource import Manifest, check_name
 from modelworks.kernel.run import Resources, RunKey, RunSpec
 from modelworks.kernel.spec import changed_paths
+from modelworks.products.training.spec import TrainingJobSpec
 
 _json = st.recursive(
     st.booleans() | st.integers(-5, 5) | st.text("ab", max_size=2),
@@ -23,9 +24,40 @@ def test_every_wrong_field_is_named_with_its_path() -> None:
     with pytest.raises(Invalid) as caught:
         Manifest.parse({"kind": "Bucket", "metadata": {"name": "UPPER", "colour": 1}, "speck": {}}, at="manifests.0")
     paths = {field.path: field.message for field in caught.value.fields}
-    assert paths["manifests.0.speck"] == "unknown field"
-    assert paths["manifests.0.metadata.colour"] == "unknown field"
+    assert paths["manifests.0.speck"] == "unknown field; did you mean spec?"
+    assert paths["manifests.0.metadata.colour"].startswith("unknown field")
     assert "lower-case" in paths["manifests.0.metadata.name"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "message"),
+    [
+        ({"command": 5}, "spec.command", "Input should be text or a list"),
+        ({"command": "x", "environment": 3}, "spec.environment", "Input should be text or a mapping"),
+        (
+            {"command": "x", "environment": {"packages": []}},
+            "spec.environment.packages",
+            "unknown field; the fields are requirements, python, image, description",
+        ),
+        (
+            {"command": "x", "environment": {"requirements": "numpy"}},
+            "spec.environment.requirements",
+            "Input should be a list",
+        ),
+        ({"command": "x", "resources": {"gpus": 1}}, "spec.resources.gpus", "unknown field; did you mean gpu?"),
+        ({"command": "x", "instance-type": "y"}, "spec.instance-type", "unknown field; did you mean instance_type?"),
+        ({"command": "x", "volumes": [{"mount": "/x"}]}, "spec.volumes.0.name", "Field required"),
+        ({"command": "x", "env": "A=1"}, "spec.env", "Input should be a mapping"),
+    ],
+)
+def test_a_wrong_field_is_told_in_the_words_of_the_manifest(spec: dict[str, object], path: str, message: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        TrainingJobSpec.parse(spec, at="spec")
+    told = {field.path: field.message for field in caught.value.fields}
+    assert told[path] == message
+    assert len(told) == len(caught.value.fields)
+    assert caught.value.detail.startswith(f"{len(told)} field")
+    assert not [found for found in told if "Spec" in found or "[" in found or "constrained" in found]
 
 
 @pytest.mark.parametrize("name", ["a", "a-b", "digits.v2", "0", "a" * 63])

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from modelworks.kernel.errors import FieldError, Invalid
+from modelworks.kernel.errors import Invalid
+from modelworks.kernel.wrong_fields import field_errors
 
 
 class Spec(BaseModel):
@@ -21,25 +22,15 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise Invalid(_summary(cls, error), fields=field_errors(error, at)) from None
+            fields = field_errors(error, cls, data, at)
+            raise Invalid(_summary(cls, len(fields)), fields=fields) from None
 
     def dump(self) -> dict[str, Any]:
         """As JSON-ready data, without fields that were left at ``None``."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def field_errors(error: ValidationError, at: str = "") -> tuple[FieldError, ...]:
-    """The wrong fields of a pydantic error, as dotted paths."""
-    found = []
-    for item in error.errors(include_url=False, include_input=False):
-        path = ".".join([p for p in [at, *(str(part) for part in item["loc"])] if p])
-        message = "unknown field" if item["type"] == "extra_forbidden" else item["msg"]
-        found.append(FieldError(path, message.removeprefix("Value error, ")))
-    return tuple(found)
-
-
-def _summary(cls: type[BaseModel], error: ValidationError) -> str:
-    count = error.error_count()
+def _summary(cls: type[BaseModel], count: int) -> str:
     noun = "field is" if count == 1 else "fields are"
     return f"{count} {noun} wrong in {cls.__name__.removesuffix('Spec') or cls.__name__}"
 
