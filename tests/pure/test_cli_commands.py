@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -312,3 +313,98 @@ def test_login_keeps_a_key_that_works(
     assert run(["logout"]) == 0
     assert not file.exists()
     assert run(["login", "other:8700", "--key", "x"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"kind: TrainingJob\nkind: Service\n", "job.yaml:2:1: not valid YAML: the key 'kind' is there twice"),
+        (b"kind: A\nspec: {env: {A: 1, B: 2, A: 3}}\n", "job.yaml:2:26: not valid YAML: the key 'A' is there twice"),
+        (b"metadata: {name: a}\n", "kind: is needed"),
+        (b"kind: TraningJob\n", "try: write kind: TrainingJob"),
+        (b"kind: Service\n", "try: mw apply -f "),
+        (b"- a\n- b\n", "a manifest is a mapping (kind, metadata, spec), not a list"),
+        (b"# caf\xe9\n", "is not UTF-8 text: byte 6 is 0xe9"),
+        (b"\x00", "not valid YAML"),
+        (b"", "there are no manifests in "),
+    ],
+)
+def test_a_file_that_is_no_manifest(
+    api: StubApi, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: bytes, said: str
+) -> None:
+    (tmp_path / "job.yaml").write_bytes(text)
+    assert run(["job", "submit", "-f", str(tmp_path / "job.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert said in told
+    assert not api.bodies("/apply")
+
+
+def test_yaml_may_still_merge_a_mapping(api: StubApi, tmp_path: Path) -> None:
+    text = "x-env: &x {A: '1', B: '2'}\nkind: TrainingJob\nmetadata: {name: a}\nspec: {env: {<<: *x, B: '3'}}\n"
+    assert run(["apply", "-f", manifest(tmp_path, text)]) == 0
+    assert api.bodies("/apply")[0]["manifests"][0]["spec"]["env"] == {"A": "1", "B": "3"}
+
+
+def test_a_manifest_with_a_workspace_is_deleted_and_followed_there(
+    api: StubApi, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = "kind: Bucket\nmetadata: {name: data, workspace: team}\nspec: {}\n"
+    path = manifest(tmp_path, text)
+    api.add("Bucket", "data")
+    assert run(["delete", "-f", path]) == 0
+    (deleted,) = [r for r in api.requests if r.method == "DELETE"]
+    assert deleted.url.params["workspace"] == "team"
+    assert capsys.readouterr().out == "team/Bucket/data deleted\n"
+
+    job = manifest(tmp_path, "kind: TrainingJob\nmetadata: {name: a, workspace: team}\nspec: {command: x}\n")
+    made = api.add("TrainingJob", "a", phase="Succeeded")
+    made["metadata"]["workspace"] = "team"
+    api.routes["POST /apply"] = {"results": [{"action": "created", "resource": made}]}
+    assert run(["job", "submit", "-f", job, "--wait"]) == 0
+    asked = [r for r in api.requests if r.method == "GET" and r.url.path.endswith("/TrainingJob/a")]
+    assert asked
+    assert {r.url.params["workspace"] for r in asked} == {"team"}
+
+
+def test_a_name_of_a_job_and_a_service_is_ambiguous(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.add("TrainingJob", "digits", phase="Succeeded")
+    api.add("Service", "digits", phase="Running")
+    assert run(["logs", "digits"]) == 2
+    assert "mw logs job/digits, or mw logs service/digits" in capsys.readouterr().err
+
+
+def test_a_row_is_a_line_where_there_is_no_terminal(
+    api: StubApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    message = "exit code 1: " + "x" * 300
+    api.add("TrainingJob", "digits", phase="Failed", message=message)
+    assert run(["job", "list"]) == 0
+    assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "command"), [("events", "mw events"), ("key", "mw key list"), ("nodes", "mw status")])
+def test_what_is_no_kind_names_its_command(
+    api: StubApi, capsys: pytest.CaptureFixture[str], kind: str, command: str
+) -> None:
+    assert run(["get", kind]) == 2
+    assert f"try: {command}\n" in capsys.readouterr().err
+
+
+def test_a_key_is_piped_in_or_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MW_API_KEY", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(["login", "http://127.0.0.1:1"]) == 2
+    assert "an API key is needed" in capsys.readouterr().err
+
+
+def test_a_home_that_is_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("MW_API", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MW_HOME", str(tmp_path / "file"))
+    assert run(["get", "jobs"]) == 5
+    assert "file is not a directory" in capsys.readouterr().err

@@ -125,7 +125,7 @@ def make_key(connection: Connection, name: str, workspace: str | None, read_only
     text = "mw_" + secrets.token_urlsafe(32)
     key = _store(connection, name, sha256(text), workspace, read_only, anew=table.c.revoked_at.is_not(None))
     if key is None:
-        raise Conflict(f"there is a key {name} already", remedy=f"delete it first: DELETE /api/v1/keys/{name}")
+        raise Conflict(f"there is a key {name} already", remedy=f"use another name, or `mw key revoke {name}` first")
     return key, text
 
 

@@ -128,5 +128,12 @@ def _unstorable(request: Request, error: Exception) -> Response:
 def _unexpected(request: Request, error: Exception) -> Response:
     request_id = secrets.token_hex(8)
     _log.error("request.failed", request_id=request_id, method=request.method, path=request.url.path, exc_info=error)
-    told = error if isinstance(error, ModelworksError) else ModelworksError("the platform failed at this request")
+    told = (
+        error
+        if isinstance(error, ModelworksError)
+        else ModelworksError(
+            "the platform failed at this request",
+            remedy=f"the controller's log holds the reason, at request {request_id}",
+        )
+    )
     return problem_response(told, request_id=request_id)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "logout": ("login", "logout", "Forget the platform of `mw login`."),
     "key": ("key", "app", "API keys: create, list, revoke."),
 }
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _OWN_OPTIONS = ("up", "down", "status")  # cli/platform.py declares its options itself: it needs no platform to talk to
 
 _HELP = """A self-hosted machine-learning platform: train, register, serve, and see what it costs.
@@ -105,6 +108,13 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.OK
     except _UsageError as error:
         return _tell_usage(error)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _CANNOT_WRITE:
+            raise
+        # Stdout is a file on a full disk. What is still buffered has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        tell(f"the output cannot be written: {error.strerror}")
+        return ExitCode.FAILED
 
 
 def _tell_usage(error: Any) -> int:
@@ -113,7 +123,7 @@ def _tell_usage(error: Any) -> int:
     if not message or type(error).__name__ == "NoArgsIsHelpError":
         return ExitCode.USAGE  # typer has shown the help
     path = context.command_path if context is not None else "mw"
-    tell(message.rstrip("."), remedy=f"{path} --help")
+    tell(message.rstrip(".").replace("Value error, ", ""), remedy=f"{path} --help")
     return ExitCode.USAGE
 
 
@@ -122,5 +132,8 @@ def _placeholder() -> None:
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail
     with contextlib.suppress(BrokenPipeError):  # the reader of our last words has gone
         sys.exit(run(sys.argv[1:]))

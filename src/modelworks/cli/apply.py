@@ -6,15 +6,25 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from modelworks.cli import kinds, manifests
 from modelworks.cli.command import Invocation, invocation
 from modelworks.kernel.errors import Invalid, ModelworksError, NotFound
+from modelworks.kernel.resource import DEFAULT_WORKSPACE
 from modelworks.sdk.client import Client, Document
 from modelworks.sdk.waiting import until
+
+
+class Target(NamedTuple):
+    """What is deleted; ``workspace`` is the command's unless a manifest names its own."""
+
+    kind: str
+    name: str
+    workspace: str | None = None
+
 
 Files = Annotated[list[Path], typer.Option("--filename", "-f", help="File, folder, or - for standard input.")]
 
@@ -73,30 +83,31 @@ def delete(
             raise Invalid("give either KIND NAME or -f")
         targets = [_target(source) for source in reversed(manifests.load(filename))]
     elif kind is not None and name is not None:
-        targets = [(kinds.resolve(client, kind), name)]
+        targets = [Target(kinds.resolve(client, kind), name)]
     else:
         raise Invalid("what should be deleted?", remedy="mw delete KIND NAME, or mw delete -f FILE")
     remove(call, client, targets, wait=wait, ignore_missing=ignore_missing)
 
 
 def remove(
-    call: Invocation, client: Client, targets: Sequence[tuple[str, str]], *, wait: bool, ignore_missing: bool = False
+    call: Invocation, client: Client, targets: Sequence[Target], *, wait: bool, ignore_missing: bool = False
 ) -> None:
-    """Delete (kind, name) pairs and say what stays."""
+    """Delete and say what stays."""
     done = []
-    for kind, name in targets:
+    for kind, name, workspace in targets:
+        there = client.within(workspace or client.workspace)
         try:
-            answer = client.delete(kind, name)
+            answer = there.delete(kind, name)
         except NotFound:
             if not ignore_missing:
                 raise
             continue
         call.out.notes(answer.get("notes") or ())
         if wait:
-            wait_gone(call, client, kind, name, told=_message(answer.get("resource") or {}))
-        done.append({"kind": kind, "name": name})
+            wait_gone(call, there, kind, name, told=_message(answer.get("resource") or {}))
+        done.append({"kind": kind, "name": name, "workspace": there.workspace})
         if not call.out.as_json:
-            call.out.say(f"{kind}/{name} {'deleted' if wait else 'is being deleted'}")
+            call.out.say(f"{_label(there.workspace, kind, name)} {'deleted' if wait else 'is being deleted'}")
     if call.out.as_json:
         call.out.document({"deleted": done})
 
@@ -121,16 +132,20 @@ def _message(document: Document) -> str:
 
 def label(resource: Document) -> str:
     metadata = resource["metadata"]
-    prefix = "" if metadata.get("workspace", "default") == "default" else f"{metadata['workspace']}/"
-    return f"{prefix}{resource['kind']}/{metadata['name']}"
+    return _label(metadata.get("workspace", DEFAULT_WORKSPACE), resource["kind"], metadata["name"])
 
 
-def _target(source: manifests.Source) -> tuple[str, str]:
+def _label(workspace: str, kind: str, name: str) -> str:
+    return f"{'' if workspace == DEFAULT_WORKSPACE else f'{workspace}/'}{kind}/{name}"
+
+
+def _target(source: manifests.Source) -> Target:
     document = source.document
     metadata = document.get("metadata")
     if not document.get("kind") or not isinstance(metadata, dict) or not metadata.get("name"):
         raise Invalid(f"{source.place}: kind and metadata.name are needed")
-    return str(document["kind"]), str(metadata["name"])
+    workspace = metadata.get("workspace")
+    return Target(str(document["kind"]), str(metadata["name"]), str(workspace) if workspace else None)
 
 
 def _value(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from modelworks.cli.apply import remove
+from modelworks.cli.apply import Target, remove
 from modelworks.cli.command import invocation, noun, verb
 from modelworks.cli.get import show
 from modelworks.cli.transfer import bar
@@ -139,7 +139,7 @@ def delete_bucket(
 ) -> None:
     """Delete an empty bucket."""
     call = invocation(ctx)
-    remove(call, call.connect(), [(KIND, name)], wait=wait)
+    remove(call, call.connect(), [Target(KIND, name)], wait=wait)
 
 
 def _uri(text: str) -> ObjectUri:

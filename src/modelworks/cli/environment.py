@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli.apply import remove
+from modelworks.cli.apply import Target, remove
 from modelworks.cli.command import invocation, noun, verb
 from modelworks.cli.output import money
 from modelworks.kernel.quantities import format_bytes, format_cpu, parse_bytes, parse_cpu
@@ -67,7 +67,7 @@ def list_environments(ctx: typer.Context) -> None:
 def delete_environment(ctx: typer.Context, name: Annotated[str, typer.Argument()]) -> None:
     """Delete an environment of your own."""
     call = invocation(ctx)
-    remove(call, call.connect(), [(KIND, name)], wait=True)
+    remove(call, call.connect(), [Target(KIND, name)], wait=True)
 
 
 @verb(instance_types, "list")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from modelworks.cli import manifests
-from modelworks.cli.apply import Files, remove, submit
+from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.get import Labels, message, phase
@@ -41,11 +41,12 @@ def submit_job(
     sources = manifests.load(filename)
     manifests.find_any(sources, jobs.KIND)
     results = submit(call, client, sources)
-    names = [r["resource"]["metadata"]["name"] for r in results if r["resource"]["kind"] == jobs.KIND]
+    made = [r["resource"]["metadata"] for r in results if r["resource"]["kind"] == jobs.KIND]
     for result in results:
         if not call.out.as_json:
             call.out.say(f"{label_of(result['resource'])} {result['action']}")
-    finished = [_attend(call, client, name, follow) for name in names] if follow or wait else []
+    attended = made if follow or wait else []
+    finished = [_attend(call, client.within(job["workspace"]), job["name"], follow) for job in attended]
     if call.out.as_json:
         call.out.document({"results": results, **({"jobs": finished} if finished else {})})
     for job in finished:
@@ -168,7 +169,7 @@ def cancel(ctx: typer.Context, name: Name) -> None:
 def delete_job(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Option()] = True) -> None:
     """Delete a job and its runs; its output and log files stay in the object store."""
     call = invocation(ctx)
-    remove(call, call.connect(), [(jobs.KIND, name)], wait=wait)
+    remove(call, call.connect(), [Target(jobs.KIND, name)], wait=wait)
 
 
 @verb(app, "metrics")

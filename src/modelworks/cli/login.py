@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from modelworks.cli.command import invocation
+from modelworks.kernel.errors import Invalid
 from modelworks.sdk import context
 from modelworks.sdk.client import Client
 
@@ -15,14 +17,18 @@ def login(
     ctx: typer.Context,
     url: Annotated[str, typer.Argument(help="The platform's address, such as http://127.0.0.1:8700.")],
     key: Annotated[
-        str | None, typer.Option("--key", help="An API key; asked for when left out.", envvar="MW_API_KEY")
+        str | None,
+        typer.Option("--key", help="An API key; without it, it is asked for or piped in.", envvar="MW_API_KEY"),
     ] = None,
 ) -> None:
     """Remember a platform and an API key, after trying them."""
     call = invocation(ctx)
     url = context.check_url(url)
     if key is None:
-        key = str(typer.prompt("API key", hide_input=True, err=True))
+        piped = not sys.stdin.isatty()
+        key = sys.stdin.readline().strip() if piped else str(typer.prompt("API key", hide_input=True, err=True))
+    if not key:
+        raise Invalid("an API key is needed", remedy="--key KEY, MW_API_KEY, or a line of standard input")
     who = Client(url, key, workspace=call.workspace).whoami()
     path = context.save_login(url, key)
     if call.out.as_json:

@@ -12,7 +12,7 @@ from modelworks.cli.command import Invocation, invocation
 from modelworks.cli.job import print_followed_log
 from modelworks.cli.output import log_writer
 from modelworks.cli.service import print_log
-from modelworks.kernel.errors import NotFound
+from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.sdk import jobs, services
 from modelworks.sdk.client import Client, Document
 
@@ -32,12 +32,8 @@ def logs(
     kind, _, rest = name.rpartition("/")
     if kind:
         kind, name = kinds.resolve(client, kind), rest
-    elif client.find(jobs.KIND, name) is not None:
-        kind = jobs.KIND
-    elif client.find(services.KIND, name) is not None:
-        kind = services.KIND
     else:
-        raise NotFound(f"there is no job and no service {name}", remedy="mw job list, mw service list")
+        kind = _kind_of(client, name)
     if kind == services.KIND:
         print_log(call, client, name, follow=follow, replica=replica)
     elif follow:
@@ -46,6 +42,15 @@ def logs(
         with log_writer(call.out) as write:
             for chunk in client.job_log(name, replica=replica):
                 write(chunk)
+
+
+def _kind_of(client: Client, name: str) -> str:
+    found = [kind for kind in (jobs.KIND, services.KIND) if client.find(kind, name) is not None]
+    if not found:
+        raise NotFound(f"there is no job and no service {name}", remedy="mw job list, mw service list")
+    if len(found) > 1:
+        raise Invalid(f"{name} is a job and a service", remedy=f"mw logs job/{name}, or mw logs service/{name}")
+    return found[0]
 
 
 def events(

@@ -6,18 +6,34 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modelworks.kernel.errors import FieldError, Invalid, ModelworksError, NotFound
+from modelworks.kernel.errors import FieldError, Invalid, ModelworksError
 from modelworks.sdk import code
 from modelworks.sdk.client import Client, Document
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _WITH_CODE = ("TrainingJob", "Service")
 _REMOTE = ("s3://", "oss://")
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose mappings hold every key once: of two the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if key.value in seen:
+                    problem = f"the key {key.value!r} is there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
 
 
 @dataclass(frozen=True)
@@ -39,10 +55,11 @@ class Source:
 
 
 def load(paths: Sequence[Path]) -> list[Source]:
-    """The documents of files, folders (their YAML and JSON files) and ``-``. Raises NotFound, Invalid."""
+    """The documents of files, folders (their YAML and JSON files) and ``-``. Raises Invalid."""
     found = [source for path in paths for source in _load(path)]
     if not found:
-        raise Invalid(f"there are no manifests in {', '.join(str(p) for p in paths)}")
+        where = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
+        raise Invalid(f"there are no manifests in {where}")
     return found
 
 
@@ -64,7 +81,7 @@ def located(error: ModelworksError, sources: Sequence[Source]) -> ModelworksErro
 
 def _load(path: Path) -> Iterator[Source]:
     if str(path) == "-":
-        yield from _parse(sys.stdin.read(), "-")
+        yield from _parse(_read(path), "-")
     elif path.is_dir():
         for file in sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file()):
             yield from _parse(_read(file), str(file))
@@ -74,11 +91,13 @@ def _load(path: Path) -> Iterator[Source]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise Invalid(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{path} is not UTF-8 text: byte {error.start + 1} is {error.object[error.start]:#04x}") from None
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _parse(text: str, file: str) -> Iterator[Source]:
@@ -87,20 +106,27 @@ def _parse(text: str, file: str) -> Iterator[Source]:
             data = json.loads(text)
             documents = data if isinstance(data, list) else [data]
         else:
-            documents = [document for document in yaml.safe_load_all(text) if document is not None]
+            documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
         raise Invalid(f"{where}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise Invalid(f"{file}: not valid YAML: {error}") from None
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise Invalid(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
     except json.JSONDecodeError as error:
         raise Invalid(f"{file}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
     for number, document in enumerate(documents, start=1):
         source = Source(document, file, number, len(documents))
         if not isinstance(document, dict):
-            raise Invalid(f"{source.place}: a manifest is a mapping, not {type(document).__name__}")
+            raise Invalid(f"{source.place}: a manifest is a mapping (kind, metadata, spec), not {_noun(document)}")
+        if not isinstance(document.get("kind"), str):
+            kinds = "such as TrainingJob or Service"
+            raise Invalid(f"{source.place}: a manifest has a kind", fields=(FieldError("kind", f"is needed, {kinds}"),))
         yield source
+
+
+def _noun(value: Any) -> str:
+    return {"list": "a list", "str": "text", "bool": "true or false"}.get(type(value).__name__, "a number")
 
 
 def _prepare(client: Client, source: Source, send: bool) -> Document:
@@ -142,18 +168,20 @@ def _locate(field: FieldError, sources: Sequence[Source]) -> FieldError:
 
 
 def find_one(sources: Sequence[Source], kind: str) -> Source:
-    """The only document of a kind. Raises NotFound when there is none, Invalid when there are several."""
+    """The only document of a kind. Raises Invalid when there is none, or several."""
     found = [source for source in sources if source.document.get("kind") == kind]
     if len(found) == 1:
         return found[0]
     files = ", ".join(sorted({source.file for source in sources}))
     if not found:
-        kinds = ", ".join(sorted({str(source.document.get("kind")) for source in sources}))
-        raise NotFound(f"{files} holds no {kind}, but {kinds}")
+        kinds = sorted({source.document["kind"] for source in sources})
+        near = get_close_matches(kind, kinds, n=1)
+        remedy = f"write kind: {kind}" if near else f"mw apply -f {files}"
+        raise Invalid(f"{files} holds no {kind}, but {', '.join(kinds)}", remedy=remedy)
     raise Invalid(f"{files} holds {len(found)} documents of kind {kind}, one is wanted", remedy="mw apply -f")
 
 
 def find_any(sources: Sequence[Source], kind: str) -> list[Source]:
-    """The documents of a kind, at least one. Raises NotFound."""
+    """The documents of a kind, at least one. Raises Invalid."""
     found = [source for source in sources if source.document.get("kind") == kind]
     return found or [find_one(sources, kind)]

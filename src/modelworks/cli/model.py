@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli.apply import remove
+from modelworks.cli.apply import Target, remove
 from modelworks.cli.command import invocation, noun, verb
 from modelworks.cli.output import age
 from modelworks.kernel.errors import Invalid, NotFound
@@ -131,7 +131,7 @@ def delete_model(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Opt
     call = invocation(ctx)
     if ":" in name:
         raise NotFound("single versions are not deleted", remedy=f"mw model delete {name.partition(':')[0]}")
-    remove(call, call.connect(), [(KIND, name)], wait=wait)
+    remove(call, call.connect(), [Target(KIND, name)], wait=wait)
 
 
 def _split(reference: str) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from rich.text import Text
 
 from modelworks.kernel.quantities import format_duration
 from modelworks.sdk.text import Utf8Writer
+
+_ENDLESS = 100_000  # columns
 
 
 class Output:
@@ -52,13 +55,15 @@ class Output:
             self.note(str(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-        """A table that fits the terminal; 80 columns where there is none."""
+        """A table that fits the terminal; where there is none, a row is a line."""
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, justify="right" if column in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-        Console(file=sys.stderr if self.as_json else sys.stdout, soft_wrap=False).print(table)
+        stream = sys.stderr if self.as_json else sys.stdout
+        width = None if stream.isatty() or os.environ.get("COLUMNS") else _ENDLESS
+        Console(file=stream, width=width, soft_wrap=False).print(table)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from modelworks.cli import manifests
-from modelworks.cli.apply import Files, remove, submit
+from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.get import Labels, message, phase
@@ -36,11 +36,11 @@ def create(ctx: typer.Context, filename: Files, wait: Wait = False) -> None:
     sources = manifests.load(filename)
     manifests.find_any(sources, services.KIND)
     results = submit(call, client, sources)
-    names = [r["resource"]["metadata"]["name"] for r in results if r["resource"]["kind"] == services.KIND]
+    made = [r["resource"]["metadata"] for r in results if r["resource"]["kind"] == services.KIND]
     for result in results:
         if not call.out.as_json:
             call.out.say(f"{label_of(result['resource'])} {result['action']}")
-    ready = [wait_ready(call, client, name) for name in names] if wait else []
+    ready = [wait_ready(call, client.within(one["workspace"]), one["name"]) for one in made] if wait else []
     if call.out.as_json:
         call.out.document({"results": results, **({"services": ready} if wait else {})})
 
@@ -121,7 +121,7 @@ def stop(ctx: typer.Context, name: Name, wait: Wait = False) -> None:
 def delete_service(ctx: typer.Context, name: Name, wait: Wait = True) -> None:
     """Delete a service; its model stays."""
     call = invocation(ctx)
-    remove(call, call.connect(), [(services.KIND, name)], wait=wait)
+    remove(call, call.connect(), [Target(services.KIND, name)], wait=wait)
 
 
 @verb(app, "call")
@@ -165,7 +165,13 @@ def wait_ready(call: Invocation, client: Client, name: str, timeout: float | Non
             told = text
             call.out.note(f"{name}: {text}")
 
-    return services.check_ready(services.wait_ready(client, name, on_change=tell, timeout=timeout))
+    try:
+        return services.check_ready(services.wait_ready(client, name, on_change=tell, timeout=timeout))
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\nservice {name} goes on; `mw service get {name}` shows it, `mw service stop {name}` ends it\n"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def print_log(call: Invocation, client: Client, name: str, *, follow: bool, replica: int | None) -> None:

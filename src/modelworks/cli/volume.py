@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli.apply import remove
+from modelworks.cli.apply import Target, remove
 from modelworks.cli.command import invocation, noun, verb
 from modelworks.cli.get import message, phase
 from modelworks.cli.output import age
@@ -69,4 +69,4 @@ def delete_volume(
 ) -> None:
     """Delete a volume and what is in it; refused while a workload uses it."""
     call = invocation(ctx)
-    remove(call, call.connect(), [(KIND, name)], wait=wait)
+    remove(call, call.connect(), [Target(KIND, name)], wait=wait)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -32,6 +33,12 @@ class Client:
 
     def close(self) -> None:
         self.http.close()
+
+    def within(self, workspace: str) -> Self:
+        """The same connection, about another workspace."""
+        other = copy.copy(self)
+        other.workspace = workspace
+        return other
 
     # resources
 

@@ -81,7 +81,11 @@ def _read(path: Path) -> Context | None:
         return Context(check_url(str(data["url"])), data.get("api_key"), str(path))
     except FileNotFoundError:
         return None
-    except PermissionError as error:
+    except NotADirectoryError as error:
+        raise PlatformUnreachable(
+            f"{path.parent} is not a directory", remedy="set MW_HOME to the directory of a platform"
+        ) from error
+    except OSError as error:
         raise PlatformUnreachable(
             f"{path} cannot be read: {error.strerror}",
             remedy="run as the user who ran `mw up`, or `mw login URL --key KEY`",
