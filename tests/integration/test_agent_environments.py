@@ -15,7 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.agents import python, run_spec, wait_ended
+from tests.agents import poll, python, run_spec, wait_ended
 
 from modelworks.agent.confine import BUILDER_UID
 from modelworks.agent.environments import Environments
@@ -88,6 +88,17 @@ def test_it_is_built_once(tmp_path: Path, package: str) -> None:
         thread.join()
     assert len(built) == 1
     assert environments.python(ref) == tmp_path / "environments" / "abc123" / "bin" / "python"
+
+
+def test_its_modules_are_compiled_for_all_who_read_it(tmp_path: Path, package: str) -> None:
+    """A run sees its environment read-only: what it compiled itself would be lost."""
+    environments = Environments(tmp_path / "environments", probe())
+    environments.ensure(EnvironmentRef(digest="abc123", requirements=(package,)), lambda text: None)
+    folder = tmp_path / "environments" / "abc123"
+    poll((folder / ".compiled").exists)
+    (compiled,) = folder.glob("lib/python*/site-packages/tiny_package/__pycache__/__init__.*.pyc")
+    assert compiled.stat().st_mode & 0o044 == 0o044
+    assert compiled.parent.stat().st_mode & 0o055 == 0o055
 
 
 def test_half_built_is_built_again(tmp_path: Path, package: str) -> None:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from modelworks.agent.bytecode import Compiler
 from modelworks.agent.confine import confined
 from modelworks.kernel.errors import EnvironmentFailed
 from modelworks.kernel.run import EnvironmentRef
@@ -28,6 +29,7 @@ from modelworks.runtime.sandbox import Isolation, base_python
 
 _MARK = re.compile(r"^\s*(error:|ERROR:|×)")
 _LONGEST = 4000
+_UNPACKED = ".unpacked"  # nothing but wheels were unpacked; what pip or a build installed is compiled by then
 
 
 class Environments:
@@ -36,13 +38,18 @@ class Environments:
     def __init__(self, root: Path, isolation: Isolation) -> None:
         self.root = root
         self.isolation = isolation
+        self._compiler = Compiler()
 
     def python(self, ref: EnvironmentRef | None) -> Path | None:
         """The interpreter when nothing has to be built, else None."""
         if ref is None or not (ref.requirements or ref.python or ref.image):
             return Path(sys.executable)
         folder = self._folder(ref)
-        return folder / "bin" / "python" if (folder / ".complete").exists() else None
+        if not (folder / ".complete").exists():
+            return None
+        if (folder / _UNPACKED).exists():
+            self._compiler.begin(folder)
+        return folder / "bin" / "python"
 
     def ensure(self, ref: EnvironmentRef | None, progress: Callable[[str], None]) -> Path:
         """Its interpreter, built if need be. Raises EnvironmentFailed with the resolver's own words."""
@@ -65,7 +72,7 @@ class Environments:
                 self._build(ref, folder, lock)
         finally:
             os.close(lock)
-        return folder / "bin" / "python"
+        return self.python(ref) or folder / "bin" / "python"
 
     def _folder(self, ref: EnvironmentRef) -> Path:
         return self.root / re.sub(r"[^A-Za-z0-9._-]", "_", ref.digest)[:64]
@@ -77,6 +84,8 @@ class Environments:
             # Again from the beginning: what uv has installed so far shares its files with its cache.
             self._make(ref, folder, uv, lock)
             self._install(ref, folder, uv, lock)
+        elif ref.requirements:
+            write_file(folder / _UNPACKED, b"", 0o644)
         write_file(folder / ".complete", b"", 0o644)
 
     def _make(self, ref: EnvironmentRef, folder: Path, uv: str | None, lock: int) -> None:
@@ -108,7 +117,8 @@ class Environments:
             return
         scratch = folder / ".build"
         try:
-            _run(confined(self.isolation, folder, scratch, [*_installer(folder, uv), "--no-cache-dir"]), lock)
+            command = [*_installer(folder, uv), "--no-cache-dir", *(["--compile-bytecode"] if uv else [])]
+            _run(confined(self.isolation, folder, scratch, command), lock)
         finally:
             remove_tree(scratch)
 
