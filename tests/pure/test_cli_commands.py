@@ -384,6 +384,15 @@ def test_a_row_is_a_line_where_there_is_no_terminal(
     assert message in capsys.readouterr().out
 
 
+def test_what_is_shipped_is_shown_and_not_deleted(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /environments"] = {"items": [{"name": "python-data", "requirements": ["numpy"]}]}
+    assert run(["get", "environment", "python-data"]) == 0
+    assert "name: python-data\n" in capsys.readouterr().out
+    assert run(["delete", "environment", "python-data"]) == 4
+    assert "is shipped" in capsys.readouterr().err
+    assert run(["get", "environment", "other"]) == 3
+
+
 @pytest.mark.parametrize(("kind", "command"), [("events", "mw events"), ("key", "mw key list"), ("nodes", "mw status")])
 def test_what_is_no_kind_names_its_command(
     api: StubApi, capsys: pytest.CaptureFixture[str], kind: str, command: str

@@ -12,7 +12,7 @@ import typer
 
 from modelworks.cli import kinds, manifests
 from modelworks.cli.command import Invocation, invocation
-from modelworks.kernel.errors import Invalid, ModelworksError, NotFound
+from modelworks.kernel.errors import Conflict, Invalid, ModelworksError, NotFound
 from modelworks.kernel.resource import DEFAULT_WORKSPACE
 from modelworks.sdk.client import Client, Document
 from modelworks.sdk.waiting import until
@@ -99,6 +99,8 @@ def remove(
         try:
             answer = there.delete(kind, name)
         except NotFound:
+            if there.catalogued(kind, name) is not None:
+                raise Conflict(f"{kind} {name} is shipped, or of config.yaml: it cannot be deleted here") from None
             if not ignore_missing:
                 raise
             continue

@@ -39,10 +39,11 @@ def get(
     kind = kinds.resolve(client, kind)
     chosen = Format.JSON if call.out.as_json else output
     if name is not None:
-        document = client.get(kind, name)
+        found = client.find(kind, name)
+        document = found or client.catalogued(kind, name) or client.get(kind, name)
         if chosen is Format.JSON:
             call.out.document(document)
-        elif chosen is Format.YAML:
+        elif chosen is Format.YAML or found is None:
             call.out.yaml(document)
         else:
             show(call, [document])

@@ -69,6 +69,11 @@ class Client:
         except NotFound:
             return None
 
+    def catalogued(self, kind: str, name: str) -> Document | None:
+        """An environment or instance type that is shipped or configured, and so no resource; None for others."""
+        listing = {"Environment": self.environments, "InstanceType": self.instance_types}.get(kind)
+        return next((item for item in listing() if item.get("name") == name), None) if listing else None
+
     def delete(self, kind: str, name: str) -> Document:
         """Begin to delete; the answer's ``notes`` say what stays behind."""
         return dict(self._call("DELETE", f"/resources/{_part(kind)}/{_part(name)}") or {})
