@@ -36,10 +36,15 @@ def create_app(context: Context) -> FastAPI:
     ensure_local_key(context.home, context.engine)
     app.add_middleware(StrictRequests)
     problems.install(app)
+    routes(app)
+    openapi.install(app, context.kinds)
+    return app
+
+
+def routes(app: FastAPI) -> None:
+    """Every route below ``/api/v1``; only the health check is open."""
     closed = APIRouter(prefix=PREFIX, dependencies=[Depends(authenticate)])
     for part in (resources.router, streams.router, platform.router, *(product.router() for product in _PRODUCTS)):
         closed.include_router(part)
     app.include_router(platform.open_router, prefix=PREFIX)
     app.include_router(closed)
-    openapi.install(app, context.kinds)
-    return app

@@ -55,8 +55,6 @@ class ApplyRequest(Spec):
     manifests: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
     dry_run: bool = False
 
-    model_config = ConfigDict(json_schema_extra={"examples": []})
-
 
 class ChangeDocument(BaseModel):
     """One value that differs. What was not there is null."""

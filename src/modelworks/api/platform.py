@@ -105,7 +105,10 @@ def create_key(body: KeyRequest, context: ContextOf, principal: PrincipalOf) -> 
 
 @router.delete("/keys/{name}", status_code=204, summary="Revoke an API key", operation_id="revokeKey")
 def delete_key(
-    name: Annotated[str, Path(max_length=63)], request: Request, context: ContextOf, principal: PrincipalOf
+    name: Annotated[str, Path(max_length=63, description="The name of the key.", examples=["ci"])],
+    request: Request,
+    context: ContextOf,
+    principal: PrincipalOf,
 ) -> None:
     """It is worth nothing from now on."""
     check_administrator(principal)

@@ -25,8 +25,8 @@ from modelworks.control.delete import delete
 from modelworks.db import resources
 from modelworks.kernel.errors import FieldError, Invalid, NotFound
 from modelworks.kernel.principal import Principal
-from modelworks.kernel.resource import DEFAULT_WORKSPACE, Name, Ref
-from modelworks.products.context import ContextOf, PrincipalOf, WorkspaceOf
+from modelworks.kernel.resource import DEFAULT_WORKSPACE, Ref
+from modelworks.products.context import ContextOf, NamePath, PageSize, PrincipalOf, WorkspaceOf
 from modelworks.products.kind import Kind
 
 router = APIRouter(tags=["resources"])
@@ -72,7 +72,7 @@ def list_resources(
     label: Annotated[
         list[str] | None, Query(max_length=32, description="`key=value`; all must match.", examples=[["team=vision"]])
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: PageSize = 100,
     cursor: Annotated[str | None, Query(max_length=1024, description="`next_cursor` of the page before.")] = None,
 ) -> Response:
     """One page, in the order of the names."""
@@ -86,7 +86,7 @@ def list_resources(
 
 
 @router.get("/resources/{kind}/{name}", summary="Get a resource", operation_id="getResource")
-def get_resource(kind: KindName, name: Name, context: ContextOf, workspace: WorkspaceOf) -> ResourceDocument:
+def get_resource(kind: KindName, name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> ResourceDocument:
     """Its spec, what its names were resolved to, and its status."""
     ref = Ref(workspace, find_kind(context.kinds, kind).name, name)
     with context.engine.connect() as connection:
@@ -97,7 +97,7 @@ def get_resource(kind: KindName, name: Name, context: ContextOf, workspace: Work
 
 
 @router.delete("/resources/{kind}/{name}", status_code=202, summary="Delete a resource", operation_id="deleteResource")
-def delete_resource(kind: KindName, name: Name, context: ContextOf, workspace: WorkspaceOf) -> DeletionDocument:
+def delete_resource(kind: KindName, name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> DeletionDocument:
     """It ends what it holds and then goes; until then it is shown with `deleting`. Repeated, nothing more happens."""
     ref = Ref(workspace, find_kind(context.kinds, kind).name, name)
     deletion = delete(context.engine, ref, context.kinds)

@@ -153,7 +153,7 @@ async def list_events(
     kind: KindFilter = None,
     name: NameFilter = None,
     since: Annotated[str, Query(max_length=64, description="`cursor` of an earlier answer.")] = "0",
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="How many at most.")] = 1000,
     wait: Annotated[float, Query(ge=0, le=60, description="Wait so many seconds for the first event.")] = 0.0,
 ) -> EventPage:
     """Oldest first."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Protocol, cast
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from sqlalchemy import Engine
 
 from modelworks.db.secrets import Cipher
 from modelworks.home import Home
 from modelworks.kernel.principal import Principal
-from modelworks.kernel.resource import DEFAULT_WORKSPACE, WorkspaceName
+from modelworks.kernel.resource import DEFAULT_WORKSPACE, Name, WorkspaceName
 from modelworks.objectstore.credentials import Credentials
 from modelworks.products.kind import Kind
 from modelworks.runtime.base import Runtime
@@ -58,3 +58,6 @@ def _workspace(
 ContextOf = Annotated[Context, Depends(_context)]
 PrincipalOf = Annotated[Principal, Depends(_principal)]
 WorkspaceOf = Annotated[str, Depends(_workspace)]
+NamePath = Annotated[Name, Path(description="Its name.", examples=["digits"])]
+ReplicaQuery = Annotated[int, Query(ge=0, le=1023, description="Which replica; the first is 0.")]
+PageSize = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]

@@ -12,7 +12,7 @@ from modelworks.db import resources
 from modelworks.kernel.errors import FieldError, Invalid, NotFound
 from modelworks.kernel.resource import Name, Ref
 from modelworks.kernel.spec import Spec
-from modelworks.products.context import ContextOf, PrincipalOf, WorkspaceOf
+from modelworks.products.context import ContextOf, NamePath, PageSize, PrincipalOf, WorkspaceOf
 from modelworks.products.registry import queries
 from modelworks.products.registry.aliases import remove_alias, set_alias
 from modelworks.products.registry.queries import ModelVersion
@@ -28,7 +28,8 @@ def router() -> APIRouter:
 
 
 MetricName = Annotated[str, Field(min_length=1, max_length=256)]
-VersionPath = Annotated[int, Path(ge=1, le=LARGEST_VERSION)]
+VersionPath = Annotated[int, Path(ge=1, le=LARGEST_VERSION, description="The number of a version.")]
+AliasPath = Annotated[Alias, Path(description="The alias, such as prod.", examples=["prod"])]
 
 
 class Registration(Spec):
@@ -98,10 +99,10 @@ class Aliases(Spec):
 
 @_routes.get("/{name}/versions", summary="Versions of a model", operation_id="listModelVersions")
 def list_model_versions(
-    name: Name,
+    name: NamePath,
     context: ContextOf,
     workspace: WorkspaceOf,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: PageSize = 100,
     cursor: Annotated[
         int | None, Query(ge=1, le=LARGEST_VERSION, description="`next_cursor` of the page before.")
     ] = None,
@@ -119,7 +120,7 @@ def list_model_versions(
 
 @_routes.post("/{name}/versions", status_code=201, summary="Register a version", operation_id="registerModelVersion")
 def register_version(
-    name: Name, body: Registration, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf
+    name: NamePath, body: Registration, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf
 ) -> Version:
     """Files become the next version: copied, so that nobody changes it. The model is made when it is not there."""
     if (body.uri is None) == (body.job is None):
@@ -136,7 +137,7 @@ def register_version(
 
 
 @_routes.get("/{name}/versions/{version}", summary="One version", operation_id="getModelVersion")
-def get_version(name: Name, version: VersionPath, context: ContextOf, workspace: WorkspaceOf) -> Version:
+def get_version(name: NamePath, version: VersionPath, context: ContextOf, workspace: WorkspaceOf) -> Version:
     """With its files, metrics and lineage."""
     with context.engine.connect() as connection:
         found = queries.find_version(connection, workspace, f"{name}:{version}")
@@ -145,7 +146,9 @@ def get_version(name: Name, version: VersionPath, context: ContextOf, workspace:
 
 
 @_routes.put("/{name}/aliases/{alias}", summary="Point an alias at a version", operation_id="setModelAlias")
-def put_alias(name: Name, alias: Alias, body: AliasTarget, context: ContextOf, workspace: WorkspaceOf) -> Aliases:
+def put_alias(
+    name: NamePath, alias: AliasPath, body: AliasTarget, context: ContextOf, workspace: WorkspaceOf
+) -> Aliases:
     """Services that name the alias take the new version when they are applied again."""
     with context.engine.begin() as connection:
         stored = set_alias(connection, workspace, name, alias, body.version)
@@ -153,7 +156,7 @@ def put_alias(name: Name, alias: Alias, body: AliasTarget, context: ContextOf, w
 
 
 @_routes.delete("/{name}/aliases/{alias}", summary="Remove an alias", operation_id="removeModelAlias")
-def delete_alias(name: Name, alias: Alias, context: ContextOf, workspace: WorkspaceOf) -> Aliases:
+def delete_alias(name: NamePath, alias: AliasPath, context: ContextOf, workspace: WorkspaceOf) -> Aliases:
     """Services that were applied with it keep the version it was then."""
     with context.engine.begin() as connection:
         stored = remove_alias(connection, workspace, name, alias)

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from modelworks.db import events, resources, secrets
 from modelworks.kernel.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from modelworks.kernel.quantities import parse_duration
-from modelworks.kernel.resource import Name, Ref, Resource
+from modelworks.kernel.resource import Ref, Resource
 from modelworks.kernel.run import RunKey, RunPhase
 from modelworks.kernel.spec import Spec
-from modelworks.products.context import Context, ContextOf, PrincipalOf, WorkspaceOf
+from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.logs import Parts, stream
 from modelworks.products.serving.facade import SERVICE
 from modelworks.products.serving.queries import TOKEN, rotate_token
@@ -36,7 +36,7 @@ class Token(Spec):
 
 
 @_routes.get("/{name}/token", summary="The token of a service", operation_id="getServiceToken")
-def show_token(name: Name, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf) -> Token:
+def show_token(name: NamePath, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf) -> Token:
     """The token that callers of ``/api/predict/<service>`` need: not for keys that may only read."""
     if principal.read_only:
         raise Forbidden(f"the key {principal.name} may only read: a service's token would let it use the service")
@@ -49,7 +49,7 @@ def show_token(name: Name, context: ContextOf, principal: PrincipalOf, workspace
 
 @_routes.post("/{name}/token/rotate", summary="Replace the token of a service", operation_id="rotateServiceToken")
 def rotate(
-    name: Name,
+    name: NamePath,
     context: ContextOf,
     workspace: WorkspaceOf,
     keep: Annotated[str, Query(max_length=32, description="How long the old token still works, such as 10m.")] = "0s",
@@ -74,13 +74,13 @@ def rotate(
 
 
 @_routes.post("/{name}/start", status_code=202, summary="Start a stopped service", operation_id="startService")
-def start(name: Name, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
+def start(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
     """Runs what its spec says; a service of no replicas gets one."""
     return _switch(context, workspace, name, stopped=False)
 
 
 @_routes.post("/{name}/stop", status_code=202, summary="Stop a service and keep it", operation_id="stopService")
-def stop(name: Name, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
+def stop(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
     """Ends its replicas; its spec, token and path stay. Applying its manifest again starts it."""
     return _switch(context, workspace, name, stopped=True)
 
@@ -109,10 +109,10 @@ def _switch(context: Context, workspace: str, name: str, *, stopped: bool) -> di
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def log(
-    name: Name,
+    name: NamePath,
     context: ContextOf,
     workspace: WorkspaceOf,
-    replica: Annotated[int, Query(ge=0, le=1023)] = 0,
+    replica: ReplicaQuery = 0,
     follow: Annotated[bool, Query(description="Go on until the replica has ended.")] = False,
     offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to leave out.")] = 0,
 ) -> StreamingResponse:

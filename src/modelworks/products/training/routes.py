@@ -13,11 +13,11 @@ from modelworks.db import events, resources
 from modelworks.kernel.errors import Conflict, FieldError, Invalid, NotFound
 from modelworks.kernel.principal import Principal
 from modelworks.kernel.quantities import format_duration
-from modelworks.kernel.resource import Manifest, Name, Ref, Resource
+from modelworks.kernel.resource import Manifest, Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
 from modelworks.products.billing.facade import estimate
-from modelworks.products.context import Context, ContextOf, PrincipalOf, WorkspaceOf
+from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.kind import Lookup
 from modelworks.products.logs import Parts, stream
 from modelworks.products.training.facade import TRAINING_JOB
@@ -114,13 +114,13 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def log(
-    name: Name,
+    name: NamePath,
     context: ContextOf,
     workspace: WorkspaceOf,
     follow: Annotated[bool, Query(description="Go on until the job has ended.")] = False,
     offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to leave out.")] = 0,
     attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Default: all, one after the other.")] = None,
-    replica: Annotated[int, Query(ge=0, le=1023)] = 0,
+    replica: ReplicaQuery = 0,
 ) -> StreamingResponse:
     """Standard output and error of a replica as text, across its attempts.
 
@@ -158,11 +158,11 @@ def log_parts(job: Resource, replica: int, attempt: int | None) -> Parts:
 
 @_routes.get("/{name}/metrics", summary="CPU, memory and I/O of a job's replica", operation_id="getJobMetrics")
 def metrics(
-    name: Name,
+    name: NamePath,
     context: ContextOf,
     workspace: WorkspaceOf,
     attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Default: the latest.")] = None,
-    replica: Annotated[int, Query(ge=0, le=1023)] = 0,
+    replica: ReplicaQuery = 0,
 ) -> Metrics:
     """One sample each two seconds of the run, as long as the node keeps it."""
     with context.engine.connect() as connection:
@@ -179,7 +179,7 @@ def metrics(
 
 
 @_routes.post("/{name}/cancel", status_code=202, summary="Stop a job", operation_id="cancelJob")
-def cancel(name: Name, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
+def cancel(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
     """Its replicas get SIGTERM and their grace period; the job ends as Cancelled. Repeated, nothing more happens."""
     with context.engine.begin() as connection:
         job = _job(connection, workspace, name, lock=True)
