@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelworks.gateway.heads import RequestHead
-from modelworks.gateway.known import plain_request, remember, whole
+from modelworks.gateway.known import KnownAnswer, Memory, WholeAnswer, plain_request, whole
 
 HEAD = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: %s\r\nX: y\r\n\r\n"
 
@@ -21,7 +21,7 @@ def test_the_digits_of_the_length_are_no_part_of_the_key() -> None:
 
 def test_a_message_without_a_length_ends_with_its_head() -> None:
     head = b"GET /p HTTP/1.1\r\nHost: h\r\n\r\n"
-    assert whole(head) == (head[:-4], None, len(head))
+    assert whole(head) == (head[:-4], None, len(head), len(head))
     assert whole(head + b"x") is None
 
 
@@ -59,9 +59,41 @@ def test_only_plain_requests_are_remembered() -> None:
         assert not plain_request(head(**changes))
 
 
-def test_a_memory_is_bounded() -> None:
-    memory: dict[bytes, int] = {}
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nA: b\r\n\r\n%s"
+
+
+def memory_of(*answers: bytes) -> Memory[WholeAnswer]:
+    memory: Memory[WholeAnswer] = Memory()
+    for data in answers:
+        message = whole(data)
+        assert message is not None
+        memory.learn(message.key, KnownAnswer(200, b"HTTP/1.1 200 OK\r\nA: b\r\n", b"Ours: c\r\n"))
+    return memory
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_known_head_is_found_with_any_length_and_only_in_a_whole_message(times: int) -> None:
+    memory = memory_of(ANSWER % (2, b"ok"))
+    for _ in range(times):
+        for body in (b"", b"x", b"other", b"y" * 5000):
+            data = ANSWER % (len(body), body)
+            found = memory.find(data)
+            assert found is not None
+            assert found.out == b"HTTP/1.1 200 OK\r\nA: b\r\nOurs: c\r\nContent-Length: %d\r\n\r\n" % len(body)
+            assert (data[found.body :], found.length, found.size) == (body, len(body), len(data))
+            for other in (data + b"x", data[:-1], b"x" + data, data.replace(b"A: b", b"A: c")):
+                assert memory.find(other) is None
+
+
+def test_a_memory_is_bounded_by_heads_and_by_lengths() -> None:
+    memory: Memory[WholeAnswer] = Memory()
     for i in range(100):
-        remember(memory, b"%d" % i, i)
-        assert memory[b"%d" % i] == i
-        assert len(memory) <= 16
+        data = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nA: %d\r\n\r\nx" % i
+        message = whole(data)
+        assert message is not None
+        memory.learn(message.key, KnownAnswer(200, b"", b""))
+        assert memory.find(data) is not None
+        for size in range(30):
+            assert memory.find(data.replace(b"Length: 1", b"Length: %d" % size)[:-1] + b"x" * size) is not None
+        assert len(memory) <= 32
+    assert memory.find(data.replace(b"A: 99", b"A: 0")) is None

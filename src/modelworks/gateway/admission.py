@@ -77,10 +77,18 @@ class Admission:
         """Requests at replicas of the table; those at replicas that have left it are not counted."""
         return sum(slot.in_flight for slot in self.slots)
 
+    def take(self) -> Slot | None:
+        """A slot at once, or None when there is nothing but the queue."""
+        self._turn += 1
+        slot = least_loaded(self.slots, self._turn)
+        if slot is not None:
+            slot.in_flight += 1
+        return slot
+
     def enter(self, waiter: Waiter, now: float) -> Slot | None:
         """A slot at once, or None: ``waiter.granted`` is called when its turn comes. Raises QueueFull."""
         # Nobody waits while a slot is free, so a free slot is never taken from the head of the queue.
-        slot = self._take()
+        slot = self.take()
         if slot is not None:
             return slot
         if len(self._queue) >= self.queue_size:
@@ -90,7 +98,7 @@ class Admission:
 
     def reenter(self, waiter: Waiter, deadline: float) -> Slot | None:
         """As ``enter``, for one whose replica did not answer: to the front, and the queue's size does not matter."""
-        slot = self._take()
+        slot = self.take()
         if slot is None:
             self._queue[waiter] = deadline
             self._queue.move_to_end(waiter, last=False)
@@ -156,16 +164,9 @@ class Admission:
         capacity = sum(slot.limit for slot in self.slots) or 1
         return min(_LONGEST_RETRY, max(1, math.ceil((len(self._queue) + 1) * self._mean / capacity)))
 
-    def _take(self) -> Slot | None:
-        self._turn += 1
-        slot = least_loaded(self.slots, self._turn)
-        if slot is not None:
-            slot.in_flight += 1
-        return slot
-
     def _pump(self) -> None:
         while self._queue:
-            slot = self._take()
+            slot = self.take()
             if slot is None:
                 return
             waiter, _ = self._queue.popitem(last=False)

@@ -6,12 +6,12 @@ from modelworks.gateway.admission import QueueFull, Slot
 from modelworks.gateway.answer import Answer
 from modelworks.gateway.client import HELD_BY_UPSTREAM, HELD_FOR_REPLICA, Answerable
 from modelworks.gateway.heads import RequestHead, ResponseHead
-from modelworks.gateway.known import KnownAnswer
+from modelworks.gateway.known import WholeAnswer, plain_request
+from modelworks.gateway.outgoing import Outgoing
 from modelworks.gateway.problems import NO_SUCH_SERVICE, Problem
 from modelworks.gateway.service import Service
 from modelworks.gateway.upstream import UpstreamConnection
 
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 _LOST_RETRIES = 2
 
 
@@ -19,20 +19,12 @@ class Exchange:
     """A request on its way. The client's connection feeds ``request_body`` and calls ``flush`` once for each read."""
 
     __slots__ = (
-        "_answer", "_attempts", "_began", "_buffer", "_client", "_deadline", "_entered", "_held", "_losses", "_out",
-        "_over", "_queue_deadline", "_received", "_replay", "_service", "_slot", "_started", "_upstream", "head",
-        "request_complete", "tunnel",
+        "_answer", "_attempts", "_began", "_client", "_deadline", "_entered", "_losses", "_out", "_over",
+        "_queue_deadline", "_service", "_slot", "_started", "_upstream", "head", "request_complete", "tunnel",
     )  # fmt: skip
 
     def __init__(
-        self,
-        client: Answerable,
-        service: Service,
-        head: RequestHead,
-        out: bytes,
-        buffer: int,
-        *,
-        complete: bool = False,
+        self, client: Answerable, service: Service, head: RequestHead, out: bytes, buffer: int, complete: bool = False
     ) -> None:
         """``out``: the head for the replica, or the whole request if it is ``complete``."""
         self.head = head
@@ -40,13 +32,11 @@ class Exchange:
         self.tunnel = self._started = self._over = False
         self._client = client
         self._service = service
-        self._buffer = buffer
-        self._out = [out]
-        self._replay: list[bytes] | None = None
+        self._out = Outgoing(out, buffer, chunked=head.chunked)
         self._answer: Answer | None = None
         self._slot: Slot | None = None
         self._upstream: UpstreamConnection | None = None
-        self._attempts = self._losses = self._held = self._received = 0
+        self._attempts = self._losses = 0
         self._entered = self._deadline = 0.0
 
     # The client's side
@@ -65,39 +55,37 @@ class Exchange:
             self._entered = now
             self._go(slot, now)
 
+    def sent(self, slot: Slot, upstream: UpstreamConnection, began: float) -> None:
+        """It has its turn, its replica and its connection already, and all of it went there at ``began``."""
+        self._slot = slot
+        self._upstream = upstream
+        self._began = self._entered = began
+        self._queue_deadline = began + self._service.route.queue_timeout
+        self._deadline = began + self._service.route.keepalive
+        self._out.take()
+
     def request_body(self, data: bytes) -> None:
-        size = len(data)
-        self._received += size
-        if self._received > self._service.route.max_body:
+        out = self._out
+        waiting = self._upstream is None
+        out.add(data, waiting=waiting)
+        if out.received > self._service.route.max_body:
             self.fail(self._service.too_large())
-            return
-        if self.head.chunked:
-            self._out += (b"%x\r\n" % size, data, b"\r\n")
-        else:
-            self._out.append(data)
-        if self._upstream is None:
-            self._held += size
-            if self._held > self._buffer:
-                self._client.hold(HELD_FOR_REPLICA, True)
+        elif waiting and out.full:
+            self._client.hold(HELD_FOR_REPLICA, True)
 
     def request_end(self) -> None:
         self.request_complete = True
-        if self.head.chunked:
-            self._out.append(b"0\r\n\r\n")
+        self._out.end()
 
     def flush(self) -> None:
         """Send what has come from the client since the last time."""
         upstream = self._upstream
-        out = self._out
-        if upstream is None or not out:
+        if upstream is None or not (data := self._out.take()):
             return
-        self._out = []
-        # Once a second part has gone the whole is no longer at hand.
-        self._replay = out if self._replay is None and not self._deadline and self._held <= self._buffer else None
         since = self._client.now() if self._deadline else self._entered
         self._deadline = since + self._service.route.keepalive
         if not upstream.lost:
-            upstream.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            upstream.transport.write(data)
 
     def tunnel_up(self, data: bytes) -> None:
         """After 101: the client's bytes as they are."""
@@ -197,22 +185,25 @@ class Exchange:
 
     # The upstream's side
 
-    def answer_known(self, known: KnownAnswer, length: int, body: bytes) -> bool:
+    def unfold(self) -> Exchange:
+        """It knows all cases already."""
+        return self
+
+    def answer_known(self, known: WholeAnswer, data: bytes) -> bool:
         """The whole answer at once; False when it is not as plain for this client as it was for others."""
         slot, upstream, client, head = self._slot, self._upstream, self._client, self.head
         if (
             self._answer is not None
             or not self.request_complete
             or client.draining
-            or not head.keep_alive
-            or not head.http11
-            or head.method == b"HEAD"
+            or not plain_request(head)
             or slot is None
             or upstream is None
         ):
             return False
         self._started = True
-        client.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (known.lines, self._ours(slot), length, body))
+        body = data[known.body :]
+        client.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (known.lines, self._ours(slot), known.length, body))
         self._finish(slot, upstream, known.status, True, True)
         return True
 
@@ -292,8 +283,8 @@ class Exchange:
         elif self._may_repeat(upstream, slot, error):
             self._losses += 1
             self._service.metrics.retries += 1
-            self._out = [*(self._replay or ()), *self._out]
-            self._replay, self._deadline, self._answer = None, 0.0, None
+            self._out.again()
+            self._deadline, self._answer = 0.0, None
             slot.door.pool.connect(self)
         else:
             self.broken(f"the connection ended before the answer did ({error or 'closed'})")
@@ -321,9 +312,9 @@ class Exchange:
         client = self._client
         if client.blocked:
             connection.transport.pause_reading()
-        if self._held > self._buffer:
+        if self._out.full:
             client.hold(HELD_FOR_REPLICA, False)
-        if self.head.expects and not self.request_complete and not self._received:
+        if self.head.expects and not self.request_complete and not self._out.received:
             client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _begin_answer(self, answer: Answer, response: ResponseHead) -> None:
@@ -374,16 +365,11 @@ class Exchange:
         return self._answer.status if self._answer is not None else 0
 
     def _may_repeat(self, upstream: UpstreamConnection, slot: Slot, error: Exception | None) -> bool:
-        """A replica may close a kept connection just when a request comes: safe when it cannot have read the request,
-        or when reading it twice is allowed. A fresh connection that breaks has met this request: once is enough."""
-        replay = self._replay
-        if replay is None or self._started or self._status or self._losses >= _LOST_RETRIES or not upstream.reused:
+        if self._started or self._status or self._losses >= _LOST_RETRIES:
             return False
-        if self.head.method in _IDEMPOTENT or isinstance(error, BrokenPipeError):
-            return True
-        if isinstance(error, ConnectionResetError) and slot.replica.address.startswith("unix:"):
-            return self.request_complete  # so a Unix socket says that its peer closed without having read it all
-        return upstream.unsent_at_end >= sum(map(len, replay))
+        unix = slot.replica.address.startswith("unix:")
+        complete = self.request_complete
+        return self._out.repeatable(upstream, self.head.method, error, complete=complete, unix=unix)
 
     def _refuse(self, problem: Problem) -> None:
         """Answer without a replica."""
@@ -396,7 +382,7 @@ class Exchange:
         self._over = True
         upstream, slot = self._upstream, self._slot
         self._upstream = self._slot = None
-        self._out = []
+        self._out.drop()
         if upstream is not None:
             upstream.close()
         self._client.hold(HELD_FOR_REPLICA | HELD_BY_UPSTREAM, False)

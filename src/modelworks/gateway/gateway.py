@@ -17,7 +17,7 @@ from modelworks.gateway.direct import Direct
 from modelworks.gateway.door import Door
 from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import RequestHead
-from modelworks.gateway.known import KnownRequest
+from modelworks.gateway.known import KnownRequest, WholeRequest
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.metrics import render
 from modelworks.gateway.pending import Pending
@@ -25,6 +25,7 @@ from modelworks.gateway.pool import Pool
 from modelworks.gateway.problems import CONTROLLER_DOWN, NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
 from modelworks.gateway.protocol import ClientConnection
 from modelworks.gateway.service import Service
+from modelworks.gateway.straight import Straight
 from modelworks.gateway.table import EMPTY, Replica, Route, Table
 
 _PREDICT = b"/api/predict/"
@@ -40,7 +41,8 @@ class Controller(Service):
         return CONTROLLER_DOWN
 
     def _open(self, replica: Replica) -> Door:
-        return Door(Pool(replica.address, self._loop, self._limits), b"", b"Server: modelworks\r\n")
+        ours = b"Server: modelworks\r\n"
+        return Door(Pool(replica.address, self._loop, self._limits, ours), b"", ours)
 
 
 class Gateway:
@@ -105,27 +107,34 @@ class Gateway:
         return Direct(client, head, NO_SUCH_PATH, self.limits.discard)
 
     def known(self, client: ClientConnection, head: RequestHead) -> KnownRequest | None:
-        """What is to be remembered of a plain request: None when it is for no service's own path."""
+        """What is to be remembered of a plain request: None when it is for no service's own path, or not allowed."""
         name, path = _service_path(head.target)
-        if not name:
+        service = self.services.get(name)
+        if service is None or head.authorization is None:
             return None
-        upstream = head.plain(path, b"%b%b\r\n" % (client.forwarded, head.host or b""))
-        return KnownRequest(head, name, upstream + (b"\r\n" if head.length is None else b"Content-Length: "))
+        digest = self._digests.digest(head.authorization)
+        if not auth.allowed(digest, service.route.tokens):
+            return None
+        out = head.plain(path, b"%b%b\r\n" % (client.forwarded, head.host or b""))
+        return KnownRequest(head, name, digest, out + (b"\r\n" if head.length is None else b"Content-Length: "))
 
-    def reopen(self, client: ClientConnection, known: KnownRequest, length: int | None, body: bytes) -> Exchange | None:
-        """As ``open``, for a whole request with a known head; None when it is not plainly allowed."""
+    def repeat(self, client: ClientConnection, straight: Straight, known: WholeRequest, data: bytes) -> bool:
+        """As ``open`` for a whole request with a known head, and begin it; False when it is not plainly allowed."""
         service = self.services.get(known.service)
-        authorization = known.head.authorization
         if (
             service is None
-            or authorization is None
             or not service.ready
-            or len(body) > service.longest_whole
-            or not auth.allowed(self._digests.digest(authorization), service.route.tokens)
+            or known.length > service.longest_whole
+            or not auth.allowed(known.digest, service.route.tokens)
         ):
-            return None
-        request = known.upstream if length is None else b"%b%d\r\n\r\n%b" % (known.upstream, length, body)
-        return Exchange(client, service, known.head, request, self.limits.buffer, complete=True)
+            return False
+        out = known.out + data[known.body :]
+        if client.blocked or not straight.start(service, known, out):
+            exchange = Exchange(client, service, known.head, out, self.limits.buffer, True)
+            client.begun(exchange)
+            exchange.begin()
+            exchange.flush()
+        return True
 
     def metrics(self) -> str:
         """Prometheus text."""

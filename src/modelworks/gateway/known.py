@@ -1,5 +1,6 @@
 """Heads that were read before. One request of a client is like its last one but for the length of its body, and so
-are a replica's answers: what reading a head gave is remembered by its very bytes, without the digits of Content-Length.
+are a replica's answers: what reading a head gave is remembered by its very bytes, without the digits of Content-Length;
+and again with them, since lengths repeat too.
 
 Only plain messages are remembered: HTTP/1.1, kept alive, framed by Content-Length or without a body. The parser has
 read each of them once, with every check, and a message is taken from memory only when it is whole in one read.
@@ -7,49 +8,146 @@ read each of them once, with every check, and a message is taken from memory onl
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from modelworks.gateway.heads import RequestHead, ResponseHead
 
 _REMEMBERED = 16
+_LENGTHS = 16
 _LONGEST = 4096
 _UNREMEMBERED = (b"HEAD", b"CONNECT")
-Known = TypeVar("Known")
-
-
-class KnownRequest(NamedTuple):
-    """``upstream``: the head for the replica, up to the digits of Content-Length (its last header) if it has one."""
-
-    head: RequestHead
-    service: bytes
-    upstream: bytes
-
-
-class KnownAnswer(NamedTuple):
-    """``lines``: the status line and the replica's headers for the client, but for Content-Length."""
-
-    status: int
-    lines: bytes
 
 
 class Message(NamedTuple):
-    """A whole message in one read: its head without the digits of its length, and where its body begins."""
+    """A whole message in one read: its head without the digits of its length, where its body begins, its size."""
 
     key: bytes
     length: int | None
     body: int
+    size: int
+
+
+class Whole(Protocol):
+    """A message whose head is known with its length, too: ``size`` of it all in bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+
+W = TypeVar("W", bound=Whole)
+W_co = TypeVar("W_co", bound=Whole, covariant=True)
+
+
+class Known(Protocol[W_co]):
+    """What reading a head gave, whatever the length of the body."""
+
+    def whole(self, message: Message) -> W_co: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRequest:
+    """``out``: the head for the replica. ``length`` and ``body`` are of the body, and where it begins, in bytes."""
+
+    head: RequestHead
+    service: bytes
+    digest: bytes
+    out: bytes
+    length: int
+    body: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRequest:
+    """``digest``: of the token it came with. ``out``: the head for the replica, up to the digits of Content-Length (its
+    last header) if it has one."""
+
+    head: RequestHead
+    service: bytes
+    digest: bytes
+    out: bytes
+
+    def whole(self, message: Message) -> WholeRequest:
+        out = self.out if message.length is None else b"%b%d\r\n\r\n" % (self.out, message.length)
+        return WholeRequest(
+            self.head, self.service, self.digest, out, message.length or 0, message.body, message.size
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """``out``: the head for a client that did not queue. ``lines``: its lines but for ours and the length."""
+
+    status: int
+    lines: bytes
+    out: bytes
+    length: int
+    body: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """``lines``: the status line and the replica's headers for the client, but for Content-Length; ``ours``: our own
+    headers in its answers to those who did not queue."""
+
+    status: int
+    lines: bytes
+    ours: bytes
+
+    def whole(self, message: Message) -> WholeAnswer:
+        length = message.length or 0
+        out = b"%b%bContent-Length: %d\r\n\r\n" % (self.lines, self.ours, length)
+        return WholeAnswer(self.status, self.lines, out, length, message.body, message.size)
+
+
+class Memory(Generic[W]):
+    """Heads by their bytes. What is full is emptied, since what matters in it is back after one message."""
+
+    __slots__ = ("_heads", "_lengths")
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Known[W]] = {}
+        self._lengths: dict[bytes, W] = {}
+
+    def __len__(self) -> int:
+        return len(self._heads) + len(self._lengths)
+
+    def find(self, data: bytes) -> W | None:
+        """``data`` as one whole message with a head that is known."""
+        found = self._lengths.get(data[: data.find(b"\r\n\r\n", 0, _LONGEST) + 4])
+        if found is None:
+            return self._find(data)
+        return found if found.size == len(data) else None
+
+    def learn(self, key: bytes, known: Known[W]) -> None:
+        """Remember a head by the key of a message that had it."""
+        if len(self._heads) >= _REMEMBERED:
+            self._heads.clear()
+        self._heads[key] = known
+
+    def _find(self, data: bytes) -> W | None:
+        message = whole(data)
+        known = self._heads.get(message.key) if message is not None else None
+        if message is None or known is None:
+            return None
+        if len(self._lengths) >= _LENGTHS:
+            self._lengths.clear()
+        found = self._lengths[data[: message.body]] = known.whole(message)
+        return found
 
 
 def whole(data: bytes) -> Message | None:
     """``data`` as one whole message, if it can be told from its head alone that it is one."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0 or end > _LONGEST:
+    end = data.find(b"\r\n\r\n", 0, _LONGEST)
+    if end < 0:
         return None
     at = data.find(b"\r\nContent-Length: ", 0, end)
     if at < 0:
         at = data.find(b"\r\ncontent-length: ", 0, end)
         if at < 0:
-            return Message(data[:end], None, end + 4) if end + 4 == len(data) else None
+            return Message(data[:end], None, end + 4, len(data)) if end + 4 == len(data) else None
     start = at + 18
     stop = data.find(b"\r", start)
     digits = data[start:stop]
@@ -58,7 +156,7 @@ def whole(data: bytes) -> Message | None:
     length = int(digits)
     if end + 4 + length != len(data):
         return None
-    return Message(data[:start] + data[stop:end], length, end + 4)
+    return Message(data[:start] + data[stop:end], length, end + 4, len(data))
 
 
 def plain_request(head: RequestHead) -> bool:
@@ -81,10 +179,3 @@ def plain_answer(response: ResponseHead) -> bool:
         and response.length is not None
         and response.upgrade is None
     )
-
-
-def remember(memory: dict[bytes, Known], key: bytes, known: Known) -> None:
-    """Keep ``known``; a memory that is full is emptied, since what matters in it is back after one request."""
-    if len(memory) >= _REMEMBERED:
-        memory.clear()
-    memory[key] = known

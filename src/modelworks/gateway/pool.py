@@ -6,7 +6,7 @@ import asyncio
 import select
 from typing import Protocol
 
-from modelworks.gateway.known import KnownAnswer
+from modelworks.gateway.known import Memory, WholeAnswer
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.table import parse_address
 from modelworks.gateway.upstream import UpstreamConnection
@@ -23,13 +23,15 @@ class Caller(Protocol):
 class Pool:
     """Idle connections to one address, the latest used first. How many there are is bounded by the replica's limit."""
 
-    __slots__ = ("_connecting", "_idle", "_known", "_limits", "_loop", "_target", "address", "closed")
+    __slots__ = ("_connecting", "_idle", "_limits", "_loop", "_memory", "_ours", "_target", "address", "closed")
 
-    def __init__(self, address: str, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+    def __init__(self, address: str, loop: asyncio.AbstractEventLoop, limits: Limits, ours: bytes) -> None:
+        """``ours``: our own headers in the answers to those who did not queue."""
         self.address = address
         self.closed = False
         self._target = parse_address(address)
-        self._known: dict[bytes, KnownAnswer] = {}
+        self._ours = ours
+        self._memory: Memory[WholeAnswer] = Memory()
         self._loop = loop
         self._limits = limits
         self._idle: list[tuple[UpstreamConnection, float]] = []
@@ -76,7 +78,7 @@ class Pool:
         self._idle.clear()
 
     def _new(self) -> UpstreamConnection:
-        return UpstreamConnection(self._known)
+        return UpstreamConnection(self._memory, self._ours)
 
     async def _connect(self, caller: Caller) -> None:
         try:

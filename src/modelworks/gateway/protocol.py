@@ -12,9 +12,11 @@ from modelworks.gateway.client import HELD_BY_PIPELINE, Request
 from modelworks.gateway.direct import Direct
 from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import Headers, RequestHead, read_request
-from modelworks.gateway.known import KnownRequest, Message, plain_request, remember, whole
+from modelworks.gateway.intake import Intake
+from modelworks.gateway.known import KnownRequest, Memory, WholeRequest, plain_request, whole
 from modelworks.gateway.limits import Limits
-from modelworks.gateway.problems import HEAD_TOO_LARGE, SLOW_CLIENT, TARGET_TOO_LONG, Problem, bad_request
+from modelworks.gateway.problems import SLOW_CLIENT, Problem, bad_request
+from modelworks.gateway.straight import Straight
 
 _LATER = float("inf")
 
@@ -29,9 +31,7 @@ class Router(Protocol):
     def now(self) -> float: ...
     def open(self, client: ClientConnection, head: RequestHead) -> Request: ...
     def known(self, client: ClientConnection, head: RequestHead) -> KnownRequest | None: ...
-    def reopen(
-        self, client: ClientConnection, known: KnownRequest, length: int | None, body: bytes
-    ) -> Exchange | None: ...
+    def repeat(self, client: ClientConnection, straight: Straight, known: WholeRequest, data: bytes) -> bool: ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -39,9 +39,9 @@ class ClientConnection(asyncio.Protocol):
     those that were pipelined."""
 
     __slots__ = (
-        "_advancing", "_between", "_bodiless_bytes", "_current", "_ended", "_head_bytes", "_headers", "_held",
-        "_in_head", "_key", "_known", "_limits", "_lingering", "_parser", "_pipeline", "_progress", "_read_deadline",
-        "_receiving", "_rest", "_router", "_target", "_transport", "_tunnel", "_write_deadline",
+        "_advancing", "_between", "_current", "_ended", "_headers", "_held",
+        "_in_head", "_intake", "_key", "_limits", "_lingering", "_memory", "_parser", "_pipeline", "_read_deadline",
+        "_receiving", "_rest", "_router", "_straight", "_target", "_transport", "_tunnel", "_write_deadline",
         "blocked", "forwarded", "now",
     )  # fmt: skip
 
@@ -55,7 +55,8 @@ class ClientConnection(asyncio.Protocol):
         self.forwarded = b""
         self._parser = httptools.HttpRequestParser(self)
         self._between = True  # the parser has read whole requests only, and goes on
-        self._known: dict[bytes, KnownRequest] = {}
+        self._memory: Memory[WholeRequest] = Memory()
+        self._straight: Straight | None = Straight(self, self._limits.buffer)
         self._key: bytes | None = None  # of the request that is being parsed, if it may be remembered
         self._target = b""
         self._headers: Headers = []
@@ -63,8 +64,8 @@ class ClientConnection(asyncio.Protocol):
         self._receiving: Request | None = None
         self._pipeline: deque[Request] = deque()
         self._held = 0
-        self._head_bytes = self._bodiless_bytes = 0
-        self._in_head = self._progress = self._advancing = False
+        self._intake = Intake(self._limits)
+        self._in_head = self._advancing = False
         self._ended = self._lingering = False
         self._rest = b""
         self._tunnel: Exchange | None = None
@@ -86,17 +87,23 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ended and not self._lingering:
             return
-        self._key = None
-        if self._between and self._current is None and (message := whole(data)) is not None:
-            if self._repeat(message, data):
-                return
-        elif self._tunnel is not None:
+        unbroken = self._between and self._current is None
+        if (
+            unbroken
+            and (known := self._memory.find(data)) is not None
+            and (straight := self._straight) is not None
+            and self._router.repeat(self, straight, known, data)
+        ):
+            return
+        if self._tunnel is not None:
             self._tunnel.tunnel_up(data)
             return
         if self._parser is None:
             self._hold_rest(data)
             return
-        self._progress = False
+        message = whole(data) if unbroken else None
+        self._key = message.key if message is not None else None
+        self._intake.progress = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -126,7 +133,7 @@ class ClientConnection(asyncio.Protocol):
             current.abort()
         self._pipeline.clear()
         self._receiving = None
-        self._parser = None
+        self._parser = self._straight = None
 
     def pause_writing(self) -> None:
         self.blocked = True
@@ -151,7 +158,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._target = url
         self._in_head = True
-        self._head_bytes = -1
+        self._intake.head_begins()
         self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -170,11 +177,11 @@ class ClientConnection(asyncio.Protocol):
             if self._key is not None and plain_request(head):
                 known = self._router.known(self, head)
                 if known is not None:
-                    remember(self._known, self._key, known)
+                    self._memory.learn(self._key, known)
             self._enqueue(self._router.open(self, head))
 
     def on_body(self, data: bytes) -> None:
-        self._progress = True
+        self._intake.progress = True
         if self._receiving is not None:
             self._receiving.request_body(data)
 
@@ -221,6 +228,25 @@ class ClientConnection(asyncio.Protocol):
                 self._advance()
         elif self._receiving is None and not self._in_head:
             self._read_deadline = self.now() + self._limits.idle_timeout
+
+    def begun(self, request: Request) -> None:
+        """``request`` came as a whole and is on its way."""
+        self._current = request
+        self._read_deadline = _LATER
+
+    def answer(self, data: bytes, now: float) -> None:
+        """The whole answer to the current request, which keeps the connection."""
+        self._current = None  # first: writing may say at once that this was too much
+        self._transport.write(data)
+        if self._pipeline or self._receiving is not None or self._in_head:
+            self.done(True)
+        else:
+            self._read_deadline = now + self._limits.idle_timeout
+
+    def unfolded(self, request: Request, exchange: Request) -> None:
+        """The request goes on as ``exchange``."""
+        if self._current is request:
+            self._current = exchange
 
     def replace(self, request: Request, successor: Request) -> None:
         """Another one answers in the request's place."""
@@ -279,21 +305,6 @@ class ClientConnection(asyncio.Protocol):
 
     # Inside
 
-    def _repeat(self, message: Message, data: bytes) -> bool:
-        """Take a request whose head is known past the parser; False when it has to be parsed."""
-        known = self._known.get(message.key)
-        if known is None:
-            self._key = message.key
-            return False
-        exchange = self._router.reopen(self, known, message.length, data[message.body :])
-        if exchange is None:
-            return False
-        self._read_deadline = _LATER
-        self._current = exchange
-        exchange.begin()
-        exchange.flush()
-        return True
-
     def _enqueue(self, exchange: Request) -> None:
         self._receiving = exchange
         if self._current is None and not self._pipeline:
@@ -315,28 +326,17 @@ class ClientConnection(asyncio.Protocol):
             self.hold(HELD_BY_PIPELINE, False)
 
     def _reading_head(self, size: int) -> None:
-        """The head is not complete yet."""
-        if self._head_bytes < 0:
-            # The first read may hold the end of the request before, too: it is bounded by the loop, and not counted.
-            self._head_bytes = 0
+        first, problem = self._intake.head(size, len(self._target))
+        if first:
             self._read_deadline = self.now() + self._limits.head_timeout
-        else:
-            self._head_bytes += size
-        if len(self._target) > self._limits.target:
-            self._fail(TARGET_TOO_LONG)
-        elif self._head_bytes > self._limits.head:
-            self._fail(HEAD_TOO_LARGE)
+        if problem is not None:
+            self._fail(problem)
 
     def _reading_body(self, receiving: Request, size: int) -> None:
-        """The body is not complete yet. Chunk extensions and trailers are no body, and are bounded."""
         self._read_deadline = self.now() + self._limits.stall_timeout
-        if self._progress:
-            self._bodiless_bytes = 0
-            return
-        self._bodiless_bytes += size
-        head = receiving.head
-        if head is not None and head.chunked and self._bodiless_bytes > self._limits.head:
-            self._fail(HEAD_TOO_LARGE)
+        problem = self._intake.body(size, receiving.head is not None and receiving.head.chunked)
+        if problem is not None:
+            self._fail(problem)
 
     def _upgraded(self, rest: bytes) -> None:
         """The parser has met CONNECT or Upgrade: what follows is not HTTP, or not meant for us."""

@@ -146,7 +146,8 @@ class Service:
         lines = (
             f"Server: modelworks\r\nX-Mw-Replica: {replica.id}\r\nX-Mw-Revision: {replica.revision}\r\nX-Mw-Queue-Ms: "
         ).encode()
-        return Door(Pool(replica.address, self._loop, self._limits), lines, lines + b"0\r\n")
+        unqueued = lines + b"0\r\n"
+        return Door(Pool(replica.address, self._loop, self._limits, unqueued), lines, unqueued)
 
     def _let_go(self, slots: list[Slot]) -> None:
         """Their requests go on; no new ones come, and each connection closes when its answer is whole."""

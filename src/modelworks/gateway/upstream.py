@@ -9,19 +9,28 @@ import httptools
 
 from modelworks.gateway.answer import status_line
 from modelworks.gateway.heads import Headers, ResponseHead, read_response
-from modelworks.gateway.known import KnownAnswer, plain_answer, remember, whole
+from modelworks.gateway.known import KnownAnswer, Memory, WholeAnswer, plain_answer, whole
 
 # A replica is not trusted with the gateway's memory.
 _MOST_HEADERS = 256
 _LARGEST_HEAD = 256 * 1024
 
 
-class Answering(Protocol):
+class Asking(Protocol):
+    """Who waits for an answer on an upstream connection. ``unfold``: the one who can take it in parts."""
+
+    @property
+    def tunnel(self) -> bool: ...
+    def answer_known(self, known: WholeAnswer, data: bytes) -> bool: ...
+    def unfold(self) -> Answering: ...
+    def upstream_lost(self, error: Exception | None) -> None: ...
+    def upstream_ended(self) -> None: ...
+    def upstream_blocked(self, blocked: bool) -> None: ...
+
+
+class Answering(Asking, Protocol):
     """The side of an exchange that an upstream connection sees."""
 
-    tunnel: bool
-
-    def answer_known(self, known: KnownAnswer, length: int, body: bytes) -> bool: ...
     def answer_head(self, response: ResponseHead | None) -> None: ...
     def answer_body(self, data: bytes) -> None: ...
     def answer_end(self) -> None: ...
@@ -32,27 +41,25 @@ class Answering(Protocol):
     def tunnel_down(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
     def broken(self, detail: str) -> None: ...
-    def upstream_lost(self, error: Exception | None) -> None: ...
-    def upstream_ended(self) -> None: ...
-    def upstream_blocked(self, blocked: bool) -> None: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Parses answers one after another. ``exchange`` is None while it is idle in its pool; ``known`` is the memory of
-    the replica's answers."""
+    """Parses answers one after another. ``exchange`` is None while it is idle in its pool; ``memory`` is of the
+    replica's answers, ``ours`` our own headers in them for those who did not queue."""
 
     __slots__ = (
-        "_between", "_headers", "_keep", "_key", "_known", "_parser", "_pending", "exchange", "lost", "reused",
-        "transport", "unsent_at_end",
+        "_between", "_headers", "_keep", "_key", "_memory", "_ours", "_parser", "_pending", "exchange", "lost",
+        "reused", "transport", "unsent_at_end",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, known: dict[bytes, KnownAnswer]) -> None:
-        self._known = known
+    def __init__(self, memory: Memory[WholeAnswer], ours: bytes) -> None:
+        self._memory = memory
+        self._ours = ours
         self._key: bytes | None = None  # of the answer that is being parsed, if it may be remembered
         self._between = True  # the parser has read whole messages only
-        self.exchange: Answering | None = None
+        self.exchange: Asking | None = None
         self.reused = False
         self.lost = False
         self.unsent_at_end = 0  # bytes that had not left when the replica closed its side
@@ -86,22 +93,20 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        exchange = self.exchange
-        if exchange is None:
+        asking = self.exchange
+        if asking is None:
             self.close()  # an answer nobody asked for
             return
+        if self._between and not asking.tunnel and (known := self._memory.find(data)) is not None:
+            self._keep = True
+            if asking.answer_known(known, data):
+                return
+        exchange = asking.unfold()
         if exchange.tunnel:
             exchange.tunnel_down(data)
             return
-        self._key = None
-        if self._between and (message := whole(data)) is not None and message.length is not None:
-            known = self._known.get(message.key)
-            if known is None:
-                self._key = message.key
-            else:
-                self._keep = True
-                if exchange.answer_known(known, message.length, data[message.body :]):
-                    return
+        message = whole(data) if self._between else None
+        self._key = message.key if message is not None and message.length is not None else None
         parser = self._parser
         try:
             parser.feed_data(data)
@@ -167,28 +172,32 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, []
         self._pending = 0
-        if self.exchange is not None and not self.exchange.answered():
+        exchange = self._answering()
+        if exchange is not None and not exchange.answered():
             response = read_response(self._parser.get_status_code(), headers)
             if response is not None and self._key is not None:
                 self._learn(self._key, response)
-            self.exchange.answer_head(response)
+            exchange.answer_head(response)
 
     def on_body(self, data: bytes) -> None:
-        if self.exchange is not None:
-            self.exchange.answer_body(data)
+        exchange = self._answering()
+        if exchange is not None:
+            exchange.answer_body(data)
 
     def on_message_complete(self) -> None:
         self._between = True
         self._headers = []  # trailers are not passed on
-        exchange = self.exchange
+        exchange = self._answering()
         if exchange is not None and not exchange.answered():
             self._keep = self._parser.should_keep_alive()
             exchange.answer_end()
 
     # Inside
 
+    def _answering(self) -> Answering | None:
+        return self.exchange.unfold() if self.exchange is not None else None
+
     def _learn(self, key: bytes, response: ResponseHead) -> None:
         if plain_answer(response) and self._parser.should_keep_alive():
-            remember(
-                self._known, key, KnownAnswer(response.status, status_line(response.status) + b"".join(response.lines))
-            )
+            lines = status_line(response.status) + b"".join(response.lines)
+            self._memory.learn(key, KnownAnswer(response.status, lines, self._ours))
