@@ -235,7 +235,7 @@ def test_what_fails_is_named_with_its_last_words_and_nothing_runs_on(platform: P
 def test_a_failed_preparation_is_told_with_its_remedy(platform: Platform) -> None:
     (platform.home.root / "fail-prepare").write_text("no engine")
     done = platform.run("up", "--detach", "--port", "0")
-    assert (done.returncode, done.stderr.splitlines()) == (1, ["error: no engine", "  remedy: remove the file"])
+    assert (done.returncode, done.stderr.splitlines()) == (1, ["error: no engine", "try: remove the file"])
 
 
 def test_a_taken_port_is_named_with_who_has_it(platform: Platform) -> None:

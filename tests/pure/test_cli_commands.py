@@ -275,7 +275,8 @@ def test_cost_table(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cost"]) == 0
     out = capsys.readouterr().out
     assert "Service/digits" in out
-    assert "0.012500 USD" in out
+    assert "0.0125 USD" in out
+    assert "0.5 instance·h" in out
 
 
 def test_a_token_is_the_only_thing_printed(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:

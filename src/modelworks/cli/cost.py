@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from modelworks.cli.command import invocation
-from modelworks.cli.output import Output, money
+from modelworks.cli.output import Output, money, quantity_hours
 from modelworks.sdk.client import Document
 
 
@@ -39,7 +39,7 @@ def cost_table(out: Output, answer: Document, by: By = By.RESOURCE) -> None:
         (
             item.get("day") if by is By.DAY else "/".join(str(item.get(k, "")) for k in ("kind", "name")),
             item.get("item", ""),
-            f"{float(item.get('quantity_hours') or 0):.4f} {item.get('unit', '')}·h",
+            quantity_hours(item.get("quantity_hours"), str(item.get("unit", ""))),
             money(item.get("amount")),
         )
         for item in answer.get("items") or ()

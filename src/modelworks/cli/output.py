@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -20,6 +21,8 @@ from modelworks.kernel.quantities import format_duration
 from modelworks.sdk.text import Utf8Writer
 
 _ENDLESS = 100_000  # columns
+_LEAST_MONEY, _LEAST_QUANTITY, _LEAST_OF_A_UNIT = 1e-6, 0.0001, 0.01
+_SMALLER = {"TiB": "GiB", "GiB": "MiB", "MiB": "KiB", "KiB": "B"}
 
 
 class Output:
@@ -99,7 +102,28 @@ def age(timestamp: Any, now: datetime | None = None) -> str:
 
 
 def money(amount: Any, currency: str = "") -> str:
-    """Six places below one, two above: costs of seconds are small."""
+    """Two places from one on; below, four digits that count and at most six places: costs of seconds are small."""
     value = float(amount or 0)
-    text = f"{value:.2f}" if value >= 1 or value == 0 else "<0.000001" if value < 1e-6 else f"{value:.6f}"
+    if value == 0 or round(value, 4) >= 1:
+        text = f"{value:.2f}"
+    elif value < _LEAST_MONEY:
+        text = f"<{_LEAST_MONEY:f}"
+    else:
+        exact = Decimal(value)
+        text = _plain(round(exact, min(6, 3 - exact.adjusted())))
     return f"{text} {currency}".strip()
+
+
+def quantity_hours(amount: Any, unit: str) -> str:
+    """Units × hours, such as ``0.5 instance·h``. Of a unit of bytes the one that fits: 0.0002 GiB is 0.2048 MiB."""
+    value = float(amount or 0)
+    while 0 < value < _LEAST_OF_A_UNIT and unit in _SMALLER:
+        value, unit = value * 1024, _SMALLER[unit]
+    text = f"<{_LEAST_QUANTITY}" if 0 < value < _LEAST_QUANTITY else _plain(round(Decimal(value), 4))
+    return f"{text} {unit}·h"
+
+
+def _plain(value: Decimal) -> str:
+    """Without zeros at the end and without an exponent."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -99,9 +99,10 @@ def print_endpoint(endpoint: Endpoint, as_json: bool, again: bool = False) -> No
 
 
 def print_failure(error: SetupFailed) -> None:
+    """As every command of ``mw`` tells its errors (cli/problems.py)."""
     print(f"error: {error}", file=sys.stderr)
     if error.remedy:
-        print(f"  remedy: {error.remedy}", file=sys.stderr)
+        print(f"try: {error.remedy}", file=sys.stderr)
 
 
 def _print(text: str) -> None:
