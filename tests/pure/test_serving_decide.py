@@ -220,6 +220,8 @@ def test_without_room_for_a_surge_one_goes_first() -> None:
     old = set(it.world.live)
     change(it, "d2", replicas=2)
     it.settle()
+    assert len(addresses(it)) == 2, "what was given up elsewhere a moment ago may be the room it needs"
+    it.pass_time(5.0)
     assert len(addresses(it)) == 1
     it.pass_time(1.0)
     assert len(set(it.world.live) & old) == 1
@@ -231,6 +233,22 @@ def test_without_room_for_a_surge_one_goes_first() -> None:
     make_ready(it)
     assert not set(it.world.live) & old
     assert it.status["message"] == "2 of 2 replicas ready"
+
+
+def test_room_that_comes_free_in_time_saves_the_old_one() -> None:
+    it = up(1, room=1)
+    (old,) = it.world.live
+    change(it, "d2", replicas=1)
+    it.settle()
+    it.pass_time(2.0)
+    it.world.room = 2
+    it.world.admit()
+    it.settle()
+    (new,) = set(it.world.live) - {old}
+    it.pass_time(60.0)
+    assert addresses(it) == {address(old)}
+    make_ready(it, new)
+    assert addresses(it) == {address(new)}
 
 
 def test_a_failing_revision_leaves_the_old_one_serving() -> None:

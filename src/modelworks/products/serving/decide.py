@@ -33,7 +33,7 @@ from modelworks.products.serving.observe import Observed
 from modelworks.products.serving.older import older_replicas
 from modelworks.products.serving.queries import TOKEN
 from modelworks.products.serving.record import Record, ServicePhase
-from modelworks.products.serving.rollout import SETTLE, View, ended_lately, hand_over, to_reserve
+from modelworks.products.serving.rollout import SETTLE, View, asked_lately, ended_lately, hand_over, to_reserve
 from modelworks.products.serving.routing import active_tokens, route, service_path
 from modelworks.products.serving.runs import Service, run_spec
 from modelworks.products.serving.slots import current_slots, serving
@@ -149,6 +149,7 @@ def _wake(view: View, tokens: Mapping[str, float | None]) -> float | None:
     ]
     due += [since + _DRAIN_DELAY for since in view.draining.values() if view.now - since < _DRAIN_DELAY]
     due += [run.exited_at + SETTLE for run in view.runs.values() if run.exited_at and ended_lately(run, view.now)]
+    due += [c.created_at.timestamp() + SETTLE for c in view.claims.values() if asked_lately(c, view.now)]
     due += [until for until in tokens.values() if until is not None and until > view.now]
     waits = [max(at - view.now, 0.0) for at in due]
     if view.slots or any(not run.phase.ended for run in view.runs.values()):

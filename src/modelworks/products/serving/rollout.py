@@ -1,7 +1,7 @@
 """Which replicas may start and which must go, so that a service stays up while it changes. Pure.
 
 A new revision starts one replica beside those that serve (the surge) and an old one goes for each that became ready.
-Where there is no room for one more, an old one goes first, and only one at a time. An old one that ends before it was
+Where there is no room for one more, and none comes free in a moment, an old one goes first, only one at a time. An old one that ends before it was
 replaced begins again, as long as fewer of the new ones serve than are wanted.
 """
 
@@ -110,8 +110,14 @@ def _waits_for_room(view: View) -> bool:
         if (claim := view.claims.get(view.key(slot))) is not None
         and claim.node is None
         and claim.reason.startswith(_FITS_LATER)
+        and not asked_lately(claim, view.now)
     ]
     return bool(waiting)
+
+
+def asked_lately(claim: ClaimView, now: float) -> bool:
+    """Room that somebody gave up when this was claimed may still reach it."""
+    return claim.node is None and now - claim.created_at.timestamp() < SETTLE
 
 
 def ended_lately(run: RunObservation, now: float) -> bool:
