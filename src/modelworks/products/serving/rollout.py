@@ -1,8 +1,8 @@
 """Which replicas may start and which must go, so that a service stays up while it changes. Pure.
 
 A new revision starts one replica beside those that serve (the surge) and an old one goes for each that became ready.
-Where there is no room for one more, and none comes free in a moment, an old one goes first, only one at a time. An
-old one that ends before it was replaced begins again, as long as fewer of the new ones serve than are wanted.
+Where there is no room for one more, and none comes free in a moment, an old one goes first, only one at a time. An old
+one that ends before it was replaced begins again, as long as fewer of the new ones serve than are wanted.
 """
 
 from __future__ import annotations
