@@ -10,12 +10,14 @@ from typing import Any
 from modelworks.kernel.decision import (
     Claim,
     Decision,
+    EnsureKey,
     EnsureRun,
     EnsureSecret,
     ForgetRun,
     PublishRoute,
     Release,
     Remove,
+    RemoveKey,
     RemoveObjects,
     Reserve,
     StopRun,
@@ -44,6 +46,7 @@ class World:
     stops: list[str] = field(default_factory=list)
     route: dict[str, Any] | None = None
     token: bool = False
+    api_key: str | None = None
     emptied: list[str] = field(default_factory=list)
     removed: bool = False
 
@@ -61,8 +64,14 @@ class World:
                 case Release(key, ended_at):
                     if self.claims.pop(key, None) is not None:
                         self.released[key] = ended_at
-                case EnsureRun(node, run):
+                case EnsureRun(node, run, epoch):
+                    assert epoch in ("", self.api_key), f"{run.key} would start with a key that opens nothing"
                     self._ensure(node, run)
+                case EnsureKey(epoch):
+                    self.api_key = epoch
+                case RemoveKey():
+                    assert not self.live, "a job that runs loses its key"
+                    self.api_key = None
                 case StopRun(_, key):
                     self._stop(key)
                 case ForgetRun(_, key):

@@ -19,7 +19,7 @@ from tests.agents import poll
 from tests.cli_platform import Mw, fresh
 
 from modelworks.db.tables import claims
-from modelworks.kernel.errors import NotFound
+from modelworks.kernel.errors import NotFound, Unauthorized
 from modelworks.kernel.run import RunKey
 from modelworks.sdk import jobs
 from modelworks.sdk.client import Client
@@ -285,6 +285,40 @@ def test_keys_of_a_job_open_its_own_prefixes_only(mw: Mw, tmp_path: Path) -> Non
     }  # fmt: skip
     without = mw.ok("job", "submit", "-f", "-", "--follow", stdin=job("keyless", "env | grep -c ^AWS_ || true", **spec))
     assert without.splitlines()[-2] == "0"
+
+
+ASK = """
+import os, urllib.error, urllib.request
+def ask(path, method="GET"):
+    headers = {"Authorization": "Bearer " + os.environ["MW_TOKEN"]}
+    asked = urllib.request.Request(os.environ["MW_API"] + "/api/v1" + path, method=method, headers=headers)
+    try:
+        return urllib.request.urlopen(asked).status
+    except urllib.error.HTTPError as error:
+        return error.code
+print("token", os.environ["MW_TOKEN"])
+print("answers", ask("/jobs/asks/metrics"), ask("/status?workspace=other"), ask("/keys"), ask("/nodes", "POST"))
+"""
+
+
+def test_the_api_key_of_a_job_is_for_its_workspace_and_ends_with_it(mw: Mw, client: Client) -> None:
+    told = mw.ok("job", "submit", "-f", "-", "--follow", stdin=python("asks", ASK, credentials=True))
+    said = dict(line.split(" ", 1) for line in told.splitlines() if line.startswith(("token ", "answers ")))
+    assert said["answers"] == "200 403 403 404"
+    assert "job:" not in mw.ok("key", "list")
+    document = json.loads(mw.home.client.read_text())
+
+    def refused() -> bool:
+        with contextlib.closing(Client(document["url"], said["token"])) as late:
+            try:
+                late.get("Bucket", "none")
+            except Unauthorized:
+                return True
+            except NotFound:
+                return False  # believed for some seconds
+        return False
+
+    poll(refused)
 
 
 SPY = """

@@ -55,6 +55,37 @@ def key(attempt: int = 1, rank: int = 0) -> str:
     return f"{UID}/a{attempt}/{rank}/0"
 
 
+def test_a_job_with_credentials_has_a_key_while_it_lives() -> None:
+    it = loop(job(credentials=True, retries=1))
+    it.settle()
+    assert it.world.api_key == "a1"
+    it.world.start(key())
+    it.world.end(key(), RunReason.FAILED, 1)
+    it.settle()
+    it.pass_time(60)
+    assert (it.status["attempt"], it.world.api_key) == (2, "a2")
+    it.world.start(key(2))
+    it.world.end(key(2))
+    it.settle()
+    assert (it.status["phase"], it.world.api_key) == ("Succeeded", None)
+
+
+def test_a_job_without_credentials_has_none() -> None:
+    it = loop(job())
+    it.settle()
+    assert it.world.starts == [key()]
+    assert it.world.api_key is None
+
+
+def test_a_cancelled_job_keeps_no_key() -> None:
+    cancel: list[float] = []
+    it = loop(job(credentials=True), cancel=cancel)
+    it.settle()
+    cancel.append(START)
+    it.settle()
+    assert (it.status["phase"], it.world.api_key) == ("Cancelled", None)
+
+
 def test_a_job_that_succeeds() -> None:
     it = loop(job())
     assert it.step().status["phase"] == "Queued"

@@ -18,7 +18,7 @@ from typing import assert_never
 from sqlalchemy import Connection, Engine
 
 from modelworks.control.fleet import Fleet
-from modelworks.db import claims, events, ledger, resources, routes, secrets
+from modelworks.db import claims, events, jobkeys, ledger, resources, routes, secrets
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import (
@@ -26,6 +26,7 @@ from modelworks.kernel.decision import (
     Emit,
     EnsureBucket,
     EnsureDirectory,
+    EnsureKey,
     EnsureRun,
     EnsureSecret,
     ForgetRun,
@@ -35,6 +36,7 @@ from modelworks.kernel.decision import (
     Remove,
     RemoveBucket,
     RemoveDirectory,
+    RemoveKey,
     RemoveObjects,
     Reserve,
     StopRun,
@@ -52,7 +54,7 @@ from modelworks.objectstore.uri import ObjectUri
 LEASE_SECONDS = 60.0
 _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried again by the next pass
 
-_Stored = Reserve | Release | PublishRoute | WithdrawRoute | EnsureSecret | Meter | Emit
+_Stored = Reserve | Release | PublishRoute | WithdrawRoute | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
 _Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
 
 
@@ -82,7 +84,16 @@ class Actor:
                     told.append(action)
                 case Remove():
                     removed = True
-                case Reserve() | Release() | PublishRoute() | WithdrawRoute() | EnsureSecret() | Meter():
+                case (
+                    Reserve()
+                    | Release()
+                    | PublishRoute()
+                    | WithdrawRoute()
+                    | EnsureSecret()
+                    | EnsureKey()
+                    | RemoveKey()
+                    | Meter()
+                ):
                     stored.append(action)
                 case (
                     EnsureRun()
@@ -94,7 +105,7 @@ class Actor:
                     | RemoveDirectory()
                 ):
                     sure_until, stored = self._commit(lease, stored, sure_until), []
-                    told += self._reach(action)
+                    told += self._reach(lease.resource, action)
                 case RemoveBucket(bucket, quiet):
                     sure_until, stored = self._commit(lease, stored, sure_until), []
                     try:
@@ -148,6 +159,10 @@ class Actor:
                 routes.withdraw(connection, workspace, name, uid)
             case EnsureSecret(name):
                 secrets.ensure(connection, self.cipher, uid, name)
+            case EnsureKey(epoch):
+                jobkeys.ensure(connection, self.cipher, uid, epoch, ref.workspace)
+            case RemoveKey():
+                jobkeys.remove(connection, uid)
             case Meter(key, item, quantity, unit, price, ended):
                 if ended:
                     ledger.end(connection, key)
@@ -164,13 +179,17 @@ class Actor:
         ledger.end_all(connection, resource.uid)
         routes.withdraw_all(connection, resource.uid)
         secrets.remove(connection, resource.uid)
+        jobkeys.remove(connection, resource.uid)
         events.append(connection, resource.ref, resource.uid, "Deleted", "deleted")
         resources.remove(connection, resource.uid)
 
-    def _reach(self, action: _Outside) -> list[Emit]:
+    def _reach(self, resource: Resource, action: _Outside) -> list[Emit]:
         """Carry out what leaves this process; returns what is to be told of it."""
         match action:
-            case EnsureRun(node, run):
+            case EnsureRun(node, run, epoch):
+                if epoch:
+                    token = jobkeys.key_text(self.cipher, resource.uid, epoch)
+                    run = run.model_copy(update={"env": {"MW_TOKEN": token, **run.env}})
                 self.fleet.picture(node).add(self.fleet.runtime(node).ensure(run))
             case StopRun(node, key, grace, reason):
                 self.fleet.runtime(node).stop(key, grace, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import secrets as random
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ class Cipher:
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
+        self._key = key
 
     @classmethod
     def load(cls, path: Path) -> Cipher:
@@ -38,6 +40,10 @@ class Cipher:
                 remedy="restore it from a backup; without it the stored tokens cannot be read",
             )
         return cls(key)
+
+    def derive(self, label: str) -> bytes:
+        """32 bytes that follow from the master key and the label, and that nobody without it can tell."""
+        return hmac.digest(self._key, label.encode(), "sha256")
 
     def seal(self, text: str, uid: str, name: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)

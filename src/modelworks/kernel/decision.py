@@ -46,10 +46,11 @@ class Release:
 
 @dataclass(frozen=True)
 class EnsureRun:
-    """The run exists on ``node``, started at most once."""
+    """The run exists on ``node``, started at most once. With ``epoch``, EnsureKey's key is its ``MW_TOKEN``."""
 
     node: str
     run: RunSpec
+    epoch: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,18 @@ class EnsureSecret:
     """The resource has a random secret of 256 bits called ``name``: made once, encrypted, gone with the resource."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class EnsureKey:
+    """The resource has an API key for its workspace, of the attempt ``epoch``; that of an earlier one ends."""
+
+    epoch: str
+
+
+@dataclass(frozen=True)
+class RemoveKey:
+    """The resource's API key ends."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,8 @@ Action = (
     | PublishRoute
     | WithdrawRoute
     | EnsureSecret
+    | EnsureKey
+    | RemoveKey
     | EnsureBucket
     | RemoveBucket
     | RemoveObjects

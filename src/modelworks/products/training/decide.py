@@ -14,10 +14,12 @@ from modelworks.kernel.decision import (
     Decision,
     Emit,
     EnsureBucket,
+    EnsureKey,
     EnsureRun,
     ForgetRun,
     Release,
     Remove,
+    RemoveKey,
     RemoveObjects,
     Reserve,
     StopRun,
@@ -59,6 +61,8 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
     if after.phase != before.phase or after.attempt != before.attempt:
         warns = after.phase in (JobPhase.FAILED, JobPhase.RETRYING)
         actions = (*actions, Emit(str(after.phase), after.message, Level.WARNING if warns else Level.NORMAL))
+    if job.spec.credentials and after.phase.terminal:
+        actions = (*actions, RemoveKey())
     wake = None if after.phase.terminal else _PATIENCE
     if after.retry_at is not None:
         wake = max(after.retry_at - time, 0.0)
@@ -121,13 +125,14 @@ def _start(
         reason = next((claim.reason for claim in waiting if claim.reason), "waits for capacity")
         return replace(record, phase=JobPhase.QUEUED, message=reason), releases
     left = time_left(job.spec.time_limit, record)
+    epoch = f"a{record.attempt}" if job.spec.credentials else ""
     runs = (
-        EnsureRun(str(claims[keys[rank]].node), run_spec(job, record.attempt, rank, time_left=left))
+        EnsureRun(str(claims[keys[rank]].node), run_spec(job, record.attempt, rank, time_left=left), epoch)
         for rank in range(len(keys))
         if rank not in mine
     )
     preparing = replace(record, phase=JobPhase.PREPARING, message=_preparing(job))
-    return preparing, (*releases, EnsureBucket(job.bucket), *runs)
+    return preparing, (*releases, EnsureBucket(job.bucket), *((EnsureKey(epoch),) if epoch else ()), *runs)
 
 
 def _preparing(job: Job) -> str:
