@@ -9,7 +9,7 @@ read each of them once, with every check, and a message is taken from memory onl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from modelworks.gateway.heads import RequestHead, ResponseHead
 
@@ -19,13 +19,8 @@ _LONGEST = 4096
 _UNREMEMBERED = (b"HEAD", b"CONNECT")
 
 
-class Message(NamedTuple):
-    """A whole message in one read: its head without the digits of its length, where its body begins, its size."""
-
-    key: bytes
-    length: int | None
-    body: int
-    size: int
+# A whole message in one read: its head without the digits of its length, the length, and where its body begins.
+Message = tuple[bytes, int | None, int]
 
 
 class Whole(Protocol):
@@ -42,10 +37,10 @@ W_co = TypeVar("W_co", bound=Whole, covariant=True)
 class Known(Protocol[W_co]):
     """What reading a head gave, whatever the length of the body."""
 
-    def whole(self, message: Message) -> W_co: ...
+    def whole(self, length: int | None, body: int) -> W_co: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would make it three times slower to build, which is done for each new length
 class WholeRequest:
     """``out``: the head for the replica. ``length`` and ``body`` are of the body, and where it begins, in bytes."""
 
@@ -68,14 +63,14 @@ class KnownRequest:
     digest: bytes
     out: bytes
 
-    def whole(self, message: Message) -> WholeRequest:
-        out = self.out if message.length is None else b"%b%d\r\n\r\n" % (self.out, message.length)
-        return WholeRequest(
-            self.head, self.service, self.digest, out, message.length or 0, message.body, message.size
-        )  # fmt: skip
+    def whole(self, length: int | None, body: int) -> WholeRequest:
+        if length is None:
+            return WholeRequest(self.head, self.service, self.digest, self.out, 0, body, body)
+        out = b"%b%d\r\n\r\n" % (self.out, length)
+        return WholeRequest(self.head, self.service, self.digest, out, length, body, body + length)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WholeAnswer:
     """``out``: the head for a client that did not queue. ``lines``: its lines but for ours and the length."""
 
@@ -96,10 +91,10 @@ class KnownAnswer:
     lines: bytes
     ours: bytes
 
-    def whole(self, message: Message) -> WholeAnswer:
-        length = message.length or 0
+    def whole(self, length: int | None, body: int) -> WholeAnswer:
+        length = length or 0
         out = b"%b%bContent-Length: %d\r\n\r\n" % (self.lines, self.ours, length)
-        return WholeAnswer(self.status, self.lines, out, length, message.body, message.size)
+        return WholeAnswer(self.status, self.lines, out, length, body, body + length)
 
 
 class Memory(Generic[W]):
@@ -116,9 +111,10 @@ class Memory(Generic[W]):
 
     def find(self, data: bytes) -> W | None:
         """``data`` as one whole message with a head that is known."""
-        found = self._lengths.get(data[: data.find(b"\r\n\r\n", 0, _LONGEST) + 4])
+        end = data.find(b"\r\n\r\n", 0, _LONGEST)
+        found = self._lengths.get(data[: end + 4])
         if found is None:
-            return self._find(data)
+            return self._find(data, end)
         return found if found.size == len(data) else None
 
     def learn(self, key: bytes, known: Known[W]) -> None:
@@ -127,27 +123,33 @@ class Memory(Generic[W]):
             self._heads.clear()
         self._heads[key] = known
 
-    def _find(self, data: bytes) -> W | None:
-        message = whole(data)
-        known = self._heads.get(message.key) if message is not None else None
-        if message is None or known is None:
+    def _find(self, data: bytes, end: int) -> W | None:
+        message = _whole(data, end)
+        if message is None:
+            return None
+        key, length, body = message
+        known = self._heads.get(key)
+        if known is None:
             return None
         if len(self._lengths) >= _LENGTHS:
             self._lengths.clear()
-        found = self._lengths[data[: message.body]] = known.whole(message)
+        found = self._lengths[data[:body]] = known.whole(length, body)
         return found
 
 
 def whole(data: bytes) -> Message | None:
     """``data`` as one whole message, if it can be told from its head alone that it is one."""
-    end = data.find(b"\r\n\r\n", 0, _LONGEST)
+    return _whole(data, data.find(b"\r\n\r\n", 0, _LONGEST))
+
+
+def _whole(data: bytes, end: int) -> Message | None:
     if end < 0:
         return None
     at = data.find(b"\r\nContent-Length: ", 0, end)
     if at < 0:
         at = data.find(b"\r\ncontent-length: ", 0, end)
         if at < 0:
-            return Message(data[:end], None, end + 4, len(data)) if end + 4 == len(data) else None
+            return (data[:end], None, end + 4) if end + 4 == len(data) else None
     start = at + 18
     stop = data.find(b"\r", start)
     digits = data[start:stop]
@@ -156,7 +158,7 @@ def whole(data: bytes) -> Message | None:
     length = int(digits)
     if end + 4 + length != len(data):
         return None
-    return Message(data[:start] + data[stop:end], length, end + 4, len(data))
+    return data[:start] + data[stop:end], length, end + 4
 
 
 def plain_request(head: RequestHead) -> bool:

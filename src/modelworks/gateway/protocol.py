@@ -102,7 +102,7 @@ class ClientConnection(asyncio.Protocol):
             self._hold_rest(data)
             return
         message = whole(data) if unbroken else None
-        self._key = message.key if message is not None else None
+        self._key = message[0] if message is not None else None
         self._intake.progress = False
         try:
             self._parser.feed_data(data)

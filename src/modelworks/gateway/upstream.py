@@ -106,7 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.tunnel_down(data)
             return
         message = whole(data) if self._between else None
-        self._key = message.key if message is not None and message.length is not None else None
+        self._key = message[0] if message is not None and message[1] is not None else None
         parser = self._parser
         try:
             parser.feed_data(data)
