@@ -71,6 +71,19 @@ wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = "Bearer {token}"
 wrk.body = [==[{body}]==]
 """
+# A gateway may remember what it has read; here no two requests are alike.
+_LUA_UNLIKE = """
+local before, after, n = "", "", 0
+init = function()
+  wrk.headers["X-Request-Id"] = "@"
+  local text = wrk.format("POST", nil, nil, [==[{body}]==])
+  before, after = text:match("^(.-X%-Request%-Id: )@(.*)$")
+end
+request = function()
+  n = n + 1
+  return before .. n .. after
+end
+"""
 
 
 def run() -> Sequence[Entry]:
@@ -81,6 +94,8 @@ def run() -> Sequence[Entry]:
         body = _one_kilobyte()
         (at / "answer.json").write_text(body)
         (at / "post.lua").write_text(_LUA.format(token=_TOKEN, body=body))
+        unlike_script = (_LUA + _LUA_UNLIKE).format(token=_TOKEN, body=body)
+        (at / "unlike.lua").write_text(unlike_script)
         peer_port, own_port = free_port(), free_port()
         (at / "stub.cfg").write_text(_COMMON + _STUB.format(socket=stub, answer=at / "answer.json"))
         (at / "peer.cfg").write_text(_COMMON + _PEER.format(port=peer_port, token=_TOKEN, socket=stub))
@@ -96,9 +111,9 @@ def run() -> Sequence[Entry]:
             side = {own_port: own_pid, peer_port: peer_pid}
             cpu: dict[int, list[float]] = {own_port: [], peer_port: []}
 
-            def measure(port: int) -> float:
+            def measure(port: int, script: str = "post.lua") -> float:
                 before = _cpu_ns(side[port])
-                rate, count = _load(wrk, load, port, at / "post.lua")
+                rate, count = _load(wrk, load, port, at / script)
                 cpu[port].append((_cpu_ns(side[port]) - before) / count / 1e3)
                 return rate
 
@@ -106,20 +121,25 @@ def run() -> Sequence[Entry]:
             cpu = {own_port: [], peer_port: []}
             ours, theirs = interleaved([lambda: measure(own_port), lambda: measure(peer_port)], _ROUNDS)
             user = {port: _user_share(pid) for port, pid in side.items()}
+            alike_cpu, cpu = cpu, {own_port: [], peer_port: []}
+            unlike = interleaved(
+                [lambda: measure(own_port, "unlike.lua"), lambda: measure(peer_port, "unlike.lua")], _ROUNDS // 2
+            )
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return [
         VS_HAPROXY.medians(
             ratios,
             gateway_rps=statistics.median(ours),
             haproxy_rps=statistics.median(theirs),
-            gateway_cpu_us=round(statistics.median(cpu[own_port]), 2),
+            gateway_cpu_us=round(statistics.median(alike_cpu[own_port]), 2),
             gateway_user_share=round(user[own_port], 2),
-            haproxy_cpu_us=round(statistics.median(cpu[peer_port]), 2),
+            haproxy_cpu_us=round(statistics.median(alike_cpu[peer_port]), 2),
             haproxy_user_share=round(user[peer_port], 2),
             # Of CPU time alone: what others do on the machine matters less to it.
-            vs_haproxy_cpu=round(
-                statistics.median(b / a for a, b in zip(cpu[own_port], cpu[peer_port], strict=True)), 3
-            ),
+            vs_haproxy_cpu=_ratio(alike_cpu[peer_port], alike_cpu[own_port]),
+            # Each request with a header of its own, such as a trace's: nothing is known from the one before.
+            unlike_heads_vs_haproxy=_ratio(*unlike),
+            unlike_heads_vs_haproxy_cpu=_ratio(cpu[peer_port], cpu[own_port]),
             haproxy=_version(haproxy),
             connections=_CONNECTIONS,
             seconds=_SECONDS,
@@ -128,6 +148,10 @@ def run() -> Sequence[Entry]:
             load_core=load,
         )
     ]
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
 
 
 def _one_kilobyte() -> str:
