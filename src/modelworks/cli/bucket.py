@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from modelworks.cli.apply import Target, remove
 from modelworks.cli.command import invocation, noun, verb
 from modelworks.cli.get import show
 from modelworks.cli.transfer import bar
-from modelworks.kernel.errors import Invalid, NotFound
+from modelworks.kernel.errors import Conflict, Invalid, NotFound
 from modelworks.kernel.quantities import format_bytes
 from modelworks.objectstore import transfer
 from modelworks.objectstore.uri import ObjectUri
@@ -139,7 +140,12 @@ def delete_bucket(
 ) -> None:
     """Delete an empty bucket."""
     call = invocation(ctx)
-    remove(call, call.connect(), [Target(KIND, name)], wait=wait)
+    client, whole = call.connect(), _uri(name)
+    _check_bucket(client, whole)
+    with contextlib.suppress(NotFound):  # the store has no such bucket: what is declared can go
+        if not open_store(client, read=[str(whole)]).is_empty(whole):
+            raise Conflict(f"bucket {name} holds objects", remedy=f"delete them first: mw bucket rm -r s3://{name}/")
+    remove(call, client, [Target(KIND, name)], wait=wait)
 
 
 def _uri(text: str) -> ObjectUri:

@@ -56,6 +56,11 @@ class ObjectClient:
         folder = uri.folder
         yield from self.attempt(uri, lambda store: list(_list(store, folder.key)))
 
+    def is_empty(self, uri: ObjectUri) -> bool:
+        """Whether there is no object below the folder ``uri``; asks for one page only. A missing bucket is NotFound."""
+        folder = uri.folder
+        return self.attempt(uri, lambda store: next(_list(store, folder.key), None) is None)
+
     def head(self, uri: ObjectUri) -> ObjectInfo:
         return _info(self.attempt(uri, lambda store: obstore.head(store, uri.key)))
 
