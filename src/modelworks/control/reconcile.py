@@ -196,7 +196,8 @@ class Reconciler:
         try:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 wanted = claims.of(connection, [lease.resource.uid for lease in left])
-                world = FleetWorld(connection, self._settings, self._fleet, wanted)
+                batch = [lease.resource for lease in left]
+                world = FleetWorld(connection, self._settings, self._fleet, wanted, batch)
                 while left:
                     lease = left[0]
                     try:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from modelworks.control.fleet import Fleet
+from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.products.kind import ClaimView
 from modelworks.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class FleetWorld:
     settings: Settings
     fleet: Fleet
     claims_by_uid: Mapping[str, Sequence[ClaimView]]
+    resources: Sequence[Resource]
+    _shared: dict[object, Any] = field(default_factory=dict)
 
     def runs(self, uid: str) -> Sequence[RunObservation]:
         placed = {claim.node for claim in self.claims(uid) if claim.node is not None}
@@ -28,3 +34,9 @@ class FleetWorld:
 
     def claims(self, uid: str) -> Sequence[ClaimView]:
         return self.claims_by_uid.get(uid, ())
+
+    def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:
+        if load not in self._shared:
+            self._shared[load] = load(self.connection, self.resources)
+        found: T = self._shared[load]
+        return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
@@ -53,6 +53,9 @@ class Resolved:
     notes: tuple[str, ...] = ()
 
 
+T = TypeVar("T")
+
+
 class World(Protocol):
     """What ``observe`` may read. Raises Unavailable when a node cannot be asked: the pass is then repeated later."""
 
@@ -62,6 +65,9 @@ class World(Protocol):
     def settings(self) -> Settings: ...
     def runs(self, uid: str) -> Sequence[RunObservation]: ...
     def claims(self, uid: str) -> Sequence[ClaimView]: ...
+    def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:
+        """``load`` of all resources of this pass, asked once: a query for each would cost more than all the rest."""
+        ...
 
 
 def resolve_nothing(metadata: Metadata, spec: Any, lookup: Lookup) -> Resolved:

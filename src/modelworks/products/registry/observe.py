@@ -19,4 +19,5 @@ class ModelObserved:
 
 
 def observe(resource: Resource, world: World) -> ModelObserved:
-    return ModelObserved(*queries.summary(world.connection, resource.ref.workspace, resource.ref.name))
+    found = world.shared(queries.summaries).get(resource.uid)
+    return ModelObserved(*found) if found else ModelObserved(0, None, 0)

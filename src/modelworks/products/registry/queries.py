@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, insert
 from modelworks.db.tables import model_versions as versions
 from modelworks.db.tables import resources
 from modelworks.kernel.errors import FieldError, Invalid, ModelworksError, NotFound
-from modelworks.kernel.resource import Ref
+from modelworks.kernel.resource import Ref, Resource
 from modelworks.products.registry.reference import near, parse_reference
 
 _OF_A_REVISION = "$.revisions.*.spec.model ? (@ == $name || @ starts with $version || @ starts with $alias)"
@@ -101,11 +101,21 @@ def existing_versions(connection: Connection, workspace: str, model: str, number
     return set(connection.scalars(query))
 
 
-def summary(connection: Connection, workspace: str, model: str) -> tuple[int, int | None, int]:
-    """How many versions, the latest, and the bytes of all."""
-    query = select(func.count(), func.max(versions.c.version), func.coalesce(func.sum(versions.c.size), 0))
-    count, latest, size = connection.execute(query.where(_visible(workspace, model))).one()
-    return count, latest, int(size)
+def summaries(connection: Connection, models: Sequence[Resource]) -> dict[str, tuple[int, int | None, int]]:
+    """uid → how many versions, the latest, and the bytes of all; a model without a version is missing."""
+    its_own = and_(
+        versions.c.workspace == resources.c.workspace,
+        versions.c.model == resources.c.name,
+        versions.c.retired_at.is_(None),
+        versions.c.created_at >= resources.c.created_at,
+    )
+    query = (
+        select(resources.c.uid, func.count(), func.max(versions.c.version), func.sum(versions.c.size))
+        .select_from(resources.join(versions, its_own))
+        .where(resources.c.uid.in_([model.uid for model in models if model.ref.kind == "Model"]))
+        .group_by(resources.c.uid)
+    )
+    return {uid: (count, latest, int(size)) for uid, count, latest, size in connection.execute(query)}
 
 
 def add_version(
