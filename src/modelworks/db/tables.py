@@ -194,3 +194,56 @@ bucket_usage = Table(
     Column("objects", BigInteger, nullable=False),
     Column("measured_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
+
+service_revisions = Table(
+    "service_revisions",
+    metadata,
+    Column("uid", Text, ForeignKey("resources.uid", ondelete="CASCADE"), primary_key=True),
+    Column("revision", Text, primary_key=True),
+    Column("number", Integer, nullable=False),  # 1, 2, 3 … in the order they were first seen
+    Column("spec", JSONB, nullable=False),
+    Column("resolved", JSONB, nullable=False),
+    _now(),
+    UniqueConstraint("uid", "number"),
+)
+
+scale_decisions = Table(
+    "scale_decisions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("uid", Text, ForeignKey("resources.uid", ondelete="CASCADE"), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("before", Integer, nullable=False),
+    Column("after", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("numbers", JSONB, nullable=False, server_default=_empty),  # what it was decided from
+    Index("ix_scale_decisions_uid_id", "uid", "id"),
+)
+
+# Requests to asynchronous services. A task is pending, leased (leased_until in the future) or finished (status set); a
+# result is written only by who holds the lease.
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("uid", Text, nullable=False),  # of the service
+    Column("seq", BigInteger, Identity(always=True), nullable=False),
+    _now(),
+    Column("expires_at", DateTime(timezone=True)),  # of the result
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("lease", Text),  # a token of who works on it
+    Column("leased_until", DateTime(timezone=True)),
+    Column("request", JSONB, nullable=False),  # method, path, headers
+    Column("body", LargeBinary, nullable=False),
+    Column("finished_at", DateTime(timezone=True)),
+    Column("status", Integer),  # HTTP, once finished
+    Column("answer", JSONB),  # headers
+    Column("result", LargeBinary),
+    Column("webhook", Text),
+    Column("notify_at", DateTime(timezone=True)),  # when the webhook is to be told; NULL: told, or none
+    Column("notices", Integer, nullable=False, server_default="0"),  # how often that was tried
+    Index("ix_tasks_open", "uid", "due_at", "seq", postgresql_where=text("finished_at IS NULL")),
+    Index("ix_tasks_expires_at", "expires_at"),
+    Index("ix_tasks_notify_at", "notify_at", postgresql_where=text("notify_at IS NOT NULL")),
+)

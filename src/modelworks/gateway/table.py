@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import base64
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-STATES = ("ready", "starting", "failed", "stopped")
+T = TypeVar("T")
+
+STATES = ("ready", "starting", "idle", "failed", "stopped")
 
 
 class BadRoute(ValueError):
@@ -15,16 +18,43 @@ class BadRoute(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One server of a service: ``address`` is ``unix:/path`` or ``tcp:host:port``."""
+    """One server of a service: ``address`` is ``unix:/path`` or ``tcp:host:port``.
+
+    ``limit`` is its own concurrency when that is lower than the service's; one that is ``slow`` is fed slowly at first.
+    """
 
     id: str
     address: str
     revision: str
+    limit: int | None = None
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """``percent`` of the requests are sent to ``revision`` too, whose answers are dropped."""
+
+    revision: str
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """``percent`` of the requests are kept in the folder ``uri``, bodies up to ``max_body`` bytes."""
+
+    uri: str
+    percent: float
+    max_body: int
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One service. Times in seconds, ``max_body`` in bytes; ``concurrency`` is each replica's."""
+    """One service. Times in seconds, ``max_body`` in bytes; ``concurrency`` is each replica's.
+
+    ``weights`` are percent by revision; a service without them has one revision, or takes them alike. ``sealed`` are
+    its tokens encrypted with the master key. ``tasks``: an asynchronous service, whose requests the courier answers.
+    ``hold`` is how long a request may wait for the first replica of a service that has none.
+    """
 
     service: str
     uid: str
@@ -37,6 +67,16 @@ class Route:
     queue_timeout: float = 30.0
     keepalive: float = 600.0
     max_body: int = 100 * 1024 * 1024
+    hold: float = 120.0
+    weights: Mapping[str, int] = field(default_factory=dict)
+    sticky_header: bytes = b""
+    mirror: Mirror | None = None
+    hang_timeout: float | None = None
+    rate_limit: float | None = None
+    concurrency_limit: int | None = None
+    tasks: bool = False
+    capture: Sampling | None = None
+    sealed: tuple[bytes, ...] = ()
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Route:
@@ -48,14 +88,25 @@ class Route:
                 state=str(document["state"]),
                 message=str(document.get("message") or ""),
                 tokens=tuple(bytes.fromhex(t) for t in document["token_sha256"]),
-                replicas=tuple(
-                    Replica(str(r["id"]), str(r["address"]), str(r.get("revision") or "")) for r in document["replicas"]
-                ),
+                replicas=tuple(_replica(r) for r in document["replicas"]),
                 concurrency=int(document.get("concurrency", 16)),
                 queue_size=int(document.get("queue_size", 64)),
                 queue_timeout=float(document.get("queue_timeout", 30.0)),
                 keepalive=float(document.get("keepalive", 600.0)),
                 max_body=int(document.get("max_body", 100 * 1024 * 1024)),
+                hold=float(document.get("hold", 120.0)),
+                weights={str(name): int(share) for name, share in (document.get("weights") or {}).items()},
+                sticky_header=str(document.get("sticky_header") or "").lower().encode(),
+                mirror=_optional(document.get("mirror"), lambda m: Mirror(str(m["revision"]), int(m["percent"]))),
+                hang_timeout=_optional(document.get("hang_timeout"), float),
+                rate_limit=_optional(document.get("rate_limit"), float),
+                concurrency_limit=_optional(document.get("concurrency_limit"), int),
+                tasks=bool(document.get("tasks")),
+                capture=_optional(
+                    document.get("capture"),
+                    lambda c: Sampling(str(c["uri"]), float(c["percent"]), int(c["max_body"])),
+                ),
+                sealed=tuple(base64.b64decode(token) for token in document.get("token_sealed") or ()),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadRoute(f"{type(error).__name__}: {error}") from error
@@ -69,12 +120,24 @@ class Route:
             raise BadRoute(f"state {self.state!r}")
         if self.concurrency < 1 or self.queue_size < 0 or self.queue_timeout < 0 or self.keepalive <= 0:
             raise BadRoute("a limit is out of range")
+        if any(share < 0 for share in self.weights.values()) or sum(self.weights.values()) > 100:
+            raise BadRoute("the weights are not percent")
         if any(len(t) != 32 for t in self.tokens):
             raise BadRoute("token_sha256 is not a SHA-256")
         for replica in self.replicas:
             parse_address(replica.address)
             if not f"{replica.id}{replica.revision}".isprintable():
                 raise BadRoute(f"replica {replica.id!r}")
+
+
+def _replica(document: Mapping[str, Any]) -> Replica:
+    limit = _optional(document.get("limit"), int)
+    revision = str(document.get("revision") or "")
+    return Replica(str(document["id"]), str(document["address"]), revision, limit, bool(document.get("slow")))
+
+
+def _optional(value: Any, read: Callable[[Any], T]) -> T | None:
+    return None if value is None else read(value)
 
 
 def parse_address(address: str) -> str | tuple[str, int]:

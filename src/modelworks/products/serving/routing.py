@@ -11,9 +11,6 @@ from modelworks.products.serving.record import Record, ServicePhase
 from modelworks.products.serving.rollout import View
 from modelworks.products.serving.slots import serving
 
-KEEPALIVE = 600.0
-MAX_BODY = 100 * 1024**2
-
 
 def public_name(workspace: str, name: str) -> str:
     """The service in ``/api/predict/<…>``; its own name in the default workspace."""
@@ -50,8 +47,8 @@ def route(view: View, record: Record, tokens: list[str]) -> dict[str, Any]:
         "concurrency": service.spec.concurrency,
         "queue_size": service.spec.queue.size,
         "queue_timeout": service.spec.queue.timeout,
-        "keepalive": KEEPALIVE,
-        "max_body": MAX_BODY,
+        "keepalive": service.spec.keepalive,
+        "max_body": service.spec.max_body,
     }
 
 

@@ -11,10 +11,8 @@ from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import Access, EnvironmentRef, Input, Listen, Resources, RunKey, RunSpec, Transport
 from modelworks.products.mounts import code_input, log_uri, volume_mounts
 from modelworks.products.serving.revisions import revision
-from modelworks.products.serving.spec import Processor, ServiceSpec
+from modelworks.products.serving.spec import MODEL_PATH, ServiceSpec
 from modelworks.products.workload import arguments, expand, expand_variables
-
-MODEL_PATH = "/mnt/model"
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _command(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
 
 
 def _listen(spec: ServiceSpec) -> Listen:
-    own = spec.processor is not Processor.COMMAND
+    own = spec.processor.own_server
     readiness = spec.readiness
     return Listen(
         transport=Transport.UNIX if own else Transport.PORT,

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from modelworks.kernel.catalogue import EnvironmentSpec
-from modelworks.kernel.quantities import Duration
+from modelworks.kernel.quantities import Bytes, Duration
 from modelworks.kernel.run import Resources
 from modelworks.kernel.spec import Spec
-from modelworks.products.workload import Command, EnvName, EnvValue, VolumeReference, duplicates
-
-_ENTRY = re.compile(r"[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*")
+from modelworks.products.serving.scaling_spec import Autoscaling
+from modelworks.products.serving.traffic_spec import Batching, Canary, Capture, Entry, Text, Traffic
+from modelworks.products.workload import Argument, Command, EnvName, EnvValue, VolumeReference, duplicates
 
 _OWN_HEALTH = ("/health", "/v2/health/ready")
-
-
-def _check_entry(entry: str) -> str:
-    if not _ENTRY.fullmatch(entry) or entry.startswith("/") or ".." in entry:
-        raise ValueError(f"not an entry: {entry!r}; write file and class, such as processor.py:Digits")
-    return entry
+MODEL_PATH = "/mnt/model"
+BASE_MODEL_PATH = "/mnt/base"
 
 
 def _check_health(path: str) -> str:
@@ -31,15 +26,47 @@ def _check_health(path: str) -> str:
     return path
 
 
-Text = Annotated[str, Field(min_length=1, max_length=2048)]
-
-
 class Processor(StrEnum):
     """What runs in a replica."""
 
-    ONNX = "onnx"  # the platform's model server over ONNX Runtime
-    PYTHON = "python"  # the same server around a class of the user's
-    COMMAND = "command"  # any HTTP server on $PORT
+    # The platform's model server over an engine.
+    ONNX = "onnx"
+    TENSORRT = "tensorrt"
+    SKLEARN = "sklearn"
+    XGBOOST = "xgboost"
+    LIGHTGBM = "lightgbm"
+    TORCH = "torch"  # an exported program (.pt2)
+    PYTHON = "python"  # a class of the user's
+    # Templates: another server, whose command, port and health check we fill in.
+    VLLM = "vllm"
+    LLAMACPP = "llamacpp"
+    TRITON = "triton"
+    TORCHSERVE = "torchserve"
+    TFSERVING = "tfserving"
+    # Any HTTP server on $PORT.
+    COMMAND = "command"
+    IMAGE = "image"  # in a container
+
+    @property
+    def own_server(self) -> bool:
+        """Whether the platform's model server runs in the replica."""
+        return self in _OWN_SERVER
+
+    @property
+    def template(self) -> bool:
+        return self in _TEMPLATES
+
+
+_OWN_SERVER = frozenset(
+    (
+        Processor.ONNX, Processor.TENSORRT, Processor.SKLEARN, Processor.XGBOOST, Processor.LIGHTGBM, Processor.TORCH,
+        Processor.PYTHON,
+    )
+)  # fmt: skip
+_TEMPLATES = frozenset(
+    (Processor.VLLM, Processor.LLAMACPP, Processor.TRITON, Processor.TORCHSERVE, Processor.TFSERVING)
+)
+_NEEDS = {Processor.PYTHON: "entry", Processor.COMMAND: "command", Processor.IMAGE: "image"}
 
 
 class Readiness(Spec):
@@ -53,56 +80,119 @@ class Readiness(Spec):
 
 
 class Queue(Spec):
-    """Where requests wait at the gateway when every replica is at its ``concurrency``."""
+    """Where requests wait at the gateway when every replica is at its ``concurrency``.
 
-    size: int = Field(default=64, ge=0, le=100_000)
+    A request that cannot be answered within ``timeout`` is refused as soon as that is seen, and not at its end.
+    """
+
+    size: int = Field(default=1000, ge=0, le=100_000)
     timeout: Duration = Field(default=30.0, gt=0, le=3600)
+
+
+class Rolling(Spec):
+    """How a revision takes over from another: ``max_surge`` more replicas at once, ``max_unavailable`` fewer."""
+
+    max_surge: int = Field(default=1, ge=0, le=1000)
+    max_unavailable: int = Field(default=0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.max_surge and not self.max_unavailable:
+            raise ValueError("max_surge and max_unavailable are both 0: nothing could ever be replaced")
+        return self
+
+
+class Tasks(Spec):
+    """An asynchronous service: a POST is answered 202 at once, and the result is kept for ``result_ttl``."""
+
+    result_ttl: Duration = Field(default=86_400.0, ge=1, le=30 * 86_400)
+    lease: Duration = Field(default=60.0, ge=1, le=3600, description="unless renewed, another try begins after it")
+    attempts: int = Field(default=5, ge=1, le=100)
+    max_pending: int = Field(default=100_000, ge=1, le=10_000_000)
+    webhook: Text | None = Field(default=None, description="an http(s) URL to which each result is posted")
 
 
 class ServiceSpec(Spec):
     """A model, or any HTTP server, behind ``/api/predict/<name>``."""
 
     model: Text | None = Field(default=None, description="name:version, name@alias, or s3://bucket/prefix/")
+    base_model: Text | None = Field(default=None, description="what a LoRA adapter in `model` was trained on")
     processor: Processor
-    entry: Annotated[str, AfterValidator(_check_entry)] | None = Field(default=None, description="python: file:class")
+    entry: Entry | None = Field(default=None, description="python: file:class")
     code: Text | None = Field(default=None, description="s3:// URI of a folder or a .tar.gz; the CLI uploads a folder")
     command: Command | None = Field(default=None, description="command: an HTTP server that listens on $PORT")
+    image: Text | None = Field(default=None, description="image, or a template in a container: registry/name:tag")
+    args: tuple[Argument, ...] = Field(
+        default=(), max_length=256, description="templates: more arguments of the server"
+    )
+    port: int = Field(default=8000, ge=1, le=65535, description="command, image, templates: where the server listens")
     environment: Text | EnvironmentSpec | None = Field(default=None, description="default: `default`")
     instance_type: Text | None = Field(default=None, description="a name of the catalogue; default local.small")
     resources: Resources | None = Field(default=None, description="instead of an instance type")
+    node_selector: dict[str, str] = Field(default_factory=dict, max_length=64)
+    tolerations: tuple[Text, ...] = Field(default=(), max_length=64, description="taints of nodes that do not matter")
     replicas: int = Field(default=1, ge=0, le=1000, description="0: stopped")
+    autoscaling: Autoscaling | None = Field(default=None, description="instead of a fixed number of replicas")
     stopped: bool = Field(default=False, description="keep everything but run nothing")
     env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=512)
     volumes: tuple[VolumeReference, ...] = Field(default=(), max_length=32)
     readiness: Readiness = Field(default_factory=Readiness)
+    batching: Batching | None = Field(default=None, description="own model server: rows computed together")
+    warm_up: Text | None = Field(default=None, description="s3:// URI of request bodies, sent before it is ready")
     concurrency: int = Field(default=16, ge=1, le=10_000, description="requests at once in one replica")
     queue: Queue = Field(default_factory=Queue)
+    tasks: Tasks | None = None
+    keepalive: Duration = Field(default=600.0, gt=0, le=86_400, description="to the first byte of an answer")
+    hang_timeout: Duration | None = Field(
+        default=None, ge=1, le=86_400, description="a replica silent for so long while it has requests is replaced;"
+        " default: learnt from its answers"
+    )  # fmt: skip
+    max_body: Bytes = Field(default=100 * 1024**2, ge=0, le=16 * 1024**3)
+    rate_limit: float | None = Field(default=None, gt=0, le=1e6, description="requests a second, all callers together")
+    concurrency_limit: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="requests at once, all replicas"
+    )
+    rolling: Rolling = Field(default_factory=Rolling)
+    canary: Canary | None = None
+    traffic: Traffic = Field(default_factory=Traffic)
+    capture: Capture | None = None
     network: str = Field(default="isolated", pattern="^(isolated|host)$")
     grace_period: Duration = Field(default=30.0, ge=0, le=3600)
     credentials: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        processor = self.processor
         if self.instance_type is not None and self.resources is not None:
             raise ValueError("give either instance_type or resources, not both")
-        needs = {Processor.ONNX: "model", Processor.PYTHON: "entry", Processor.COMMAND: "command"}[self.processor]
+        needs = _NEEDS.get(processor, "model")
         if getattr(self, needs) is None:
-            raise ValueError(f"the processor {self.processor} needs {needs}")
-        if self.processor is Processor.PYTHON and self.code is None:
+            raise ValueError(f"the processor {processor} needs {needs}")
+        if processor is Processor.PYTHON and self.code is None:
             raise ValueError("the processor python needs code: the folder that holds the entry's file")
-        for field, processor in (("command", Processor.COMMAND), ("entry", Processor.PYTHON)):
-            if getattr(self, field) is not None and self.processor is not processor:
-                raise ValueError(f"{field} is for the processor {processor}, not for {self.processor}")
-        if self.processor is not Processor.COMMAND and self.readiness.path not in _OWN_HEALTH:
-            raise ValueError(f"readiness.path is for the processor command; the model server has {_OWN_HEALTH[0]}")
-        if self.network == "host" and self.processor is not Processor.COMMAND:
-            raise ValueError("network: host is for the processor command")
-        twice = duplicates([*(["/mnt/model"] if self.model else []), *(volume.mount_path for volume in self.volumes)])
+        if self.command is not None and processor not in (Processor.COMMAND, Processor.IMAGE):
+            raise ValueError(f"command is for the processors command and image, not for {processor}")
+        if self.entry is not None and processor is not Processor.PYTHON:
+            raise ValueError(f"entry is for the processor python, not for {processor}")
+        if self.image is not None and processor is not Processor.IMAGE and not processor.template:
+            raise ValueError(f"image is for the processor image and the templates, not for {processor}")
+        if self.args and processor is not Processor.IMAGE and not processor.template:
+            raise ValueError(f"args is for the processor image and the templates, not for {processor}")
+        if self.batching is not None and not processor.own_server:
+            raise ValueError(f"batching is done by the platform's model server; the processor {processor} has its own")
+        if self.warm_up is not None and not processor.own_server:
+            raise ValueError(f"warm_up is done by the platform's model server; the processor {processor} has its own")
+        if processor.own_server and self.readiness.path not in _OWN_HEALTH:
+            raise ValueError(f"readiness.path is not for {processor}; the model server has {_OWN_HEALTH[0]}")
+        if self.network == "host" and processor.own_server:
+            raise ValueError("network: host is for the processors command and image, and the templates")
+        own = [path for path, given in ((MODEL_PATH, self.model), (BASE_MODEL_PATH, self.base_model)) if given]
+        twice = duplicates([*own, *(volume.mount_path for volume in self.volumes)])
         if twice:
             raise ValueError(f"two things are mounted at {', '.join(sorted(twice))}")
         return self
 
     @property
     def wanted(self) -> int:
-        """How many replicas should run."""
+        """How many replicas should run when nothing scales them."""
         return 0 if self.stopped else self.replicas
