@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from modelworks.control.fleet import Fleet
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
+from modelworks.kernel.traffic import Traffic
 from modelworks.products.kind import ClaimView
 from modelworks.settings import Settings
 
@@ -26,6 +27,7 @@ class FleetWorld:
     fleet: Fleet
     claims_by_uid: Mapping[str, Sequence[ClaimView]]
     resources: Sequence[Resource]
+    traffic_of: Callable[[str], Traffic] = lambda _: Traffic()
     _shared: dict[object, Any] = field(default_factory=dict)
 
     def runs(self, uid: str) -> Sequence[RunObservation]:
@@ -34,6 +36,9 @@ class FleetWorld:
 
     def claims(self, uid: str) -> Sequence[ClaimView]:
         return self.claims_by_uid.get(uid, ())
+
+    def traffic(self, uid: str) -> Traffic:
+        return self.traffic_of(uid)
 
     def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:
         if load not in self._shared:

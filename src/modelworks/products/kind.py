@@ -14,6 +14,7 @@ from modelworks.kernel.principal import PLATFORM, Principal
 from modelworks.kernel.resource import Metadata, Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.spec import Spec
+from modelworks.kernel.traffic import Traffic
 from modelworks.settings import Settings
 
 
@@ -65,6 +66,10 @@ class World(Protocol):
     def settings(self) -> Settings: ...
     def runs(self, uid: str) -> Sequence[RunObservation]: ...
     def claims(self, uid: str) -> Sequence[ClaimView]: ...
+    def traffic(self, uid: str) -> Traffic:
+        """What the gateways said of a service's requests lately; empty when none has said anything."""
+        ...
+
     def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:
         """``load`` of all resources of this pass, asked once: a query for each would cost more than all the rest."""
         ...

@@ -37,6 +37,7 @@ from modelworks.products.serving.rollout import SETTLE, View, asked_lately, ende
 from modelworks.products.serving.routing import active_tokens, route, service_path
 from modelworks.products.serving.runs import Service, run_spec
 from modelworks.products.serving.slots import current_slots, serving
+from modelworks.products.serving.wanted import wanted_replicas
 
 # Changes of runs and claims wake a service at once; this is for the one that was missed.
 _PATIENCE = 30.0
@@ -49,7 +50,9 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
     before, time = Record.of(resource.status), now.timestamp()
     if resource.deleting is not None:
         return _delete(resource, before, observed)
-    view = _view(Service.of(resource), before, observed, time)
+    service = Service.of(resource)
+    service = replace(service, wanted=wanted_replicas(service.spec, before))
+    view = _view(service, before, observed, time)
     if not observed.tokens:
         # The route needs the token's digest: the pass that sees it goes on from here.
         return Decision(_status(resource, before), (EnsureSecret(TOKEN),), wake_in=0.0)

@@ -8,18 +8,23 @@ from typing import Any
 
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
+from modelworks.kernel.traffic import Traffic
 from modelworks.products.kind import ClaimView, World
 from modelworks.products.serving.queries import published_route, token_digests
 
 
 @dataclass(frozen=True)
 class Observed:
-    """``route`` is what the gateways were told last. ``tokens`` maps SHA-256 → when it ends (Unix s; None: never)."""
+    """``route`` is what the gateways were told last. ``tokens`` maps SHA-256 → when it ends (Unix s; None: never).
+
+    ``traffic`` is what the gateways said of its requests lately.
+    """
 
     runs: tuple[RunObservation, ...] = ()
     claims: tuple[ClaimView, ...] = ()
     route: Mapping[str, Any] | None = None
     tokens: Mapping[str, float | None] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 def observe(resource: Resource, world: World) -> Observed:
@@ -29,4 +34,5 @@ def observe(resource: Resource, world: World) -> Observed:
         claims=tuple(world.claims(resource.uid)),
         route=published_route(world.connection, resource.ref.workspace, resource.ref.name, resource.uid),
         tokens=token_digests(world.connection, resource.uid),
+        traffic=world.traffic(resource.uid),
     )

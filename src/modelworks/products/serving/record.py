@@ -56,7 +56,8 @@ class Record:
     """A service's status between two passes; ``status`` and ``of`` are inverse.
 
     ``draining`` maps the key of a run that is no longer routed to → since when (Unix seconds).
-    ``revisions`` are those that have served and have replicas that are wanted.
+    ``revisions`` are those that have served and have replicas that are wanted. ``scale`` is what the
+    autoscaler remembers.
     """
 
     phase: ServicePhase = ServicePhase.PENDING
@@ -69,6 +70,7 @@ class Record:
     replicas: tuple[Mapping[str, Any], ...] = ()
     ready: int = 0
     last_lines: tuple[str, ...] = ()
+    scale: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> Self:
@@ -85,6 +87,7 @@ class Record:
             replicas=tuple(status.get("replicas", ())),
             ready=status.get("ready", 0),
             last_lines=tuple(status.get("last_lines", ())),
+            scale=status.get("scale", {}),
         )
 
     def status(self, generation: int, path: str) -> dict[str, Any]:
@@ -106,6 +109,7 @@ class Record:
             "revisions": {name: _revision_document(found) for name, found in sorted(self.revisions.items())},
             "draining": {key: _time(since) for key, since in sorted(self.draining.items())},
             "last_lines": list(self.last_lines) or None,
+            "scale": dict(self.scale) or None,
         }
         return {key: value for key, value in document.items() if value is not None}
 

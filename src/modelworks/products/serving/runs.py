@@ -17,7 +17,10 @@ from modelworks.products.workload import arguments, expand, expand_variables
 
 @dataclass(frozen=True)
 class Service:
-    """A service as the decision sees it: the spec, what apply made of its names, and the revision of both."""
+    """A service as the decision sees it: the spec, what apply made of its names, and the revision of both.
+
+    ``wanted`` is how many replicas of this revision should run.
+    """
 
     uid: str
     workspace: str
@@ -25,6 +28,7 @@ class Service:
     spec: ServiceSpec
     resolved: Mapping[str, Any]
     revision: str
+    wanted: int = 0
 
     @classmethod
     def of(cls, resource: Resource) -> Service:

@@ -25,7 +25,7 @@ def current_slots(service: Service, record: Record, runs: Mapping[str, RunObserv
     history = record.slots if record.revision == service.revision else former.slots if former else ()
     known = {slot.ordinal: slot for slot in history}
     slots = []
-    for ordinal in range(service.spec.wanted):
+    for ordinal in range(service.wanted):
         slot = known.get(ordinal) or _first(service, ordinal, runs.values())
         slots.append(advanced(slot, runs.get(service.key(ordinal, slot.incarnation)), now))
     return slots
