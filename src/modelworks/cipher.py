@@ -27,9 +27,12 @@ class Cipher:
         self._key = key
 
     @classmethod
-    def load(cls, path: Path) -> Cipher:
-        """Read the master key, made at the first call (0600). Raises SetupFailed for a file that is not a key."""
-        if not path.exists():
+    def load(cls, path: Path, *, make: bool = True) -> Cipher:
+        """Read the master key, made at the first call (0600) unless told not to.
+
+        Raises SetupFailed for a file that is not a key, FileNotFoundError for none.
+        """
+        if make and not path.exists():
             _make_key(path)
         key = path.read_bytes()
         if len(key) != KEY_BYTES:

@@ -25,6 +25,7 @@ from modelworks.gateway.pool import Pool
 from modelworks.gateway.problems import CONTROLLER_DOWN, NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
 from modelworks.gateway.protocol import ClientConnection
 from modelworks.gateway.service import Service
+from modelworks.gateway.signature import Permit, Signatures, SignedExchange, is_signed
 from modelworks.gateway.straight import Straight
 from modelworks.gateway.table import EMPTY, Replica, Route, Table
 
@@ -59,6 +60,7 @@ class Gateway:
         self.applied_at = self.now()
         # Calls back after the next reading of the routes; False when there will be none.
         self.refresh: Callable[[Callable[[], None]], bool] = _never
+        self.signatures = Signatures()
         self._digests = auth.TokenDigests()
         self._leaving: list[Service] = []
         self._servers: list[asyncio.Server] = []
@@ -193,16 +195,13 @@ class Gateway:
     ) -> Request:
         """``final``: the routes have just been read; else a refusal may come from old ones, and is not given yet."""
         service = self.services.get(name)
-        if service is None:
-            problem: Problem | None = NO_SUCH_SERVICE
-        elif head.authorization is None or not auth.allowed(
-            self._digests.digest(head.authorization), service.route.tokens
-        ):
-            problem = UNAUTHORIZED
-        else:
-            problem = service.unavailable()
+        problem: Problem | None = NO_SUCH_SERVICE
+        md5: bytes | None = None
+        if service is not None:
+            problem, md5 = self._permit(head, service.route)
+            problem = problem or service.unavailable()
         if problem is None and service is not None:
-            return self._exchange(client, service, head, path, authorization=False)
+            return self._exchange(client, service, head, path, authorization=False, md5=md5)
         if not final and head.authorization is not None:
             again = partial(self._predict, client, head, name, path, final=True)
             return Pending(client, head, self.refresh, again, self.limits.routes_wait)
@@ -211,14 +210,34 @@ class Gateway:
         return Direct(client, head, problem, self.limits.discard)
 
     def _exchange(
-        self, client: ClientConnection, service: Service, head: RequestHead, path: bytes, *, authorization: bool
+        self,
+        client: ClientConnection,
+        service: Service,
+        head: RequestHead,
+        path: bytes,
+        *,
+        authorization: bool,
+        md5: bytes | None = None,
     ) -> Exchange | Direct:
         if head.length is not None and head.length > service.route.max_body:
             service.metrics.rejected("too-large")
             return Direct(client, head, service.too_large(), self.limits.discard)
         extra = b"%b%b\r\n" % (client.forwarded, head.host or b"")
         upstream_head = head.write(path, extra, authorization=authorization)
-        return Exchange(client, service, head, upstream_head, self.limits.buffer)
+        if md5 is None:
+            return Exchange(client, service, head, upstream_head, self.limits.buffer)
+        signed = SignedExchange(client, service, head, upstream_head, self.limits.buffer)
+        signed.expect(md5)
+        return signed
+
+    def _permit(self, head: RequestHead, route: Route) -> Permit:
+        """Whether the request came with a token of the service, or is signed with one."""
+        given = head.authorization
+        if given is None:
+            return Permit(UNAUTHORIZED)
+        if auth.allowed(self._digests.digest(given), route.tokens):
+            return Permit(None)
+        return self.signatures.permit(head, route) if is_signed(given) else Permit(UNAUTHORIZED)
 
     def _remove(self, service: Service) -> list[Waiter]:
         waiting = service.remove()

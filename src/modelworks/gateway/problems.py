@@ -66,12 +66,15 @@ def bad_request(detail: str) -> Problem:
     return Problem(400, "bad-request", detail, close=True)
 
 
+def unauthorized(detail: str, remedy: str) -> Problem:
+    """No valid token came with the request."""
+    return Problem(401, "unauthorized", detail, remedy=remedy)
+
+
 HEAD_TOO_LARGE = Problem(431, "head-too-large", "The request's headers are too large.", close=True)
 TARGET_TOO_LONG = Problem(414, "uri-too-long", "The request's path and query are too long.", close=True)
 SLOW_CLIENT = Problem(408, "timeout", "The request did not arrive in time.", close=True)
-UNAUTHORIZED = Problem(
-    401,
-    "unauthorized",
+UNAUTHORIZED = unauthorized(
     "This service needs its token.",
     remedy="Send `Authorization: Bearer <token>`; `mw service token <name>` shows it.",
 )

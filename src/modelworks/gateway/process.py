@@ -12,9 +12,11 @@ import socket
 
 import uvloop
 
+from modelworks.cipher import Cipher
 from modelworks.gateway.control import ControlSocket
 from modelworks.gateway.gateway import Gateway
 from modelworks.gateway.limits import Limits
+from modelworks.gateway.signature import Signatures
 from modelworks.gateway.source import Source
 from modelworks.home import Home
 
@@ -36,6 +38,7 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     gateway = Gateway(home.controller_socket, limits)
+    gateway.signatures = Signatures(lambda: Cipher.load(home.secrets / "master.key", make=False))
     source = Source(home, gateway.apply)
     gateway.refresh = source.refresh
     source.load_snapshot()

@@ -255,6 +255,8 @@ class ClientConnection(asyncio.Protocol):
         if self._current is request:
             self._current = successor
             successor.begin()
+        elif request in self._pipeline:
+            self._pipeline[self._pipeline.index(request)] = successor
 
     def refuse(self, request: Request, problem: Problem) -> None:
         """The gateway itself answers in the request's place."""
