@@ -9,7 +9,8 @@ from modelworks.kernel.resource import Metadata
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.registry.facade import find_version
 from modelworks.products.resolution import Resolution
-from modelworks.products.serving.spec import Processor, ServiceSpec
+from modelworks.products.serving.spec import ServiceSpec
+from modelworks.products.serving.templates import default_environment
 
 _SCHEMES = ("s3://", "oss://")
 
@@ -20,8 +21,7 @@ def resolve(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
         said = f"the name of a service holds no dots: {metadata.name!r} would not be told from workspace.service"
         raise Invalid(said, fields=(FieldError("metadata.name", said),))
     resolution = Resolution("Service", metadata, lookup)
-    # A command brings its own server; ours needs the packages of `default`.
-    resolution.workload(spec, default_environment=None if spec.processor is Processor.COMMAND else "default")
+    resolution.workload(spec, default_environment=default_environment(spec))
     if spec.model is not None:
         resolution.data["model"] = _model(resolution, spec.model)
     return resolution.resolved()

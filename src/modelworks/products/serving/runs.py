@@ -12,6 +12,7 @@ from modelworks.kernel.run import Access, EnvironmentRef, Input, Listen, Resourc
 from modelworks.products.mounts import code_input, log_uri, volume_mounts
 from modelworks.products.serving.revisions import revision
 from modelworks.products.serving.spec import MODEL_PATH, ServiceSpec
+from modelworks.products.serving.templates import health_path, template_command
 from modelworks.products.workload import arguments, expand, expand_variables
 
 
@@ -61,20 +62,21 @@ def run_spec(service: Service, key: str) -> RunSpec:
     inputs = _inputs(resolved)
     platform = {"MW_SERVICE": service.name, "MW_REVISION": service.revision}
     model = {"MW_MODEL_DIR": MODEL_PATH} if resolved.get("model") else {}
-    own = expand_variables(spec.env, platform | model)
+    template = template_command(spec, service.name, service.resources) if spec.processor.template else None
+    own = (dict(template.env) if template else {}) | expand_variables(spec.env, platform | model)
     shipped = log_uri(service.workspace, key)
     return RunSpec(
         key=key,
         workspace=service.workspace,
         kind="Service",
         name=service.name,
-        command=_command(spec, platform | model | own),
+        command=template.command if template else _command(spec, platform | model | own),
         environment=EnvironmentRef.parse(resolved["environment"]) if resolved.get("environment") else None,
         env=platform | own,
         resources=service.resources,
         inputs=inputs,
         volumes=volume_mounts(spec.volumes, resolved),
-        listen=_listen(spec),
+        listen=_listen(spec, health_path(spec, service.name)),
         access=Access(read=tuple(item.uri for item in inputs), write=(shipped,), expose=spec.credentials),
         log_uri=shipped,
         grace=spec.grace_period,
@@ -84,7 +86,7 @@ def run_spec(service: Service, key: str) -> RunSpec:
 def _command(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
     if spec.command is not None:
         # On the host's network the port is the agent's to choose: only a shell sees it in time.
-        port = "${PORT}" if isinstance(spec.command, str) else str(_listen(spec).port)
+        port = "${PORT}" if isinstance(spec.command, str) else str(spec.port)
         return tuple(expand(part, {"PORT": port} | known) for part in arguments(spec.command))
     command: tuple[str, ...] = ("python", "-m", "modelworks.server", "--processor", str(spec.processor))
     if spec.model is not None:
@@ -94,12 +96,13 @@ def _command(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
     return command
 
 
-def _listen(spec: ServiceSpec) -> Listen:
+def _listen(spec: ServiceSpec, path: str) -> Listen:
     own = spec.processor.own_server
     readiness = spec.readiness
     return Listen(
         transport=Transport.UNIX if own else Transport.PORT,
-        path=readiness.path,
+        port=spec.port,
+        path=path,
         period=readiness.period,
         timeout=readiness.timeout,
         startup=readiness.startup,

@@ -1,0 +1,90 @@
+"""A language model served by llama.cpp, called with the unmodified OpenAI client through the whole platform."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests import language_model, leftovers
+from tests.cli_platform import Mw, fresh
+
+from modelworks.sdk.client import Client
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("language_model")]
+openai = pytest.importorskip("openai")
+
+SPEC = {
+    "processor": "llamacpp",
+    "model": "s3://models/gemma/",
+    "resources": {"cpu": 1, "memory": "2Gi"},
+    "args": ["--ctx-size", "2048", "--parallel", "2"],
+    "grace_period": "5s",
+}
+
+
+@pytest.fixture(scope="module")
+def mw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mw]:
+    folder = language_model.gguf()
+    with fresh() as one:
+        one.ok("bucket", "create", "models")
+        one.ok("bucket", "upload", str(next(folder.glob("*.gguf"))), "s3://models/gemma/")
+        manifest = tmp_path_factory.mktemp("chat") / "chat.yaml"
+        manifest.write_text(yaml.safe_dump({"kind": "Service", "metadata": {"name": "chat"}, "spec": SPEC}))
+        one.ok("service", "create", "-f", str(manifest), "--wait")
+        yield one
+        one.ok("down", "--grace", "5")
+        assert leftovers.of_platform(one.home) == []
+
+
+@pytest.fixture(scope="module")
+def chat(mw: Mw) -> Iterator[openai.OpenAI]:
+    document = json.loads(mw.home.client.read_text())
+    with Client(document["url"], document["api_key"]) as client:
+        url, token = client.service_endpoint("chat"), client.service_token("chat")
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=token) as one:
+        yield one
+
+
+def test_models_and_completions(chat: openai.OpenAI) -> None:
+    assert [model.id for model in chat.models.list()] == ["chat"]
+    answer = chat.completions.create(model="chat", prompt="The capital of France is", max_tokens=8, temperature=0)
+    assert answer.usage.completion_tokens == 8
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].text.strip()
+
+
+def test_chat_streams_and_counts(chat: openai.OpenAI) -> None:
+    chunks = list(
+        chat.chat.completions.create(
+            model="chat",
+            messages=[{"role": "user", "content": "Say something."}],
+            max_tokens=16,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+    )
+    assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]) > 4
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == 16
+
+
+def test_a_refusal_is_the_clients_own_error(chat: openai.OpenAI, mw: Mw) -> None:
+    with pytest.raises(openai.BadRequestError, match="messages"):
+        chat.chat.completions.create(model="chat", messages=None)  # type: ignore[arg-type]
+    with openai.OpenAI(base_url=chat.base_url, api_key="wrong") as stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+
+
+def test_what_cannot_be_served_says_why(mw: Mw, tmp_path: Path) -> None:
+    spec = SPEC | {"args": ["--nothing"], "resources": {"cpu": "100m", "memory": "512Mi"}}
+    (tmp_path / "wrong.yaml").write_text(
+        yaml.safe_dump({"kind": "Service", "metadata": {"name": "wrong"}, "spec": spec})
+    )
+    failed = mw("service", "create", "-f", str(tmp_path / "wrong.yaml"), "--wait")
+    assert failed.returncode == 6
+    assert "error: args: unrecognized arguments: --nothing; known are --batch-size" in failed.stderr
+    mw.ok("service", "delete", "wrong")
