@@ -42,8 +42,9 @@ def mw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mw]:
 @pytest.fixture(scope="module")
 def chat(mw: Mw) -> Iterator[openai.OpenAI]:
     document = json.loads(mw.home.client.read_text())
-    with Client(document["url"], document["api_key"]) as client:
-        url, token = client.service_endpoint("chat"), client.service_token("chat")
+    client = Client(document["url"], document["api_key"])
+    url, token = client.service_endpoint("chat"), client.service_token("chat")
+    client.close()
     with openai.OpenAI(base_url=f"{url}/v1", api_key=token) as one:
         yield one
 

@@ -44,16 +44,20 @@ def main(arguments: Sequence[str]) -> int:
     except CannotStart as error:
         sys.stderr.write(f"error: {error}\n")
         return _FAILED
-    sys.stdout.write(f"starts {' '.join(command)}\n")
-    sys.stdout.flush()
-    os.execv(program, command)
-    return _FAILED  # never reached: this process is the server now
+    return _become(program, command)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The user's arguments stand behind ``--`` and may look like ours."""
     place = list(arguments).index("--") if "--" in arguments else len(arguments)
     return list(arguments[:place]), list(arguments[place + 1 :])
+
+
+def _become(program: str, command: tuple[str, ...]) -> int:
+    """This process is the server from here on."""
+    sys.stdout.write(f"starts {' '.join(command)}\n")
+    sys.stdout.flush()
+    os.execv(program, command)
 
 
 def _command(chosen: argparse.Namespace, serving: Serving) -> tuple[str, ...]:
