@@ -5,7 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from tests.bench import bench_api, bench_gateway, bench_platform, bench_quickstart, bench_training
+from tests.bench import (
+    bench_api,
+    bench_gateway,
+    bench_latency,
+    bench_platform,
+    bench_quickstart,
+    bench_scaling,
+    bench_serving,
+    bench_training,
+)
 from tests.bench.harness import RESULTS, Entry, Figure, Unmeasurable, merge
 
 Part = tuple[Sequence[Figure], Callable[[], Sequence[Entry]]]
@@ -14,6 +23,9 @@ PARTS: dict[str, Part] = {
     "quickstart": (bench_quickstart.FIGURES, bench_quickstart.run),
     "training": (bench_training.FIGURES, bench_training.run),
     "gateway": (bench_gateway.FIGURES, bench_gateway.run),
+    "latency": (bench_latency.FIGURES, bench_latency.run),
+    "serving": (bench_serving.FIGURES, bench_serving.run),
+    "scaling": (bench_scaling.FIGURES, bench_scaling.run),
     "api": (bench_api.FIGURES, bench_api.run),
 }
 
