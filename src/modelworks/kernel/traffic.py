@@ -6,6 +6,7 @@ whoever merges several gateways, or sees one begin anew, keeps the sums growing 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -15,6 +16,10 @@ LATENCY_BUCKETS = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5,
     2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
+
+# Reports come once a second, and only of what changed: silence for longer than this is not knowing.
+PATIENCE = 5.0
+_PERIOD = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,57 @@ class RevisionCounts:
             int(document["in_flight"]),
         )
 
+    def plus(self, other: RevisionCounts) -> RevisionCounts:
+        """The sum of both, also of what is in flight."""
+        return RevisionCounts(
+            self.answered + other.answered,
+            self.errors + other.errors,
+            self.seconds + other.seconds,
+            tuple(a + b for a, b in zip(self.buckets, other.buckets, strict=True)),
+            self.in_flight + other.in_flight,
+        )
+
+    def minus(self, earlier: RevisionCounts) -> RevisionCounts:
+        """What was counted since ``earlier``; in flight is what it is now."""
+        return RevisionCounts(
+            self.answered - earlier.answered,
+            self.errors - earlier.errors,
+            self.seconds - earlier.seconds,
+            tuple(a - b for a, b in zip(self.buckets, earlier.buckets, strict=True)),
+            self.in_flight,
+        )
+
+    @property
+    def error_rate(self) -> float | None:
+        """Errors of all answers, 0 to 1; None without an answer."""
+        return self.errors / self.answered if self.answered else None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean seconds of an answer; None without one."""
+        return self.seconds / self.answered if self.answered else None
+
+    def percentile(self, share: float) -> float | None:
+        """Seconds within which ``share`` (0 to 1) of the answers came, linear within a bucket; None without any.
+
+        What took longer than the last bound counts as that bound.
+        """
+        total = sum(self.buckets)
+        if not total:
+            return None
+        rank, below = share * total, 0
+        for index, count in enumerate(self.buckets):
+            if count and below + count >= rank:
+                if index == len(LATENCY_BUCKETS):
+                    break
+                lower = LATENCY_BUCKETS[index - 1] if index else 0.0
+                return lower + (LATENCY_BUCKETS[index] - lower) * max(rank - below, 0.0) / count
+            below += count
+        return LATENCY_BUCKETS[-1]
+
+
+NOTHING = RevisionCounts()
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -56,6 +112,11 @@ class Sample:
     revisions: Mapping[str, RevisionCounts] = field(default_factory=dict)
     hung: frozenset[str] = frozenset()
 
+    @property
+    def demand(self) -> int:
+        """Requests that are being answered or wait."""
+        return self.in_flight + self.queued
+
     @classmethod
     def parse(cls, at: float, document: Mapping[str, Any]) -> Self:
         """One service of a report. Raises KeyError, TypeError and ValueError for what is none."""
@@ -72,10 +133,39 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Increase:
+    """What was counted in ``seconds``, which end with the newest report."""
+
+    seconds: float
+    arrived: int = 0
+    rejected: int = 0
+    revisions: Mapping[str, RevisionCounts] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Requests that arrived, a second."""
+        return self.arrived / self.seconds
+
+    @property
+    def all(self) -> RevisionCounts:
+        """Of all revisions together."""
+        total = NOTHING
+        for counts in self.revisions.values():
+            total = total.plus(counts)
+        return total
+
+
+@dataclass(frozen=True)
 class Traffic:
-    """A service's samples, oldest first, a few minutes of them; empty when no gateway has said anything yet."""
+    """A service's samples, oldest first, a few minutes of them; empty when no gateway has said anything yet.
+
+    What a sample says holds until the next one. ``known_since`` to ``known_until`` (Unix seconds) every gateway has
+    reported without a gap; None when that is not known, and then silence says nothing about the service.
+    """
 
     samples: Sequence[Sample] = ()
+    known_since: float | None = None
+    known_until: float | None = None
 
     @property
     def last(self) -> Sample | None:
@@ -88,3 +178,68 @@ class Traffic:
             if self.samples[index].at <= begin:
                 return self.samples[index:]
         return self.samples
+
+    def known(self, now: float, seconds: float = 0.0) -> bool:
+        """Whether all is known of the last ``seconds`` (but for those of one report)."""
+        span = self._span(now)
+        return span is not None and span[0] <= now - seconds
+
+    def _span(self, now: float) -> tuple[float, float] | None:
+        """From when to when all is known; None when that ended too long ago."""
+        if self.known_since is None or self.known_until is None or now - self.known_until > PATIENCE:
+            return None
+        return self.known_since, min(self.known_until, now)
+
+    def increase(self, seconds: float, now: float) -> Increase | None:
+        """What was counted in the last ``seconds``, or since reports began if that is later; None when nothing is
+        known or reports began just now."""
+        span = self._span(now)
+        if span is None or span[1] - span[0] < _PERIOD / 2:
+            return None
+        target, end = max(span[1] - seconds, span[0]), span[1]
+        if not self.samples:
+            return Increase(end - target)
+        # A report comes a moment early or late: one a little behind the beginning is taken as the beginning.
+        index = max(bisect_right(self.samples, target + _PERIOD / 4, key=lambda sample: sample.at) - 1, 0)
+        first, last = self.samples[index], self.samples[-1]
+        begin = first.at
+        if index + 1 == len(self.samples):
+            begin = target
+        elif self.samples[index + 1].at - begin > 1.5 * _PERIOD:
+            # Nothing was said for a while, so nothing happened before the second that the next report is of.
+            begin = min(target, self.samples[index + 1].at - _PERIOD)
+        if index == 0 and first.at > target:
+            begin = target
+        revisions = {name: counts.minus(first.revisions.get(name, NOTHING)) for name, counts in last.revisions.items()}
+        return Increase(
+            max(end - begin, _PERIOD / 4), last.arrived - first.arrived, last.rejected - first.rejected, revisions
+        )
+
+    def demand(self, seconds: float, now: float) -> float | None:
+        """The mean over the last ``seconds`` of requests that are answered or wait; None when it is not known."""
+        span = self._span(now)
+        if span is None:
+            return None
+        if not self.samples:
+            return 0.0
+        begin, end, total = max(span[1] - seconds, span[0]), span[1], 0.0
+        if end - begin < _PERIOD / 4:
+            return float(self.samples[-1].demand)
+        until = end
+        for sample in reversed(self.samples):
+            since = max(sample.at, begin)
+            total += sample.demand * max(until - since, 0.0)
+            until = min(until, since)
+            if sample.at <= begin:
+                break
+        return total / (end - begin)
+
+    def active_at(self, now: float) -> float | None:
+        """When a request was there last, Unix seconds; None when there was none in these samples."""
+        for index in range(len(self.samples) - 1, -1, -1):
+            sample = self.samples[index]
+            if sample.demand:
+                return now if index + 1 == len(self.samples) else self.samples[index + 1].at
+            if index and sample.arrived > self.samples[index - 1].arrived:
+                return sample.at
+        return None

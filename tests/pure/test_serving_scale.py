@@ -1,0 +1,389 @@
+"""The autoscaler, on simulated traffic: what it does, and what it never does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelworks.kernel.run import Resources, RunObservation, RunPhase
+from modelworks.kernel.traffic import RevisionCounts, Sample, Traffic
+from modelworks.products.serving.demand import readings
+from modelworks.products.serving.scale import Change, Scaled, State, step
+from modelworks.products.serving.scaling_spec import Autoscaling
+
+START = 1_800_000_000.0
+
+
+@dataclass
+class Simulation:
+    """A service under requests that come by chance, looked at once a second; replicas take ``startup`` seconds."""
+
+    scaling: Autoscaling
+    seconds: float = 0.05  # that an answer takes
+    startup: float = 0.0
+    seed: int = 0
+    now: float = START
+    samples: list[Sample] = field(default_factory=list)
+    state: State | None = None
+    changes: list[tuple[float, Change]] = field(default_factory=list)
+    ready_at: list[float] = field(default_factory=list)
+    blind: bool = False  # no gateway reports
+    usage: dict[str, float] = field(default_factory=dict)
+    last: Scaled | None = None
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.arrived = 0
+        self.known_since = self.now
+        self.known_until = self.now
+
+    @property
+    def ready(self) -> int:
+        return sum(at <= self.now for at in self.ready_at)
+
+    @property
+    def replicas(self) -> int:
+        assert self.state is not None
+        return self.state.replicas
+
+    def traffic(self) -> Traffic:
+        return Traffic(tuple(self.samples[-400:]), self.known_since, self.known_until)
+
+    def look(self) -> Scaled:
+        runs = [
+            RunObservation(
+                key=f"abcdef/r/{n}/0", phase=RunPhase.RUNNING, created_at=START, ready=True, usage=self.usage
+            )
+            for n in range(self.ready)
+        ]
+        current = self.state.replicas if self.state else 0
+        metrics = readings(
+            self.scaling.metrics, self.traffic(), runs, Resources.parse({"cpu": "2"}), current, self.now,
+            tolerance=self.scaling.tolerance, starting=self.ready < current,
+        )  # fmt: skip
+        before = self.state
+        found = step(self.scaling, self.state, metrics, self.traffic(), self.ready, self.now)
+        # What is remembered goes through the status.
+        self.state = State.of(found.state.document())
+        assert self.state == found.state
+        if found.change is not None:
+            self.changes.append((self.now, found.change))
+        assert (found.change is not None) == (before is None or before.replicas != found.state.replicas)
+        self.ready_at = sorted(self.ready_at)[: self.replicas]
+        self.ready_at += [self.now + self.startup] * (self.replicas - len(self.ready_at))
+        self.last = found
+        return found
+
+    def run(self, seconds: int, rate: float, held: float | None = None) -> None:
+        """So many seconds of requests by chance at ``rate`` a second; ``held``: as many requests as that at once."""
+        for _ in range(seconds):
+            self.now += 1.0
+            if not self.blind:
+                self.known_until = self.now
+                count = _poisson(self.random, rate)
+                self.arrived += count
+                flight = _poisson(self.random, rate * self.seconds) if held is None else int(held)
+                counts = RevisionCounts(answered=self.arrived, seconds=self.arrived * self.seconds, in_flight=flight)
+                if count or flight or not self.samples or self.samples[-1].demand:
+                    queued = 0 if self.ready else flight
+                    self.samples.append(Sample(self.now, flight - queued, queued, 0.0, self.arrived, 0, {"r": counts}))
+            self.look()
+
+    def counts(self) -> list[int]:
+        return [change.after for _, change in self.changes]
+
+
+def _poisson(source: random.Random, mean: float) -> int:
+    if mean > 50:
+        return max(round(source.gauss(mean, math.sqrt(mean))), 0)
+    limit, count, product = math.exp(-mean), 0, source.random()
+    while product > limit:
+        count += 1
+        product *= source.random()
+    return count
+
+
+def scaling(**fields: Any) -> Autoscaling:
+    return Autoscaling.parse({"min": 1, "max": 10, "metrics": {"qps": 10}} | fields)
+
+
+def reversals(counts: Sequence[int]) -> int:
+    directions = [b > a for a, b in itertools.pairwise(counts) if a != b]
+    return sum(a != b for a, b in itertools.pairwise(directions))
+
+
+def test_it_begins_with_the_least() -> None:
+    it = Simulation(scaling(min=2))
+    it.look()
+    assert it.counts() == [2]
+    assert it.changes[0][1].reason == "Initial"
+    assert Simulation(scaling(min=1, initial=4)).look().state.replicas == 4
+    assert Simulation(scaling(min=0)).look().state.replicas == 1  # prewarm
+    assert Simulation(scaling(min=0, prewarm=0)).look().state.replicas == 0
+
+
+@pytest.mark.parametrize("metric", ["qps", "concurrency"])
+def test_ten_times_the_load_is_ordered_in_two_seconds(metric: str) -> None:
+    it = Simulation(scaling(metrics={metric: 10 if metric == "qps" else 4}, max=40), startup=30)
+    it.run(120, 8, held=3)
+    assert it.replicas == 1
+    it.run(2, 80, held=30)
+    assert it.replicas >= 6
+    it.run(4, 80, held=30)
+    assert it.replicas in (8, 9, 10)
+    # What it orders is not there yet, and that is no reason to order more.
+    it.run(24, 80, held=300)
+    assert it.replicas in (8, 9, 10)
+
+
+def test_a_small_difference_is_within_the_tolerance() -> None:
+    it = Simulation(scaling(min=1, metrics={"concurrency": 10}))
+    it.run(600, 20, held=10.9)
+    assert it.counts() == [1]
+
+
+def test_a_lasting_difference_is_acted_on() -> None:
+    it = Simulation(scaling(metrics={"concurrency": 4}))
+    it.run(20, 100, held=8)
+    assert it.replicas == 2
+
+
+def test_scaling_in_waits_for_the_window() -> None:
+    it = Simulation(scaling(scale_in_cooldown=0, scale_in_stabilization=120, max=20))
+    it.run(60, 100)
+    high = it.replicas
+    assert high >= 9
+    it.run(110, 20)
+    assert it.replicas == high
+    it.run(60, 20)
+    assert 2 <= it.replicas <= 4
+
+
+def test_a_cooldown_is_not_a_window() -> None:
+    """The window holds back a load that was just higher; the cooldown any second action, however long it was wanted."""
+    it = Simulation(scaling(scale_in_cooldown=300, scale_in_stabilization=10, max=20))
+    it.run(60, 150)
+    it.run(60, 80)
+    middle = it.replicas
+    assert 8 <= middle <= 11  # the window is short, and there was no action before
+    it.run(200, 10)
+    assert it.replicas == middle
+    assert it.last is not None
+    assert "scale_in_cooldown" in it.last.why
+    it.run(120, 10)
+    assert it.replicas <= 2
+    moments = [at for at, change in it.changes if change.after < change.before]
+    assert all(b - a >= 300 for a, b in itertools.pairwise(moments))
+
+
+def test_the_cooldown_of_scaling_out() -> None:
+    it = Simulation(scaling(scale_out_cooldown=60, max=40))
+    it.run(30, 8)
+    it.run(10, 60)
+    first = it.replicas
+    assert first >= 5
+    it.run(40, 200)
+    assert it.replicas == first
+    assert it.last is not None
+    assert "scale_out_cooldown" in it.last.why
+    it.run(30, 200)
+    assert it.replicas >= 18
+
+
+def test_the_window_of_scaling_out() -> None:
+    it = Simulation(scaling(scale_out_stabilization=30, scale_out_cooldown=0, max=20))
+    it.run(60, 8)
+    it.run(10, 100)
+    it.run(60, 8)
+    assert it.counts() == [1]  # it did not last
+    it.run(60, 100)
+    assert it.replicas >= 9
+
+
+def test_to_zero_and_back() -> None:
+    it = Simulation(scaling(min=0, idle=60), startup=2)
+    it.run(30, 5)
+    it.run(55, 0)
+    assert it.replicas == 1
+    it.run(10, 0)
+    assert it.counts() == [1, 0]
+    assert it.changes[-1][1].reason == "Idle"
+    it.run(600, 0)
+    assert it.replicas == 0
+    it.run(1, 0, held=1)
+    assert it.counts() == [1, 0, 1]
+    assert it.changes[-1][1].reason == "FromZero"
+    it.run(30, 0, held=1)  # a long request keeps it
+    it.run(50, 0)
+    assert it.replicas == 1
+    it.run(20, 0)
+    assert it.replicas == 0
+
+
+def test_from_zero_to_what_it_begins_with() -> None:
+    it = Simulation(scaling(min=0, initial=3, prewarm=0, idle=30))
+    it.run(40, 0)
+    assert it.replicas == 0
+    it.run(1, 0, held=50)
+    assert it.replicas == 3
+
+
+def test_many_go_to_zero_after_the_windows() -> None:
+    it = Simulation(scaling(min=0, idle=30, scale_in_stabilization=120, scale_in_cooldown=0))
+    it.run(60, 60)
+    high = it.replicas
+    it.run(100, 0)
+    assert it.replicas == high
+    it.run(60, 0)
+    assert it.replicas == 0
+
+
+def test_what_is_not_known_takes_nothing_away() -> None:
+    it = Simulation(scaling(min=0, idle=60, scale_in_stabilization=60, scale_in_cooldown=0))
+    it.run(60, 60)
+    high = it.replicas
+    it.blind = True
+    it.run(1000, 0)
+    assert it.replicas >= high
+    high = it.replicas
+    it.blind, it.known_since = False, it.now
+    it.run(30, 0)
+    assert it.replicas == high  # the windows begin when it can be seen again
+
+
+def test_cpu_of_the_replicas_that_run() -> None:
+    it = Simulation(scaling(metrics={"cpu": 0.5}), startup=20, usage={"cpu": 1.9})
+    it.run(5, 5)
+    assert it.replicas == 1  # none runs yet
+    it.run(16, 5)
+    assert it.replicas == 2
+    it.run(10, 5)
+    assert it.replicas == 2  # the one that was ordered does not run yet
+    it.usage = {}
+    it.run(600, 0.1)
+    assert it.replicas == 2
+
+
+def test_the_largest_of_several_metrics_counts() -> None:
+    it = Simulation(scaling(metrics={"qps": 100, "concurrency": 2}))
+    it.run(30, 20, held=12)
+    assert it.replicas == 6
+
+
+def test_new_bounds_hold_at_once() -> None:
+    it = Simulation(scaling(max=20))
+    it.run(60, 100)
+    it.scaling = scaling(max=4)
+    it.look()
+    assert it.replicas == 4
+    assert it.changes[-1][1].reason == "Bounds"
+    it.scaling = scaling(min=6)
+    it.look()
+    assert it.replicas == 6
+
+
+def test_a_schedule_is_a_floor() -> None:
+    # START is 2027-01-15 08:00:00 UTC.
+    plan = [
+        {"name": "morning", "schedule": "0 1 8 * * *", "replicas": 5},
+        {"name": "evening", "schedule": "0 3 8 * * *", "replicas": 0},
+    ]
+    it = Simulation(scaling(schedules=plan, scale_in_stabilization=30, scale_in_cooldown=0))
+    it.run(55, 2)
+    assert it.replicas == 1
+    it.run(10, 2)
+    assert it.replicas == 5
+    assert (it.changes[-1][1].reason, it.changes[-1][1].numbers["schedule"]) == ("Schedule", "morning")
+    it.run(110, 2)
+    assert it.replicas == 5
+    it.run(40, 2)
+    assert it.replicas == 1
+
+
+def test_the_state_is_not_written_every_second() -> None:
+    it = Simulation(scaling(metrics={"qps": 10}), seed=3)
+    it.run(120, 33)
+    written, before = 0, it.state
+    for _ in range(300):
+        it.run(1, 33)
+        written += it.state != before
+        before = it.state
+    assert written <= 60
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    rate=st.floats(0.3, 80),
+    seconds=st.floats(0.005, 1.0),
+    metric=st.sampled_from([{"qps": 10}, {"qps": 2.5}, {"concurrency": 2}, {"qps": 7, "concurrency": 3}]),
+    startup=st.sampled_from([0.0, 3.0, 45.0]),
+    least=st.integers(0, 2),
+)
+def test_a_steady_load_turns_the_scale_round_once_at_most(
+    seed: int, rate: float, seconds: float, metric: dict[str, float], startup: float, least: int
+) -> None:
+    it = Simulation(scaling(metrics=metric, min=least, max=60), seconds=seconds, startup=startup, seed=seed)
+    it.run(600, rate)
+    assert reversals(it.counts()) <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    least=st.integers(0, 4),
+    more=st.integers(0, 6),
+    phases=st.lists(st.tuples(st.integers(1, 60), st.sampled_from([0.0, 0.5, 5.0, 80.0, 900.0]), st.booleans())),
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            "prewarm": st.integers(0, 1),
+            "idle": st.sampled_from([1, 20, 300]),
+            "scale_in_stabilization": st.sampled_from([0, 7, 300]),
+            "scale_out_stabilization": st.sampled_from([0, 7]),
+            "scale_in_cooldown": st.sampled_from([0, 40]),
+            "scale_out_cooldown": st.sampled_from([0, 40]),
+        },
+    ),
+)
+def test_the_bounds_always_hold(
+    seed: int, least: int, more: int, phases: list[tuple[int, float, bool]], fields: dict[str, Any]
+) -> None:
+    highest = max(least + more, 1)
+    it = Simulation(scaling(min=least, max=highest, **fields), seed=seed, startup=3)
+    it.look()
+    for seconds, rate, blind in phases:
+        it.blind = blind
+        before = it.replicas
+        it.run(seconds, rate)
+        if blind and seconds <= 5:
+            assert it.replicas >= before or it.replicas == before
+    assert all(least <= count <= highest for count in it.counts())
+    cooldown = it.scaling.scale_in_cooldown
+    load = [at for at, change in it.changes if change.after < change.before and change.reason == "Load"]
+    assert all(b - a >= cooldown - 0.01 for a, b in itertools.pairwise(load))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), low=st.floats(1, 9), times=st.sampled_from([5, 10, 20]))
+def test_a_step_up_acts(seed: int, low: float, times: int) -> None:
+    it = Simulation(scaling(max=60), seed=seed, startup=10)
+    it.run(90, low)
+    before = it.replicas
+    it.run(75, low * times)
+    assert it.replicas >= max(low * times / 10 * 0.75, before)
+
+
+def test_the_state_survives_a_change_of_the_code_that_reads_it() -> None:
+    assert State.of({}) is None
+    assert State.of({"replicas": 3}) == State(3, 0.0)
+    it: Callable[..., State] = replace
+    assert it(State(3, 0.0), replicas=4).document() == {"replicas": 4, "active_at": 0.0}
