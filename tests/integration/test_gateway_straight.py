@@ -315,7 +315,7 @@ def test_what_is_not_allowed_is_not_remembered(tmp_path: Path) -> None:
         for _ in range(3):
             assert (await client.post(extra="Authorization: Bearer guess\r\n"))[0] == 401
         (connection,) = lab.gateway.clients
-        assert len(connection._memory) == 0
+        assert len(connection._recall._memory) == 0
         assert isinstance(connection._straight, Straight)
 
     run(tmp_path, test)

@@ -17,7 +17,7 @@ from modelworks.gateway.direct import Direct
 from modelworks.gateway.door import Door
 from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import RequestHead
-from modelworks.gateway.known import KnownRequest, WholeRequest
+from modelworks.gateway.known import KnownRequest, Repeated
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.metrics import render
 from modelworks.gateway.pending import Pending
@@ -120,7 +120,7 @@ class Gateway:
         out = head.plain(path, b"%b%b\r\n" % (client.forwarded, head.host or b""))
         return KnownRequest(head, name, digest, out + (b"\r\n" if head.length is None else b"Content-Length: "))
 
-    def repeat(self, client: ClientConnection, straight: Straight, known: WholeRequest, data: bytes) -> bool:
+    def repeat(self, client: ClientConnection, straight: Straight, known: Repeated, data: bytes) -> bool:
         """As ``open`` for a whole request with a known head, and begin it; False when it is not plainly allowed."""
         service = self.services.get(known.service)
         if (

@@ -40,6 +40,24 @@ class Known(Protocol[W_co]):
     def whole(self, length: int | None, body: int) -> W_co: ...
 
 
+class Repeated(Protocol):
+    """A request whose head is known from others: ``out`` is the head for the replica, ``digest`` of the token it came
+    with, ``length`` and ``body`` are of its body and where that begins, in bytes."""
+
+    @property
+    def head(self) -> RequestHead: ...
+    @property
+    def service(self) -> bytes: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def out(self) -> bytes: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def body(self) -> int: ...
+
+
 @dataclass(slots=True)  # not frozen: that would make it three times slower to build, which is done for each new length
 class WholeRequest:
     """``out``: the head for the replica. ``length`` and ``body`` are of the body, and where it begins, in bytes."""

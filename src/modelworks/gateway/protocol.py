@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol, cast
+from functools import partial
+from typing import cast
 
 import httptools
 
 from modelworks.gateway.client import HELD_BY_PIPELINE, Request
 from modelworks.gateway.direct import Direct
 from modelworks.gateway.exchange import Exchange
-from modelworks.gateway.heads import Headers, RequestHead, read_request
+from modelworks.gateway.heads import Headers, read_request
 from modelworks.gateway.intake import Intake
-from modelworks.gateway.known import KnownRequest, Memory, WholeRequest, plain_request, whole
-from modelworks.gateway.limits import Limits
 from modelworks.gateway.problems import SLOW_CLIENT, Problem, bad_request
+from modelworks.gateway.recall import Recall
+from modelworks.gateway.router import Router
 from modelworks.gateway.straight import Straight
 
 _LATER = float("inf")
-
-
-class Router(Protocol):
-    """What a connection needs of the gateway."""
-
-    limits: Limits
-    draining: bool
-    clients: set[ClientConnection]
-
-    def now(self) -> float: ...
-    def open(self, client: ClientConnection, head: RequestHead) -> Request: ...
-    def known(self, client: ClientConnection, head: RequestHead) -> KnownRequest | None: ...
-    def repeat(self, client: ClientConnection, straight: Straight, known: WholeRequest, data: bytes) -> bool: ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -39,9 +27,9 @@ class ClientConnection(asyncio.Protocol):
     those that were pipelined."""
 
     __slots__ = (
-        "_advancing", "_between", "_current", "_ended", "_headers", "_held",
-        "_in_head", "_intake", "_key", "_limits", "_lingering", "_memory", "_parser", "_pipeline", "_read_deadline",
-        "_receiving", "_rest", "_router", "_straight", "_target", "_transport", "_tunnel", "_write_deadline",
+        "_advancing", "_between", "_current", "_ended", "_headers", "_held", "_in_head", "_intake", "_limits",
+        "_lingering", "_parser", "_pipeline", "_read_deadline", "_recall", "_receiving",
+        "_rest", "_router", "_straight", "_target", "_transport", "_tunnel", "_write_deadline",
         "blocked", "forwarded", "now",
     )  # fmt: skip
 
@@ -55,9 +43,8 @@ class ClientConnection(asyncio.Protocol):
         self.forwarded = b""
         self._parser = httptools.HttpRequestParser(self)
         self._between = True  # the parser has read whole requests only, and goes on
-        self._memory: Memory[WholeRequest] = Memory()
+        self._recall = Recall()
         self._straight: Straight | None = Straight(self, self._limits.buffer)
-        self._key: bytes | None = None  # of the request that is being parsed, if it may be remembered
         self._target = b""
         self._headers: Headers = []
         self._current: Request | None = None
@@ -90,7 +77,7 @@ class ClientConnection(asyncio.Protocol):
         unbroken = self._between and self._current is None
         if (
             unbroken
-            and (known := self._memory.find(data)) is not None
+            and (known := self._recall.find(data)) is not None
             and (straight := self._straight) is not None
             and self._router.repeat(self, straight, known, data)
         ):
@@ -101,8 +88,7 @@ class ClientConnection(asyncio.Protocol):
         if self._parser is None:
             self._hold_rest(data)
             return
-        message = whole(data) if unbroken else None
-        self._key = message[0] if message is not None else None
+        self._recall.parsing(data if unbroken else None)
         self._intake.progress = False
         try:
             self._parser.feed_data(data)
@@ -174,10 +160,7 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(head, Problem):
             self._enqueue(Direct(self, None, head, 0))
         else:
-            if self._key is not None and plain_request(head):
-                known = self._router.known(self, head)
-                if known is not None:
-                    self._memory.learn(self._key, known)
+            self._recall.learn(head, partial(self._router.known, self))
             self._enqueue(self._router.open(self, head))
 
     def on_body(self, data: bytes) -> None:

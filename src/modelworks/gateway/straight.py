@@ -6,7 +6,7 @@ from modelworks.gateway.admission import Slot
 from modelworks.gateway.client import Repeating
 from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import RequestHead
-from modelworks.gateway.known import WholeAnswer, WholeRequest
+from modelworks.gateway.known import Repeated, WholeAnswer
 from modelworks.gateway.service import Service
 from modelworks.gateway.upstream import UpstreamConnection
 
@@ -28,13 +28,13 @@ class Straight:
         self._buffer = buffer
         self._now = client.now
         self._began = 0.0
-        self._known: WholeRequest
+        self._known: Repeated
         self._out: bytes
         self._service: Service
         self._slot: Slot
         self._upstream: UpstreamConnection
 
-    def start(self, service: Service, known: WholeRequest, out: bytes) -> bool:
+    def start(self, service: Service, known: Repeated, out: bytes) -> bool:
         """Send ``out``, the whole request; False when no replica is free, or no connection to it is idle."""
         slot = service.admission.take()
         if slot is None:
