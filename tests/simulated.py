@@ -15,6 +15,7 @@ from modelworks.kernel.decision import (
     EnsureSecret,
     ForgetRun,
     PublishRoute,
+    RecordRevision,
     Release,
     Remove,
     RemoveKey,
@@ -25,6 +26,7 @@ from modelworks.kernel.decision import (
 )
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
+from modelworks.kernel.traffic import Traffic
 from modelworks.products.kind import ClaimView
 
 NODE = "node-a"
@@ -49,6 +51,8 @@ class World:
     api_key: str | None = None
     emptied: list[str] = field(default_factory=list)
     removed: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
+    revisions: dict[str, int] = field(default_factory=dict)
 
     @property
     def time(self) -> datetime:
@@ -82,6 +86,8 @@ class World:
                     self.route = dict(route)
                 case WithdrawRoute():
                     self.route = None
+                case RecordRevision(revision):
+                    self.revisions.setdefault(revision, len(self.revisions) + 1)
                 case EnsureSecret():
                     self.token = True
                 case RemoveObjects(uri):

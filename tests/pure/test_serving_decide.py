@@ -17,10 +17,11 @@ from modelworks.kernel.resource import Ref, Resource
 from modelworks.kernel.run import RunReason, Transport
 from modelworks.products.serving.decide import decide
 from modelworks.products.serving.observe import Observed
+from modelworks.products.serving.queries import KnownToken
 from modelworks.products.serving.record import Record
-from modelworks.products.serving.rollout import SURGE
 from modelworks.products.serving.spec import ServiceSpec
 
+SURGE = 1
 UID = "abcdef0123456789"
 CREATED = datetime.fromtimestamp(START, UTC)
 
@@ -45,8 +46,9 @@ def service(digest: str = "d1", **spec: Any) -> Resource:
 
 def loop(resource: Resource, world: World | None = None) -> Loop:
     def one(resource: Resource, world: World) -> Decision:
-        tokens: dict[str, float | None] = {"f" * 64: None} if world.token else {}
-        observed = Observed(tuple(world.runs.values()), tuple(world.claims.values()), world.route, tokens)
+        tokens = {"f" * 64: KnownToken()} if world.token else {}
+        runs, claims = tuple(world.runs.values()), tuple(world.claims.values())
+        observed = Observed(runs, claims, world.route, tokens, world.traffic, world.revisions)
         return decide(resource, observed, world.time)
 
     return Loop(resource, world or World(), one)
@@ -395,7 +397,7 @@ def test_delete_leaves_nothing() -> None:
 
 def test_an_old_token_ends_in_time() -> None:
     resource = replace(up(1).resource)
-    tokens = {"a" * 64: None, "b" * 64: START + 30}
+    tokens = {"a" * 64: KnownToken(), "b" * 64: KnownToken(START + 30)}
     decision = decide(resource, Observed(tokens=tokens), datetime.fromtimestamp(START, UTC))
     assert decision.wake_in is not None
     routes = [action.route for action in decision.actions if hasattr(action, "route")]

@@ -18,7 +18,7 @@ from typing import assert_never
 from sqlalchemy import Connection, Engine
 
 from modelworks.control.fleet import Fleet
-from modelworks.db import claims, events, jobkeys, ledger, resources, routes, secrets
+from modelworks.db import claims, events, jobkeys, ledger, resources, revisions, routes, secrets
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import (
@@ -32,6 +32,7 @@ from modelworks.kernel.decision import (
     ForgetRun,
     Meter,
     PublishRoute,
+    RecordRevision,
     Release,
     Remove,
     RemoveBucket,
@@ -54,7 +55,8 @@ from modelworks.objectstore.uri import ObjectUri
 LEASE_SECONDS = 60.0
 _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried again by the next pass
 
-_Stored = Reserve | Release | PublishRoute | WithdrawRoute | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
+_Routing = PublishRoute | WithdrawRoute | RecordRevision
+_Stored = Reserve | Release | _Routing | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
 _Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
 
 
@@ -89,6 +91,7 @@ class Actor:
                     | Release()
                     | PublishRoute()
                     | WithdrawRoute()
+                    | RecordRevision()
                     | EnsureSecret()
                     | EnsureKey()
                     | RemoveKey()
@@ -157,6 +160,8 @@ class Actor:
                 routes.publish(connection, workspace, name, uid, route)
             case WithdrawRoute(workspace, name):
                 routes.withdraw(connection, workspace, name, uid)
+            case RecordRevision(revision, spec, resolved):
+                revisions.record(connection, uid, revision, spec, resolved)
             case EnsureSecret(name):
                 secrets.ensure(connection, self.cipher, uid, name)
             case EnsureKey(epoch):

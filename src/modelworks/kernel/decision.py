@@ -87,6 +87,15 @@ class WithdrawRoute:
 
 
 @dataclass(frozen=True)
+class RecordRevision:
+    """A service's revision is kept, with the next number, as ``spec`` and ``resolved`` made it; once."""
+
+    revision: str
+    spec: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class EnsureSecret:
     """The resource has a random secret of 256 bits called ``name``: made once, encrypted, gone with the resource."""
 
@@ -176,6 +185,7 @@ Action = (
     | ForgetRun
     | PublishRoute
     | WithdrawRoute
+    | RecordRevision
     | EnsureSecret
     | EnsureKey
     | RemoveKey

@@ -5,7 +5,7 @@ While a node or the database cannot be asked there is no observation and no deci
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,6 +18,7 @@ from modelworks.kernel.decision import (
     EnsureSecret,
     ForgetRun,
     PublishRoute,
+    RecordRevision,
     Release,
     Remove,
     RemoveObjects,
@@ -29,20 +30,22 @@ from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
 from modelworks.products.mounts import log_uri, workspace_bucket
 from modelworks.products.serving.health import assess
+from modelworks.products.serving.hung import GRACE as HUNG_GRACE
 from modelworks.products.serving.observe import Observed
-from modelworks.products.serving.older import older_replicas
-from modelworks.products.serving.queries import TOKEN
+from modelworks.products.serving.plan import Plan, remembered
+from modelworks.products.serving.queries import TOKEN, KnownToken
 from modelworks.products.serving.record import Record, ServicePhase
-from modelworks.products.serving.rollout import SETTLE, View, asked_lately, ended_lately, hand_over, to_reserve
+from modelworks.products.serving.revisions import own_facts
+from modelworks.products.serving.rollout import SETTLE, View, asked_lately, ended_lately, to_reserve
 from modelworks.products.serving.routing import active_tokens, route, service_path
-from modelworks.products.serving.runs import Service, run_spec
-from modelworks.products.serving.slots import current_slots, serving
-from modelworks.products.serving.wanted import wanted_replicas
+from modelworks.products.serving.runs import run_spec
+from modelworks.products.serving.slots import HUNG, RECOVERY, serving
+from modelworks.products.serving.views import DRAIN_DELAY, views
 
 # Changes of runs and claims wake a service at once; this is for the one that was missed.
 _PATIENCE = 30.0
-# Between a route without a replica and its SIGTERM, so that no gateway still chooses it.
-_DRAIN_DELAY = 1.0
+# How often two revisions are compared while both answer.
+_JUDGING = 2.0
 
 
 def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
@@ -50,53 +53,62 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
     before, time = Record.of(resource.status), now.timestamp()
     if resource.deleting is not None:
         return _delete(resource, before, observed)
-    service = Service.of(resource)
-    service = replace(service, wanted=wanted_replicas(service.spec, before))
-    view = _view(service, before, observed, time)
+    plan, record = remembered(resource, before, observed.traffic, time)
     if not observed.tokens:
         # The route needs the token's digest: the pass that sees it goes on from here.
         return Decision(_status(resource, before), (EnsureSecret(TOKEN),), wake_in=0.0)
-    after = assess(view, before)
-    published = route(view, after, active_tokens(observed.tokens, time))
-    actions: list[Action] = []
+    stable, canary = views(plan, before, observed, time)
+    after = assess(plan, stable, canary, record)
+    published = route(plan, stable, canary, after, active_tokens(observed.tokens, time))
+    actions: list[Action] = _recorded(plan, observed)
     if published != observed.route:
         actions.append(PublishRoute(resource.ref.workspace, resource.ref.name, published))
-    actions += (*_stops(view), *_releases(view), *_forgets(view), *_starts(view))
+    for view in (stable, canary):
+        actions += (*_stops(view), *_releases(view), *_forgets(view))
+    for view in (stable, canary):
+        actions += _starts(view)
+    actions += _told(before, after)
+    return Decision(_status(resource, after), tuple(actions), _wake(plan, after, (stable, canary), observed.tokens))
+
+
+def _recorded(plan: Plan, observed: Observed) -> list[Action]:
+    """Revisions that are seen for the first time; what only the service as a whole has is no part of them."""
+    services = [plan.declared, *([plan.canary] if plan.canary else [])]
+    return [
+        RecordRevision(service.revision, service.spec.dump(), own_facts(service.resolved))
+        for service in services
+        if service.revision not in observed.recorded
+    ]
+
+
+def _told(before: Record, after: Record) -> list[Action]:
+    told: list[Action] = []
+    for name in sorted(after.reversed.keys() - before.reversed.keys()):
+        found = after.reversed[name]
+        numbers = {"revision": name, **found.numbers}
+        told.append(Emit("Reversed", f"revision {name} was taken back: {found.reason}", Level.WARNING, numbers))
     if after.phase != before.phase:
         warns = after.phase in (ServicePhase.FAILED, ServicePhase.DEGRADED)
-        actions.append(Emit(str(after.phase), after.message, Level.WARNING if warns else Level.NORMAL))
-    return Decision(_status(resource, after), tuple(actions), _wake(view, observed.tokens))
-
-
-def _view(service: Service, before: Record, observed: Observed, now: float) -> View:
-    runs = {run.key: run for run in observed.runs}
-    slots = current_slots(service, before, runs, now)
-    live = {key for key, run in runs.items() if not run.phase.ended}
-    wanted = {service.key(slot.ordinal, slot.incarnation) for slot in slots}
-    draining = {
-        key: since
-        for key, since in before.draining.items()
-        # A replica that is wanted again before it was told to stop goes on.
-        if key in live and (key not in wanted or now - since >= _DRAIN_DELAY)
-    }
-    claims = {claim.key: claim for claim in observed.claims}
-    view = View(service, slots, runs, claims, draining, now, older_replicas(service, before, runs, now))
-    drained, older = hand_over(view)
-    return replace(view, draining=draining | dict.fromkeys(drained, now), older=older)
+        told.append(Emit(str(after.phase), after.message, Level.WARNING if warns else Level.NORMAL))
+    return told
 
 
 def _stops(view: View) -> list[Action]:
     """Whoever was drained long enough, or never served, and whoever is broken."""
     grace = view.service.spec.grace_period
+    hung = {replica.key for replica in view.replicas if replica.slot.stopping == HUNG}
     reasons = {
         key: "Replaced"
         for key, since in view.draining.items()
-        if view.now - since >= _DRAIN_DELAY or not serving(view.runs[key])
+        if view.now - since >= DRAIN_DELAY or not serving(view.runs[key])
     }
     for replica in view.replicas:
         if replica.slot.stopping and view.lives(replica.key):
             reasons[replica.key] = replica.slot.stopping
-    return [StopRun(view.runs[key].node, key, grace, reason) for key, reason in sorted(reasons.items())]
+    return [
+        StopRun(view.runs[key].node, key, min(grace, HUNG_GRACE) if key in hung else grace, reason)
+        for key, reason in sorted(reasons.items())
+    ]
 
 
 def _releases(view: View) -> list[Action]:
@@ -136,28 +148,41 @@ def _starts(view: View) -> list[Action]:
     ]
     if placed:
         starts.append(EnsureBucket(workspace_bucket(view.service.workspace)))
-        starts += (EnsureRun(node, run_spec(replica.service, replica.key)) for node, replica in placed)
+        starts += (
+            EnsureRun(node, run_spec(replica.service, replica.key, replica.slot.halvings)) for node, replica in placed
+        )
     reserve = to_reserve(view)
     if reserve:
         starts.append(Reserve(tuple(replica.service.claim(replica.key) for replica in reserve)))
     return starts
 
 
-def _wake(view: View, tokens: Mapping[str, float | None]) -> float | None:
+def _wake(plan: Plan, record: Record, views: Sequence[View], tokens: Mapping[str, KnownToken]) -> float | None:
     """When something is due that no notification tells: a retry, the end of a drain, the end of an old token."""
+    now = views[0].now
+    due = [token.until for token in tokens.values() if token.until is not None and token.until > now]
+    for view in views:
+        due += _due(view)
+    waits = [max(at - now, 0.0) for at in due]
+    if any(view.slots or any(not run.phase.ended for run in view.runs.values()) for view in views):
+        waits.append(_PATIENCE)
+    judged = record.replaced is not None or (plan.canary is not None and plan.canary.wanted)
+    if judged and plan.declared.spec.traffic.reversal.enabled:
+        waits.append(_JUDGING)
+    return min(waits, default=None)
+
+
+def _due(view: View) -> list[float]:
     due = [
         replica.slot.retry_at
         for replica in view.replicas
         if replica.slot.retry_at is not None and replica.key not in view.runs
     ]
-    due += [since + _DRAIN_DELAY for since in view.draining.values() if view.now - since < _DRAIN_DELAY]
+    due += [slot.halved_at + RECOVERY for slot in view.slots if slot.halved_at is not None and view.slot_serves(slot)]
+    due += [since + DRAIN_DELAY for since in view.draining.values() if view.now - since < DRAIN_DELAY]
     due += [run.exited_at + SETTLE for run in view.runs.values() if run.exited_at and ended_lately(run, view.now)]
     due += [c.created_at.timestamp() + SETTLE for c in view.claims.values() if asked_lately(c, view.now)]
-    due += [until for until in tokens.values() if until is not None and until > view.now]
-    waits = [max(at - view.now, 0.0) for at in due]
-    if view.slots or any(not run.phase.ended for run in view.runs.values()):
-        waits.append(_PATIENCE)
-    return min(waits, default=None)
+    return due
 
 
 def _status(resource: Resource, record: Record) -> dict[str, object]:

@@ -10,21 +10,22 @@ from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.traffic import Traffic
 from modelworks.products.kind import ClaimView, World
-from modelworks.products.serving.queries import published_route, token_digests
+from modelworks.products.serving.queries import KnownToken, known_tokens, published_route, revision_numbers
 
 
 @dataclass(frozen=True)
 class Observed:
-    """``route`` is what the gateways were told last. ``tokens`` maps SHA-256 → when it ends (Unix s; None: never).
+    """``route`` is what the gateways were told last. ``tokens`` maps SHA-256 → the token.
 
-    ``traffic`` is what the gateways said of its requests lately.
+    ``traffic`` is what the gateways said of its requests lately, ``recorded`` maps the revisions kept → their numbers.
     """
 
     runs: tuple[RunObservation, ...] = ()
     claims: tuple[ClaimView, ...] = ()
     route: Mapping[str, Any] | None = None
-    tokens: Mapping[str, float | None] = field(default_factory=dict)
+    tokens: Mapping[str, KnownToken] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    recorded: Mapping[str, int] = field(default_factory=dict)
 
 
 def observe(resource: Resource, world: World) -> Observed:
@@ -33,6 +34,7 @@ def observe(resource: Resource, world: World) -> Observed:
         runs=tuple(world.runs(resource.uid)),
         claims=tuple(world.claims(resource.uid)),
         route=published_route(world.connection, resource.ref.workspace, resource.ref.name, resource.uid),
-        tokens=token_digests(world.connection, resource.uid),
+        tokens=known_tokens(world.connection, resource.uid),
         traffic=world.traffic(resource.uid),
+        recorded=world.shared(revision_numbers).get(resource.uid, {}),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
-from modelworks.kernel.run import RunObservation
+from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.products.serving.record import Record, Revision, Slot
 from modelworks.products.serving.runs import Service
-from modelworks.products.serving.slots import advanced, serving
+from modelworks.products.serving.slots import advanced, first_slot, serving
 from modelworks.products.serving.spec import ServiceSpec
 
 
@@ -25,7 +26,11 @@ class Replica:
 
 
 def older_replicas(
-    service: Service, before: Record, runs: Mapping[str, RunObservation], now: float
+    service: Service,
+    before: Record,
+    runs: Mapping[str, RunObservation],
+    now: float,
+    hung: Collection[str] = (),
 ) -> tuple[Replica, ...]:
     """Those of the pass before, each moved on by what was seen of its run.
 
@@ -43,8 +48,20 @@ def older_replicas(
             run = runs.get(key)
             well = slot.served and not slot.failures
             if key not in before.draining and (name != before.revision or well or serving(run)):
-                found.append(Replica(own, advanced(slot, run, now)))
+                found.append(Replica(own, advanced(slot, run, now, hung=key in hung)))
     return tuple(sorted(found, key=lambda replica: (replica.slot.failures, replica.key)))
+
+
+def more(like: Service, count: int, taken: Sequence[Replica], runs: Mapping[str, RunObservation]) -> list[Replica]:
+    """So many more replicas of an older revision, beside those there are: its successor fails and more are wanted."""
+    used = {replica.slot.ordinal for replica in taken if replica.service.revision == like.revision}
+    used |= {
+        key.ordinal
+        for key, run in ((RunKey.parse(run.key), run) for run in runs.values())
+        if key.attempt == like.revision and not run.phase.ended
+    }
+    free = (ordinal for ordinal in range(len(used) + count) if ordinal not in used)
+    return [Replica(like, first_slot(like, ordinal, runs.values())) for ordinal in islice(free, count)]
 
 
 def revisions(service: Service, slots: Iterable[Slot], older: Iterable[Replica]) -> dict[str, Revision]:

@@ -5,14 +5,17 @@ The token is the secret ``token``. After a rotation that keeps it for a while, t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from modelworks.db import secrets
+from modelworks.db import revisions, secrets
 from modelworks.db.secrets import Cipher
 from modelworks.db.tables import routes
+from modelworks.kernel.resource import Resource
 
 TOKEN = "token"
 _UNTIL = "until-"
@@ -24,14 +27,32 @@ def published_route(connection: Connection, workspace: str, name: str, uid: str)
     return connection.scalar(query)
 
 
-def token_digests(connection: Connection, uid: str) -> dict[str, float | None]:
-    """SHA-256 of each token → when it ends, in Unix seconds (None: never)."""
-    found = secrets.digests(connection, uid)
+@dataclass(frozen=True)
+class KnownToken:
+    """One token of a service: when it ends, in Unix seconds (None: never), and itself sealed, in base64."""
+
+    until: float | None = None
+    sealed: str = ""
+
+
+def known_tokens(connection: Connection, uid: str) -> dict[str, KnownToken]:
+    """SHA-256 of each token → the rest of what gateways need of it."""
+    digests = secrets.digests(connection, uid)
+    sealed = secrets.sealed(connection, uid)
     return {
-        digest: None if name == TOKEN else float(name.removeprefix(_UNTIL))
-        for name, digest in found.items()
+        digest: KnownToken(
+            None if name == TOKEN else float(name.removeprefix(_UNTIL)),
+            base64.b64encode(sealed[name]).decode() if name in sealed else "",
+        )
+        for name, digest in digests.items()
         if name == TOKEN or name.startswith(_UNTIL)
     }
+
+
+def revision_numbers(connection: Connection, resources: Sequence[Resource]) -> dict[str, dict[str, int]]:
+    """uid → revision → number, of the services among ``resources``."""
+    uids = [resource.uid for resource in resources if resource.ref.kind == "Service"]
+    return revisions.numbers(connection, uids) if uids else {}
 
 
 def rotate_token(connection: Connection, cipher: Cipher, uid: str, *, now: float, keep_until: int | None = None) -> str:

@@ -9,6 +9,7 @@ from modelworks.kernel.resource import Metadata
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.registry.facade import find_version
 from modelworks.products.resolution import Resolution
+from modelworks.products.serving.revisions import CANARY_FIELDS, RESUMED, overlaid
 from modelworks.products.serving.spec import ServiceSpec
 from modelworks.products.serving.templates import default_environment
 
@@ -20,21 +21,60 @@ def resolve(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     if "." in metadata.name:
         said = f"the name of a service holds no dots: {metadata.name!r} would not be told from workspace.service"
         raise Invalid(said, fields=(FieldError("metadata.name", said),))
+    found = _facts(metadata, spec, lookup)
+    data, notes = dict(found.data), list(found.notes)
+    if spec.canary is not None:
+        canary = _canary_facts(metadata, spec, lookup)
+        data["canary"] = canary.data
+        notes += [note for note in canary.notes if note not in notes]
+    stored = lookup.resource(metadata.workspace, "Service", metadata.name)
+    if stored is not None and RESUMED in stored.resolved:
+        # No fact of the spec, so it outlasts every apply.
+        data[RESUMED] = stored.resolved[RESUMED]
+    return Resolved(data, tuple(notes))
+
+
+def _canary_facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
+    """Of the service with the canary's fields in their place."""
+    try:
+        return _facts(metadata, ServiceSpec.parse(overlaid(spec.dump()), at="spec"), lookup)
+    except Invalid as error:
+        given = {f"spec.{name}" for name in CANARY_FIELDS if getattr(spec.canary, name) is not None}
+        fields = tuple(
+            FieldError(field.path.replace("spec", "spec.canary", 1), field.message)
+            if _below(field.path, given)
+            else field
+            for field in error.fields
+        )
+        raise Invalid(f"the canary: {error.detail}", fields=fields, remedy=error.remedy) from None
+
+
+def _below(path: str, given: set[str]) -> bool:
+    return path == "spec" or any(path == one or path.startswith(f"{one}.") for one in given)
+
+
+def _facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     resolution = Resolution("Service", metadata, lookup)
     resolution.workload(spec, default_environment=default_environment(spec))
     if spec.model is not None:
-        resolution.data["model"] = _model(resolution, spec.model)
+        resolution.data["model"] = _model(resolution, spec.model, "spec.model")
+    if spec.base_model is not None:
+        resolution.data["base_model"] = _model(resolution, spec.base_model, "spec.base_model")
+    if spec.warm_up is not None:
+        resolution.data["warm_up"] = resolution.uri(spec.warm_up, "spec.warm_up", folder=True)
+    if spec.capture is not None:
+        resolution.data["capture"] = resolution.uri(spec.capture.uri, "spec.capture.uri", folder=True, write=True)
     return resolution.resolved()
 
 
-def _model(resolution: Resolution, wanted: str) -> dict[str, Any]:
+def _model(resolution: Resolution, wanted: str, path: str) -> dict[str, Any]:
     substitution = resolution.lookup.settings.substitute("model", wanted)
     resolution.substituted(substitution)
     reference = substitution.used if substitution else wanted
     if reference.startswith(_SCHEMES):
         # A prefix has no digest of its own: what is in it when a replica starts is what it serves.
-        return {"uri": resolution.uri(reference, "spec.model", folder=not reference.endswith(".onnx"))}
-    found = find_version(resolution.lookup.connection, resolution.workspace, reference, path="spec.model")
+        return {"uri": resolution.uri(reference, path, folder=not reference.endswith(".onnx"))}
+    found = find_version(resolution.lookup.connection, resolution.workspace, reference, path=path)
     if found.note is not None:
         resolution.notes.append(found.note)
     return {"uri": found.uri, "digest": found.digest, "version": found.version, "size": found.size}

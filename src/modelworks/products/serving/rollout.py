@@ -1,8 +1,9 @@
 """Which replicas may start and which must go, so that a service stays up while it changes. Pure.
 
-A new revision starts one replica beside those that serve (the surge) and an old one goes for each that became ready.
-Where there is no room for one more, and none comes free in a moment, an old one goes first, only one at a time. An old
-one that ends before it was replaced begins again, as long as fewer of the new ones serve than are wanted.
+A new revision starts ``max_surge`` replicas beside those that serve, and an old one goes for each that became ready;
+with ``max_unavailable`` so many go before. Where there is no room for one more, and none comes free in a moment, an old
+one goes first, only one at a time. An old one that ends before it was replaced begins again, as long as fewer of the
+new ones serve than are wanted, and while the new ones fail there are as many old ones as are wanted.
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from dataclasses import dataclass
 
 from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.products.kind import ClaimView
-from modelworks.products.serving.older import Replica
+from modelworks.products.serving.older import Replica, more
 from modelworks.products.serving.record import Slot
 from modelworks.products.serving.runs import Service
 from modelworks.products.serving.slots import serving
 
-SURGE = 1
 # How admission begins its reason for a claim that fits once somebody else has gone; others never fit.
 _FITS_LATER = "waits for capacity"
 # After a run ended, admission needs a moment to give its room to somebody: until then its reasons are old.
 SETTLE = 5.0
+# One that failed before must have waited for so long, and not failed more often, before a replica that serves goes.
+_PATIENCE_WITH_FAILING = 30.0
+_MOST_FAILURES = 2
 
 
 @dataclass(frozen=True)
 class View:
-    """One moment of a service: its slots and everything seen, by key."""
+    """One moment of a service, or of its canary: its slots and everything seen of its runs, by key."""
 
     service: Service
     slots: Sequence[Slot]
@@ -35,6 +38,7 @@ class View:
     draining: Mapping[str, float]
     now: float
     older: tuple[Replica, ...] = ()
+    squeezed: bool = False
 
     def key(self, slot: Slot) -> str:
         return self.service.key(slot.ordinal, slot.incarnation)
@@ -57,7 +61,7 @@ class View:
         return self.runs.get(self.key(slot))
 
     def slot_serves(self, slot: Slot) -> bool:
-        return serving(self.run(slot)) and self.key(slot) not in self.draining
+        return not slot.stopping and serving(self.run(slot)) and self.key(slot) not in self.draining
 
     def old(self) -> list[RunObservation]:
         """Live replicas of other revisions that are not on their way out, those that serve first."""
@@ -74,8 +78,20 @@ class View:
         return [slot for slot in self.slots if (slot.failures or slot.stopping) and not self.slot_serves(slot)]
 
 
-def hand_over(view: View) -> tuple[list[str], tuple[Replica, ...]]:
-    """Keys of the live runs that from now on get no requests, and the older replicas that stay wanted."""
+@dataclass(frozen=True)
+class HandOver:
+    """``gone``: keys of the live runs that from now on get no requests. ``older``: replicas that stay wanted.
+
+    ``squeezed``: an old one goes first, since there is no room for one more.
+    """
+
+    gone: tuple[str, ...]
+    older: tuple[Replica, ...]
+    squeezed: bool = False
+
+
+def hand_over(view: View) -> HandOver:
+    """Who goes now, and who stays."""
     unwanted = [
         run.key
         for run in view.runs.values()
@@ -87,30 +103,39 @@ def hand_over(view: View) -> tuple[list[str], tuple[Replica, ...]]:
     known = {replica.key for replica in view.older}
     old = view.old()
     ready = sum(view.slot_serves(slot) for slot in view.slots)
-    needed = max(len(view.slots) - ready, 0)
+    needed = max(len(view.slots) - view.service.spec.rolling.max_unavailable - ready, 0)
     kept = [run.key for run in old if serving(run) or run.key in known][:needed]
     gone = [run.key for run in old if run.key not in kept]
     ended = [replica.key for replica in view.older if not view.lives(replica.key)][: needed - len(kept)]
-    if not gone and (kept or ended) and _waits_for_room(view):
+    squeezed = not gone and bool(kept or ended) and _waits_for_room(view, len(kept))
+    if squeezed:
         if ended:
             ended = []  # they would ask for the same room
         else:
             gone.append(kept.pop())
-    return unwanted + gone, tuple(replica for replica in view.older if replica.key in kept or replica.key in ended)
+    stay = [replica for replica in view.older if replica.key in kept or replica.key in ended]
+    missing = needed - len(kept) - len(ended)
+    if missing > 0 and not squeezed and stay and view.failing():
+        stay += more(stay[0].service, missing, stay, view.runs)
+    return HandOver((*unwanted, *gone), tuple(stay), squeezed)
 
 
-def _waits_for_room(view: View) -> bool:
+def _waits_for_room(view: View, serving_old: int) -> bool:
     """A replica of the new revision waits for room that an old one holds, and nothing else is under way."""
-    under_way = view.failing() or view.draining or any(_starts(view, slot) for slot in view.slots)
+    failing = view.failing()
+    if failing and (serving_old < 2 or max(slot.failures for slot in failing) > _MOST_FAILURES):
+        return False
+    under_way = view.draining or any(_starts(view, slot) for slot in view.slots)
     if under_way or any(ended_lately(run, view.now) for run in view.runs.values()):
         return False
+    patience = _PATIENCE_WITH_FAILING if failing else SETTLE
     waiting = [
         claim
         for slot in view.slots
         if (claim := view.claims.get(view.key(slot))) is not None
         and claim.node is None
         and claim.reason.startswith(_FITS_LATER)
-        and not asked_lately(claim, view.now)
+        and view.now - claim.created_at.timestamp() >= patience
     ]
     return bool(waiting)
 
@@ -136,7 +161,7 @@ def to_reserve(view: View) -> list[Replica]:
     held = {key for key in view.runs if view.lives(key)} | {
         key for key in view.claims if key not in view.runs and key in view.keys
     }
-    most = len(view.slots) + SURGE
+    most = len(view.slots) + view.service.spec.rolling.max_surge
     chosen: list[Replica] = []
     for replica in view.older:
         if _may_ask(view, replica, held) and len(held) < most:

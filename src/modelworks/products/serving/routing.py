@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelworks.kernel.resource import DEFAULT_WORKSPACE
 from modelworks.kernel.run import RunKey, RunObservation
+from modelworks.products.serving.hung import replica_id
+from modelworks.products.serving.plan import Plan
+from modelworks.products.serving.queries import KnownToken
 from modelworks.products.serving.record import Record, ServicePhase
 from modelworks.products.serving.rollout import View
+from modelworks.products.serving.runs import Service
 from modelworks.products.serving.slots import serving
 
 
@@ -21,42 +27,88 @@ def service_path(workspace: str, name: str) -> str:
     return f"/api/predict/{public_name(workspace, name)}"
 
 
-def active_tokens(tokens: Mapping[str, float | None], now: float) -> list[str]:
-    """The digests that open the service now."""
-    return sorted(digest for digest, until in tokens.items() if until is None or until > now)
+def active_tokens(tokens: Mapping[str, KnownToken], now: float) -> dict[str, KnownToken]:
+    """Those that open the service now."""
+    return {digest: tokens[digest] for digest in sorted(tokens) if (tokens[digest].until or math.inf) > now}
 
 
 def routed(view: View) -> list[RunObservation]:
     """The replicas that get requests: ready, wanted or not yet replaced, and not on their way out."""
     keep = view.keys | {run.key for run in view.old()}
-    found = [run for key, run in view.runs.items() if key in keep and key not in view.draining and serving(run)]
+    stopping = {replica.key for replica in view.replicas if replica.slot.stopping}
+    found = [
+        run
+        for key, run in view.runs.items()
+        if key in keep and key not in view.draining and key not in stopping and serving(run)
+    ]
     return sorted(found, key=lambda run: run.key)
 
 
-def route(view: View, record: Record, tokens: list[str]) -> dict[str, Any]:
+def route(
+    plan: Plan, stable: View, canary: View | None, record: Record, tokens: Mapping[str, KnownToken]
+) -> dict[str, Any]:
     """The document of docs/architecture.md, "Routes"."""
-    service, replicas = view.service, routed(view)
-    states = {ServicePhase.STOPPED: "stopped", ServicePhase.FAILED: "failed"}
+    service, spec = plan.declared, plan.declared.spec
+    own, beside = routed(stable), routed(canary) if canary else []
+    replicas = [*(_replica(stable, run) for run in own), *(_replica(canary, run) for run in beside if canary)]
+    states = {ServicePhase.STOPPED: "stopped", ServicePhase.FAILED: "failed", ServicePhase.IDLE: "idle"}
+    mirror = plan.canary is not None and plan.mirror
     return {
         "service": public_name(service.workspace, service.name),
         "uid": service.uid,
         "state": "ready" if replicas else states.get(record.phase, "starting"),
         "message": "" if replicas else record.message,
-        "token_sha256": tokens,
-        "replicas": [_replica(run) for run in replicas],
-        "concurrency": service.spec.concurrency,
-        "queue_size": service.spec.queue.size,
-        "queue_timeout": service.spec.queue.timeout,
-        "keepalive": service.spec.keepalive,
-        "max_body": service.spec.max_body,
+        "token_sha256": list(tokens),
+        "token_sealed": [token.sealed for token in tokens.values() if token.sealed],
+        "replicas": replicas,
+        "concurrency": spec.concurrency,
+        "queue_size": spec.queue.size,
+        "queue_timeout": spec.queue.timeout,
+        "keepalive": spec.keepalive,
+        "max_body": spec.max_body,
+        # A model may take as long to load as its health check is waited for.
+        "hold": spec.readiness.startup,
+        "weights": weights(plan, own),
+        "sticky_header": spec.traffic.sticky_header,
+        "mirror": {"revision": plan.canary.revision, "percent": plan.mirror} if mirror and plan.canary else None,
+        "hang_timeout": spec.hang_timeout,
+        "rate_limit": spec.rate_limit,
+        "concurrency_limit": spec.concurrency_limit,
+        "tasks": False if spec.tasks is None else spec.tasks.model_dump(),
+        "capture": _capture(service),
     }
 
 
-def _replica(run: RunObservation) -> dict[str, Any]:
-    key = RunKey.parse(run.key)
-    # Two revisions have replicas with the same ordinal while one takes over from the other.
-    return {
-        "id": f"{key.attempt[:6]}-{key.ordinal}-{key.incarnation}",
+def weights(plan: Plan, own: Sequence[RunObservation]) -> dict[str, int]:
+    """Percent by revision; nothing without a canary. While the stable revision is being replaced, old and new share
+    what the canary leaves, each by its ready replicas."""
+    if plan.canary is None:
+        return {}
+    counts = Counter(RunKey.parse(run.key).attempt for run in own) or Counter({plan.stable.revision: 1})
+    total, rest = counts.total(), 100 - plan.weight
+    shares = {name: rest * count // total for name, count in counts.items()}
+    # What whole percents leave over goes to those that lost most by it.
+    by_loss = sorted(counts, key=lambda name: (-(rest * counts[name] % total), name))
+    for name in by_loss[: rest - sum(shares.values())]:
+        shares[name] += 1
+    return {**dict(sorted(shares.items())), plan.canary.revision: plan.weight}
+
+
+def _capture(service: Service) -> dict[str, Any] | None:
+    capture = service.spec.capture
+    if capture is None:
+        return None
+    uri = service.resolved.get("capture", capture.uri)
+    return {"uri": uri, "percent": capture.percent, "max_body": capture.max_body}
+
+
+def _replica(view: View, run: RunObservation) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "id": replica_id(run.key),
         "address": run.address,
-        "revision": key.attempt,
+        "revision": RunKey.parse(run.key).attempt,
     }
+    slot = next((replica.slot for replica in view.replicas if replica.key == run.key), None)
+    if slot is not None and slot.halvings:
+        document |= {"limit": max(view.service.spec.concurrency >> slot.halvings, 1), "slow": True}
+    return document

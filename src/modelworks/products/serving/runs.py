@@ -11,9 +11,12 @@ from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import Access, EnvironmentRef, Input, Listen, Resources, RunKey, RunSpec, Transport
 from modelworks.products.mounts import code_input, log_uri, volume_mounts
 from modelworks.products.serving.revisions import revision
-from modelworks.products.serving.spec import MODEL_PATH, ServiceSpec
+from modelworks.products.serving.spec import BASE_MODEL_PATH, MODEL_PATH, ServiceSpec
 from modelworks.products.serving.templates import health_path, template_command
 from modelworks.products.workload import arguments, expand, expand_variables
+
+WARM_UP_PATH = "/mnt/warm-up"
+_BATCH_SIZE = "MW_MAX_BATCH_SIZE"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Service:
             resources=self.resources,
             instance_type=str(self.resolved.get("instance_type", "custom")),
             price_per_hour=float(self.resolved.get("price_per_hour", 0.0)),
+            node_selector=self.spec.node_selector,
+            tolerations=self.spec.tolerations,
             lasting=True,
         )
 
@@ -56,14 +61,15 @@ class Service:
         return Resources.parse(self.resolved.get("resources", {}))
 
 
-def run_spec(service: Service, key: str) -> RunSpec:
-    """The run of one replica."""
+def run_spec(service: Service, key: str, halvings: int = 0) -> RunSpec:
+    """The run of one replica; its batches are halved so many times, since it ran out of memory before."""
     spec, resolved = service.spec, service.resolved
     inputs = _inputs(resolved)
     platform = {"MW_SERVICE": service.name, "MW_REVISION": service.revision}
     model = {"MW_MODEL_DIR": MODEL_PATH} if resolved.get("model") else {}
     template = template_command(spec, service.name, service.resources) if spec.processor.template else None
     own = (dict(template.env) if template else {}) | expand_variables(spec.env, platform | model)
+    platform |= _batching(spec)
     shipped = log_uri(service.workspace, key)
     return RunSpec(
         key=key,
@@ -72,7 +78,7 @@ def run_spec(service: Service, key: str) -> RunSpec:
         name=service.name,
         command=template.command if template else _command(spec, platform | model | own),
         environment=EnvironmentRef.parse(resolved["environment"]) if resolved.get("environment") else None,
-        env=platform | own,
+        env=platform | own | _halved(spec, platform | own, halvings),
         resources=service.resources,
         inputs=inputs,
         volumes=volume_mounts(spec.volumes, resolved),
@@ -93,7 +99,24 @@ def _command(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
         command += ("--model", MODEL_PATH)
     if spec.entry is not None:
         command += ("--entry", spec.entry)
+    if spec.warm_up is not None:
+        command += ("--warm-up", WARM_UP_PATH)
     return command
+
+
+def _batching(spec: ServiceSpec) -> dict[str, str]:
+    if spec.batching is None:
+        return {}
+    delay = f"{spec.batching.max_batch_delay_ms:g}"
+    return {_BATCH_SIZE: str(spec.batching.max_batch_size), "MW_MAX_BATCH_DELAY_MS": delay}
+
+
+def _halved(spec: ServiceSpec, env: Mapping[str, str], halvings: int) -> dict[str, str]:
+    """A smaller batch needs less memory. What is not batched, or is by a server of its own, stays as it is."""
+    size = env.get(_BATCH_SIZE, "")
+    if not halvings or not spec.processor.own_server or not size.isdecimal():
+        return {}
+    return {_BATCH_SIZE: str(max(int(size) >> halvings, 1))}
 
 
 def _listen(spec: ServiceSpec, path: str) -> Listen:
@@ -124,6 +147,13 @@ def _inputs(resolved: Mapping[str, Any]) -> tuple[Input, ...]:
                 env="MW_MODEL_DIR",
             )
         )
+    base = resolved.get("base_model")
+    if base:
+        digest = base.get("digest")
+        paths = (BASE_MODEL_PATH,)
+        found.append(Input(channel="base", uri=base["uri"], paths=paths, digest=digest, env="MW_BASE_MODEL_DIR"))
+    if resolved.get("warm_up"):
+        found.append(Input(channel="warm-up", uri=resolved["warm_up"], paths=(WARM_UP_PATH,), env="MW_WARM_UP_DIR"))
     if resolved.get("code"):
         found.append(code_input(resolved["code"]))
     return tuple(found)
