@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from modelworks.kernel.errors import Invalid
+from modelworks.products.serving.spec import Processor, ServiceSpec
 from modelworks.sdk.inference import InferenceSpec, container_serving_spec
 from modelworks.sdk.service_json import translate
+from modelworks.sdk.service_processors import OWN_SERVER, PROCESSORS
 
 DOCUMENT: dict[str, Any] = {
     "name": "digits",
@@ -35,9 +37,10 @@ def test_what_has_a_meaning_is_mapped() -> None:
         "resources": {"cpu": 2, "memory": "4000Mi"},
         "queue": {"size": 10},
         "concurrency": 4,
+        "keepalive": 60.0,
         "instance_type": "ecs.c6.large",
     }
-    assert out.notes == ["metadata.rpc.keepalive has no effect here"]
+    assert out.notes == []
 
 
 @pytest.mark.parametrize(
@@ -76,11 +79,12 @@ def test_a_container_is_a_command() -> None:
         "processor": "command",
         "environment": "python-data",
         "command": "python app.py",
+        "port": 9000,
         "env": {"A": "1"},
         "readiness": {"path": "/ready", "timeout": "2s"},
         "code": "src",
     }
-    assert out.notes == ["containers.0.port has no effect here: the server is told its port by $PORT"]
+    assert out.notes == []
 
 
 def test_a_health_check_may_be_a_path() -> None:
@@ -95,7 +99,11 @@ def test_packages_make_the_environment() -> None:
 
 def test_an_image_with_a_registry_is_an_image() -> None:
     out = container_serving_spec("x", "registry.example/app:1").translation()
-    assert out.spec["environment"] == {"image": "registry.example/app:1"}
+    assert (out.spec["processor"], out.spec["image"]) == ("image", "registry.example/app:1")
+    known = container_serving_spec("x", "registry.example/pai/pytorch:2.1-cpu").translation()
+    assert (known.spec["processor"], known.spec["environment"]) == (
+        "command", {"image": "registry.example/pai/pytorch:2.1-cpu"},
+    )  # fmt: skip
 
 
 def test_options_may_be_dotted_and_nested() -> None:
@@ -125,3 +133,195 @@ def test_mounts() -> None:
     spec = InferenceSpec(processor="onnx")
     spec.mount("oss://bucket/model/", "/ml/model")
     assert spec.translation().spec["model"] == "oss://bucket/model/"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"autoscaler": {"min": 1, "max": 5, "strategies": {"qps": 10, "cpu": 50}}},
+        {"autoscaler.min": 1, "autoscaler.max": 5, "autoscaler.strategies": {"qps": 10, "cpu": 0.5}},
+        {
+            "autoscaler": {
+                "min": 1,
+                "max": 5,
+                "scaleStrategies": [
+                    {"metricName": "qps", "threshold": 10},
+                    {"metricName": "cpu", "threshold": 50, "service": "other"},
+                ],
+            }
+        },
+        {
+            "auto_scale": {
+                "min_replica": 1,
+                "max_replica": 5,
+                "metrics": [{"type": "QPS", "target": "10"}, {"type": "CPU", "target": 50}],
+            }
+        },
+        {
+            "metadata.auto_scale.metrics": [{"type": "QPS", "target": 10}, {"type": "CPU", "target": 50}],
+            "metadata.min_replica": 1,
+            "metadata.max_replica": 5,
+        },
+    ],
+)
+def test_every_dialect_of_scaling_is_one_block(document: dict[str, Any]) -> None:
+    out = translate({"processor": "onnx", "model_path": "oss://models/digits/", **document})
+    assert out.spec["autoscaling"] == {"min": 1, "max": 5, "metrics": {"qps": 10.0, "cpu": 0.5}}
+    ServiceSpec.parse(out.spec, at="spec")
+
+
+def test_behaviour_and_schedules() -> None:
+    out = translate(
+        {
+            "metadata": {"instance": 2},
+            "autoscaler": {
+                "min": 0,
+                "max": 9,
+                "scaleStrategies": [{"metricName": "concurrency", "threshold": 4}],
+                "behavior": {
+                    "scaleUp": {"stabilizationWindowSeconds": 0},
+                    "scaleDown": {"stabilizationWindowSeconds": 120},
+                    "onZero": {"scaleDownGracePeriodSeconds": 600, "scaleUpActivationReplicas": 2},
+                },
+            },
+            "ScaleJobs": [
+                {"Name": "Every_Morning", "Schedule": "0 0 8 * * *", "TargetSize": 5, "TimeZone": "Asia/Shanghai"}
+            ],
+            "ExcludeDates": ["2026-10-01"],
+        }
+    )
+    scaling = out.spec["autoscaling"]
+    assert scaling["schedules"] == [
+        {"name": "every-morning", "schedule": "0 0 8 * * *", "replicas": 5, "timezone": "Asia/Shanghai"}
+    ]
+    parsed = ServiceSpec.parse({**out.spec, "processor": "onnx", "model": "digits"}, at="spec").autoscaling
+    assert parsed is not None
+    assert (parsed.min, parsed.max, parsed.initial, parsed.prewarm, parsed.idle) == (0, 9, 2, 2, 600)
+    assert (parsed.scale_in_stabilization, parsed.metrics.concurrency) == (120, 4)
+    assert [str(day) for day in parsed.exclude_dates] == ["2026-10-01"]
+
+
+def test_a_schedule_alone_scales_between_one_and_its_target() -> None:
+    out = translate({"ScaleJobs": [{"Name": "up", "Schedule": "0 8 * * *", "TargetSize": 4}]})
+    assert (out.spec["autoscaling"]["min"], out.spec["autoscaling"]["max"]) == (1, 4)
+
+
+def test_batching_is_off_until_it_is_switched_on() -> None:
+    rpc = {"batching": True, "max_batch_size": 8}
+    on = translate({"processor": "onnx", "metadata": {"rpc": rpc}})
+    assert on.spec["batching"] == {"max_batch_size": 8, "max_batch_delay_ms": 50}
+    off = translate({"processor": "onnx", "metadata": {"rpc": {"max_batch_size": 8}}})
+    assert "batching" not in off.spec
+    assert off.notes == ["metadata.rpc.max_batch_size has no effect here: metadata.rpc.batching is not true"]
+    other = translate({"metadata": {"rpc": rpc}, "processor": "vllm"})
+    assert "batching" not in other.spec
+    assert other.notes == ["metadata.rpc.batching has no effect here: the processor vllm has its own"]
+
+
+def test_limits_and_the_life_of_a_replica() -> None:
+    out = translate(
+        {
+            "processor": "onnx",
+            "model_path": "oss://models/digits/",
+            "warm_up_data_path": "oss://models/warm.bin",
+            "metadata": {
+                "instance": 3,
+                "type": "Async",
+                "rolling_strategy": {"max_surge": "40%", "max_unavailable": "40%"},
+                "eas": {"termination_grace_period": 45},
+                "rpc": {"rate_limit": 0},
+            },
+            "networking": {
+                "gateway_policy": {
+                    "rate_limit": {"enable": True, "limit": 100},
+                    "concurrency_limit": {"enable": False, "limit": 5},
+                }
+            },
+            "queue": {"max_delivery": 3, "cpu": 1},
+        }
+    )
+    spec = ServiceSpec.parse(out.spec, at="spec")
+    assert (spec.rolling.max_surge, spec.rolling.max_unavailable) == (2, 1)
+    assert (spec.grace_period, spec.rate_limit, spec.concurrency_limit) == (45, 100, None)
+    assert spec.warm_up == "oss://models/warm.bin"
+    assert spec.tasks is not None
+    assert spec.tasks.attempts == 3
+    assert out.notes == ["queue.cpu has no effect here: one queue serves all services"]
+
+
+def test_a_share_that_comes_to_nothing_still_replaces_one() -> None:
+    out = translate({"metadata": {"rolling_strategy": {"max_surge": 0, "max_unavailable": "25%"}}})
+    assert out.spec["rolling"] == {"max_surge": 0, "max_unavailable": 1}
+
+
+def test_the_first_instance_type_is_taken_and_prices_are_noted() -> None:
+    out = translate(
+        {"cloud": {"computing": {"instances": [{"type": "a", "spot_price_limit": 1.5}, {"type": "b", "capacity": 2}]}}}
+    )
+    assert out.spec["instance_type"] == "a"
+    assert [note.partition(" ")[0] for note in out.notes] == [
+        "cloud.computing.instances.0.spot_price_limit",
+        "cloud.computing.instances.1.type",
+        "cloud.computing.instances.1.capacity",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("tensorflow_gpu_1.15", "tfserving"),
+        ("pytorch_cpu_1.10", "torch.export"),
+        ("pmml", "sklearn"),
+        ("caffe_cpu", "onnx with the model converted"),
+        ("huggingface_cpu", "vllm"),
+        ("cobol", "one of onnx"),
+    ],
+)
+def test_a_processor_of_the_clouds_says_what_to_use_instead(name: str, instead: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        translate({"processor": name})
+    assert instead in caught.value.fields[0].message
+
+
+def test_the_processors_are_those_of_the_spec() -> None:
+    assert set(PROCESSORS) == {str(processor) for processor in Processor}
+    assert {str(processor) for processor in Processor if processor.own_server} == OWN_SERVER
+    assert translate({"processor": "onnx_cu12"}).spec == {"processor": "onnx"}
+
+
+def test_code_of_ones_own() -> None:
+    script = translate(
+        {"processor_type": "python", "processor_path": "oss://code/p.tar.gz", "processor_entry": "app.py"}
+    )
+    assert script.spec == {"code": "oss://code/p.tar.gz", "processor": "command", "command": "python app.py"}
+    named = translate({"processor": "python", "processor_path": "src", "processor_entry": "app.py:Digits"})
+    assert named.spec == {"processor": "python", "code": "src", "entry": "app.py:Digits"}
+    with pytest.raises(Invalid, match="configuration") as caught:
+        translate({"processor_type": "java"})
+    assert caught.value.fields[0].path == "processor_type"
+
+
+def test_what_is_asked_twice_over_is_merged() -> None:
+    out = translate({"metadata": {"cpu": 2}, "metadata.memory": 100, "metadata.rpc.worker_threads": 3})
+    assert out.spec == {"resources": {"cpu": 2, "memory": "100Mi"}, "concurrency": 3}
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({"autoscaler": {"mn": 1}}, "autoscaler.mn"),
+        ({"autoscaler": {"strategies": {"rainfall": 1}}}, "autoscaler.strategies.rainfall"),
+        ({"autoscaler": {"strategies": {"qps": "many"}}}, "autoscaler.strategies.qps"),
+        ({"autoscaler": {"behavior": {"scaleUp": {"x": 1}}}}, "autoscaler.behavior.scaleUp.x"),
+        ({"ScaleJobs": [{"Nme": "x"}]}, "ScaleJobs.0.Nme"),
+        ({"ExcludeDates": ["* * * 1 10 *"]}, "ExcludeDates.0"),
+        ({"networking": {"gateway_policy": {"x": 1}}}, "networking.gateway_policy.x"),
+        ({"metadata": {"rolling_strategy": {"max": 1}}}, "metadata.rolling_strategy.max"),
+        ({"cloud": {"computing": {"instances": [{"typ": "a"}]}}}, "cloud.computing.instances.0.typ"),
+        ({"metadata": 1, "metadata.rpc.keepalive": 2}, "metadata.rpc.keepalive"),
+    ],
+)
+def test_wrong_scaling_and_limits_are_named_by_their_path(document: dict[str, Any], path: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        translate(document)
+    assert path in [field.path for field in caught.value.fields]

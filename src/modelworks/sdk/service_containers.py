@@ -1,0 +1,124 @@
+"""The cloud's ``containers`` and ``storage``: any HTTP server, in an environment or an image, and what it finds mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelworks.sdk.translation import CODE_MOUNT, MODEL_MOUNTS, Translation, probe, startup, variables
+
+_PROBES = ("health_check", "readiness_check", "liveness_check")
+
+
+def environment_of(image: str) -> str | dict[str, str]:
+    """An image's short name may stand for an environment; one with a registry is an image."""
+    return {"image": image} if "/" in image else image
+
+
+def place(image: str) -> dict[str, Any]:
+    """Where a container's command runs: in an environment when its name stands for one, else in the image."""
+    if "/" not in image and ":" not in image:
+        return {"processor": "command", "environment": image}
+    from modelworks.settings import Settings  # noqa: PLC0415 - reads the catalogue, which few documents need
+
+    if Settings().environment_alias(image) is not None:
+        return {"processor": "command", "environment": environment_of(image)}
+    return {"processor": "image", "image": image}
+
+
+def containers(value: Any, out: Translation) -> None:
+    if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], Mapping):
+        out.wrong("containers", "write a list of one container")
+        return
+    out.spec["processor"] = "command"
+    requirements: list[str] = []
+    for key, item in value[0].items():
+        at = f"containers.0.{key}"
+        match key:
+            case "image":
+                out.spec |= place(str(item))
+            case "command" | "script":
+                out.spec["command"] = "\n".join(map(str, item)) if key == "script" and isinstance(item, list) else item
+            case "args":
+                out.spec["args"] = item
+            case "port":
+                out.spec["port"] = item
+            case "env":
+                out.spec["env"] = variables(item, at, out)
+            case "prepare":
+                requirements = _prepare(out.mapping(item, at), at, out)
+            case "startup_check":
+                _readiness(out, startup=startup(out.mapping(item, at)))
+            case "name":
+                pass
+            case _ if key in _PROBES:
+                _readiness(out, **probe(out.mapping(item, at), at, out))
+            case _:
+                out.unknown(at)
+    _requirements(requirements, out)
+    _arguments(out)
+
+
+def storage(value: Any, out: Translation) -> None:
+    for index, item in enumerate(out.list(value, "storage", "{mount_path: …, oss: {path: …}}")):
+        at = f"storage.{index}"
+        if not isinstance(item, Mapping):
+            out.wrong(at, "write {mount_path: …, oss: {path: …}}")
+            continue
+        oss, path = item.get("oss"), str(item.get("mount_path", ""))
+        if isinstance(oss, Mapping) and oss.get("path"):
+            _bucket(str(oss["path"]), path.rstrip("/"), at, out)
+        elif "volume" in item:
+            out.spec.setdefault("volumes", []).append({"name": str(item["volume"]), "mount_path": path})
+        elif "empty_dir" in item:
+            out.note(f"{at}.empty_dir", "/tmp is private to each replica")
+        elif "nfs" in item:
+            said = "no file systems of the network: `mw volume create NAME`, then {volume: NAME, mount_path: …}"
+            out.wrong(at, said)
+        else:
+            out.wrong(at, "only oss.path, volume and empty_dir are mounted here")
+
+
+def _bucket(uri: str, path: str, at: str, out: Translation) -> None:
+    if path in MODEL_MOUNTS:
+        out.spec["model"] = uri
+    elif path == CODE_MOUNT:
+        out.spec["code"] = uri
+    else:
+        where = f"a model is mounted at /mnt/model, code at {CODE_MOUNT}"
+        out.wrong(f"{at}.mount_path", f"{path} cannot hold an object store folder: {where}")
+
+
+def _prepare(prepare: Mapping[str, Any], at: str, out: Translation) -> list[str]:
+    requirements: list[str] = []
+    for name, choice in prepare.items():
+        if name == "pythonRequirements" and isinstance(choice, list):
+            requirements = [str(line) for line in choice]
+        elif name == "pythonRequirementsPath":
+            out.note(f"{at}.{name}", "give the packages as requirements")
+        else:
+            out.unknown(f"{at}.{name}")
+    return requirements
+
+
+def _readiness(out: Translation, **found: Any) -> None:
+    out.spec.setdefault("readiness", {}).update({key: value for key, value in found.items() if value is not None})
+
+
+def _requirements(requirements: list[str], out: Translation) -> None:
+    """Packages make an environment of their own: there is no image into which they could be put."""
+    if not requirements:
+        return
+    image = out.spec.pop("environment", None) or out.spec.pop("image", None)
+    out.spec |= {"processor": "command", "environment": {"requirements": requirements}}
+    if image:
+        out.note("containers.0.image", "the packages of prepare.pythonRequirements make the environment")
+
+
+def _arguments(out: Translation) -> None:
+    """Kubernetes' command and args: outside of an image they are one command."""
+    args, command = out.spec.get("args"), out.spec.get("command")
+    if args and out.spec["processor"] == "command":
+        del out.spec["args"]
+        words = [command] if isinstance(command, str) else list(command or ())
+        out.spec["command"] = [*words, *args]
