@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+
 import orjson
+
+from modelworks.server.messages import Answer
 
 
 class Problem(Exception):
@@ -22,6 +27,8 @@ class Problem(Exception):
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
+            # What the Open Inference Protocol calls the same: its clients look for nothing else.
+            "error": self.detail,
         }
         if self.retry_after is not None:
             document["retry_after"] = self.retry_after
@@ -35,8 +42,26 @@ class BadInput(Problem):
         super().__init__(status, "invalid", detail)
 
 
+def problem_of(error: BaseException) -> Problem:
+    """Of whatever a model or a user's code raises: its text is for the caller, its traceback for the log."""
+    if isinstance(error, Problem):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    return Problem(500, "model-failed", f"{type(error).__name__}: {error}")
+
+
+def answer_of(error: BaseException) -> Answer:
+    problem = problem_of(error)
+    retry = problem.retry_after
+    headers = (("Retry-After", str(max(1, round(retry)))),) if retry is not None else ()
+    return Answer(problem.body(), problem.status, "application/problem+json", headers)
+
+
 REASONS = {
     200: "OK",
+    201: "Created",
+    202: "Accepted",
+    204: "No Content",
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -47,5 +72,6 @@ REASONS = {
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    501: "Not Implemented",
     503: "Service Unavailable",
 }

@@ -7,10 +7,10 @@ from typing import cast
 
 import httptools
 
-from modelworks.server.app import App, answer_of
+from modelworks.server.app import App, Ticket
 from modelworks.server.messages import Answer, Request
-from modelworks.server.problems import REASONS, Problem
-from modelworks.server.workers import Task
+from modelworks.server.problems import REASONS, Problem, answer_of
+from modelworks.server.streams import Stream
 
 MAX_HEADERS = 64 << 10
 
@@ -18,13 +18,14 @@ MAX_HEADERS = 64 << 10
 class Connection(asyncio.Protocol):
     """``connections`` is the set of open ones, which a draining server waits for."""
 
-    def __init__(self, app: App, connections: set[Connection], max_body: int) -> None:
+    def __init__(self, app: App, connections: set[Connection]) -> None:
         self._app = app
         self._connections = connections
-        self._max_body = max_body
+        self._max_body = app.max_body
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._task: Task | None = None
+        self._ticket: Ticket | None = None
+        self._stream: Stream | None = None
         self._waiting: list[tuple[Request, bool]] = []
         self._closing = False
         self._busy = False
@@ -47,8 +48,16 @@ class Connection(asyncio.Protocol):
         self._connections.discard(self)
         self._transport = None
         self._waiting.clear()
-        if self._task is not None:
-            self._task.cancelled = True
+        if self._ticket is not None:
+            self._app.cancel(self._ticket)
+
+    def pause_writing(self) -> None:
+        if self._stream is not None:
+            self._stream.pause()
+
+    def resume_writing(self) -> None:
+        if self._stream is not None:
+            self._stream.resume()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -116,14 +125,26 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: Request, keep: bool) -> None:
         self._busy = True
         head_only = request.method == "HEAD"
-        self._task = self._app.handle(request, lambda answer: self._answer(answer, keep, head_only))
+        ticket = self._app.handle(request, lambda answer: self._answer(answer, keep, head_only))
+        if self._busy:  # not answered already
+            self._ticket = ticket
 
-    def _answer(self, answer: Answer, keep: bool, head_only: bool = False) -> None:
-        self._busy, self._task = False, None
-        if self._transport is None:
+    def _answer(self, answer: Answer | Stream, keep: bool, head_only: bool = False) -> None:
+        transport = self._transport
+        if isinstance(answer, Stream):
+            if transport is not None:
+                self._send_events(answer, keep)
+            return
+        self._busy, self._ticket = False, None
+        if transport is None:
             return
         keep = keep and not self._app.draining and not self._closing
-        self._transport.write(_head(answer, keep) + (b"" if head_only else answer.body))
+        transport.write(_head(answer, keep) if head_only else _head(answer, keep) + answer.body)
+        self._next(keep)
+
+    def _next(self, keep: bool) -> None:
+        if self._transport is None:
+            return
         if not keep:
             self._closing = True
             self._transport.close()
@@ -132,6 +153,28 @@ class Connection(asyncio.Protocol):
             if not self._waiting:
                 self._transport.resume_reading()
             self._begin(request, next_keep)
+
+    def _send_events(self, stream: Stream, keep: bool) -> None:
+        """Each event is a chunk of its own, written as it comes. HTTP/1.0 knows no chunks: there the end closes."""
+        if self._transport is None:
+            return
+        chunked = self._parser.get_http_version() != "1.0"
+        keep = keep and chunked and not self._app.draining and not self._closing
+        self._stream = stream
+        self._transport.write(_stream_head(stream, chunked, keep))
+
+        def send(event: bytes | None) -> None:
+            if self._transport is None:
+                return
+            if event is not None:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(event), event) if chunked else event)
+                return
+            if chunked:
+                self._transport.write(b"0\r\n\r\n")
+            self._busy, self._ticket, self._stream = False, None, None
+            self._next(keep and not self._app.draining)
+
+        stream.attach(send)
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what is not a request, and close: nothing after it can be trusted."""
@@ -157,11 +200,27 @@ class Connection(asyncio.Protocol):
 
 
 def _head(answer: Answer, keep: bool) -> bytes:
+    if answer.status == 200 and keep and not answer.headers:
+        return b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (
+            answer.media_type.encode("latin-1"),
+            len(answer.body),
+        )
     lines = [
         f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, 'Status')}",
         f"Content-Type: {answer.media_type}",
         f"Content-Length: {len(answer.body)}",
         *(f"{name}: {value}" for name, value in answer.headers),
+        *(() if keep else ("Connection: close",)),
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _stream_head(stream: Stream, chunked: bool, keep: bool) -> bytes:
+    lines = [
+        "HTTP/1.1 200 OK",
+        f"Content-Type: {stream.media_type}",
+        "Cache-Control: no-cache",
+        *(("Transfer-Encoding: chunked",) if chunked else ()),
         *(() if keep else ("Connection: close",)),
     ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

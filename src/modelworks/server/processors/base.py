@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modelworks.server.messages import Answer, Request
 
 
-class Processor(Protocol):
-    """Made once, before the replica is ready; ``predict`` is called from several threads at once.
+@dataclass(slots=True)
+class Work:
+    """One prediction, decoded. ``rows`` of one ``key`` may be computed together; ``encode`` makes the answer of what
+    :meth:`Processor.execute` gave for ``data``. ``timeout`` (s) is what the caller said in the body."""
 
-    Raises :class:`modelworks.server.problems.Problem` for what the caller did wrong; any other exception is the
+    data: Any
+    encode: Callable[[Any], Answer]
+    rows: int = 1
+    key: Hashable = None
+    timeout: float | None = None
+
+
+class Processor(Protocol):
+    """Made once, before the replica is ready.
+
+    ``prepare``, ``split``, ``join`` and ``encode`` are called on the event loop and must be quick; ``slow_prepare``
+    says of a request that its ``prepare`` belongs on a thread. ``execute`` is called from several threads at once.
+    They raise :class:`modelworks.server.problems.Problem` for what the caller did wrong; any other exception is the
     model's own failure.
     """
+
+    # Rows that one call may hold at most, whatever was asked for; None: any number. 1 and no more: no batches.
+    max_rows: int | None
+    # Whether its calls may run on the event loop, once they have been seen to take less than a millisecond.
+    inline: bool
+    # How many calls at once when nobody said.
+    threads: int
 
     @property
     def name(self) -> str: ...
 
-    def predict(self, request: Request) -> Answer: ...
+    def slow_prepare(self, request: Request) -> bool: ...
+
+    def prepare(self, request: Request) -> Work: ...
+
+    def split(self, work: Work, limit: int) -> Sequence[tuple[Any, int]]:
+        """The data of a work with more than ``limit`` rows in pieces of at most so many, each with its rows."""
+        ...
+
+    def execute(self, data: Sequence[Any]) -> Sequence[Any]:
+        """One call of the model for all of ``data``, which are of one key; a result for each, in their order.
+
+        A single one may give ``Events``: they are sent as they come and not encoded.
+        """
+        ...
+
+    def join(self, results: Sequence[Any]) -> Any:
+        """The result of a work from those of its pieces."""
+        ...
 
     def metadata(self) -> dict[str, Any]:
         """The model as the Open Inference Protocol shows it: ``name``, ``platform``, ``inputs``, ``outputs``."""
         ...
 
-    def infer(self, body: bytes) -> Answer:
-        """``POST /v2/models/<name>/infer`` with a JSON body."""
+    def examples(self, limit: int | None) -> Sequence[Work]:
+        """Made-up inputs of the right shape to warm up with: one row, and ``limit``; empty where the shape is open."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -28,7 +29,13 @@ _TYPES: dict[str, tuple[str, str]] = {
     "tensor(bool)": ("bool", "BOOL"),
     "tensor(string)": ("object", "BYTES"),
 }
-_V2_OF_DTYPE = dict(_TYPES.values())
+V2_OF_DTYPE = dict(_TYPES.values())
+DTYPE_OF_V2 = {name: dtype for dtype, name in _TYPES.values()}
+
+
+def dtype_of_onnx(kind: str) -> str:
+    """``tensor(float)`` → ``float32``; what is no tensor is taken for text."""
+    return _TYPES.get(kind, ("object", "BYTES"))[0]
 
 
 @dataclass(frozen=True)
@@ -36,21 +43,21 @@ class TensorSpec:
     """One input or output. A dimension that may be anything is None; the first one is usually the batch."""
 
     name: str
-    type: str
-    shape: tuple[int | None, ...]
-
-    @property
-    def dtype(self) -> str:
-        return _TYPES.get(self.type, ("float32", "FP32"))[0]
+    dtype: str  # NumPy's name; `object` is text, empty is whatever the model makes of it
+    shape: tuple[int | None, ...] | None  # None: any
+    nullable: bool = False  # JSON's null is NaN, a missing value
 
     @property
     def v2(self) -> dict[str, Any]:
-        shape = [-1 if size is None else size for size in self.shape]
-        return {"name": self.name, "datatype": _TYPES.get(self.type, ("", "BYTES"))[1], "shape": shape}
+        shape = [-1] if self.shape is None else [-1 if size is None else size for size in self.shape]
+        return {"name": self.name, "datatype": V2_OF_DTYPE.get(self.dtype, "BYTES"), "shape": shape}
 
     def described(self) -> str:
+        kind = {"object": "text", "": "numbers or text"}.get(self.dtype, self.dtype)
+        if self.shape is None:
+            return f"input {self.name!r} takes {kind} of any shape"
         sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
-        return f"input {self.name!r} takes {self.dtype if self.dtype != 'object' else 'text'} of shape [{sizes}]"
+        return f"input {self.name!r} takes {kind} of shape [{sizes}]"
 
 
 def parse_json(body: bytes) -> Any:
@@ -69,24 +76,47 @@ def to_array(value: Any, spec: TensorSpec) -> Array:
         array: Array = np.asarray(value)
     except ValueError:
         raise BadInput(f"{spec.described()}; the rows given are of different lengths") from None
-    if array.dtype == object:
-        raise BadInput(f"{spec.described()}; what was given holds null, objects or rows of different lengths")
-    if (spec.dtype == "object") != (array.dtype.kind in "US"):
-        raise BadInput(f"{spec.described()}; {'text' if array.dtype.kind in 'US' else array.dtype} was given")
-    if spec.dtype != "object":
+    if array.dtype == object and not _all_text(array) and (spec.dtype or value is not array):
+        array = _with_nulls(value, spec)
+    given_text = array.dtype.kind in "USO"
+    if spec.dtype and (spec.dtype == "object") != given_text:
+        raise BadInput(f"{spec.described()}; {'text' if given_text else array.dtype} was given")
+    if spec.dtype and not given_text:
         array = _cast(array, spec)
-    shape = array.shape
-    fits = len(shape) == len(spec.shape) and all(
-        want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
-    )
-    if not fits:
-        raise BadInput(f"{spec.described()}; {list(shape)} was given")
-    if spec.dtype == "object":
+    if spec.shape is not None:
+        _check_shape(array, spec, spec.shape)
+    if given_text:
         array = array.astype(object)
     return array
 
 
-def _cast(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]:
+def _check_shape(array: Array, spec: TensorSpec, wanted: tuple[int | None, ...]) -> None:
+    shape = array.shape
+    if len(shape) == len(wanted):
+        for want, have in zip(wanted, shape, strict=True):
+            if want is not None and want != have:
+                break
+        else:
+            return
+    raise BadInput(f"{spec.described()}; {list(shape)} was given")
+
+
+def _all_text(array: Array) -> bool:
+    return bool(array.size) and all(isinstance(item, str) for item in array.ravel().tolist())
+
+
+def _with_nulls(value: Any, spec: TensorSpec) -> Array:
+    """Rows that hold null, where the model knows missing values."""
+    if spec.nullable:
+        try:
+            array: Array = np.asarray(value, dtype=np.float64)
+            return array
+        except (ValueError, TypeError):
+            pass
+    raise BadInput(f"{spec.described()}; what was given holds null, objects or rows of different lengths")
+
+
+def _cast(array: Array, spec: TensorSpec) -> Array:
     target = np.dtype(spec.dtype)
     if array.dtype == target:
         return array
@@ -96,20 +126,43 @@ def _cast(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]
         limits = np.iinfo(target)
         if array.min() < limits.min or array.max() > limits.max:
             raise BadInput(f"{spec.described()}; a number does not fit into {spec.dtype}")
-    with np.errstate(over="ignore"):
-        cast: np.ndarray[Any, Any] = array.astype(target)
+    if array.dtype.kind != "f" or target.kind != "f":
+        cast: Array = array.astype(target)
+    else:
+        with np.errstate(over="ignore"):
+            cast = array.astype(target)
     return cast
 
 
-def read_npy(body: bytes) -> np.ndarray[Any, Any]:
-    """The array of a ``.npy`` file; pickled objects are refused."""
+def read_npy(body: bytes) -> Array:
+    """The array of a ``.npy`` file, without a copy of its data; pickled objects are refused."""
+    stream = io.BytesIO(body)
     try:
-        array: np.ndarray[Any, Any] = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        version = np.lib.format.read_magic(stream)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = reader(stream)
+        if dtype.hasobject:
+            raise ValueError("it holds pickled objects")
+        begin, size = stream.tell(), math.prod(shape) * dtype.itemsize
+        if len(body) - begin != size:
+            raise ValueError(f"{len(body) - begin} bytes of data; the shape {list(shape)} of {dtype} takes {size}")
+        array = np.frombuffer(body, dtype, offset=begin)
+    except (ValueError, EOFError, OSError, TypeError) as error:
         raise BadInput(f"the body is not an array in NumPy's format: {error}", status=400) from None
-    if not isinstance(array, np.ndarray):
-        raise BadInput("the body is an archive of arrays; send one array as .npy", status=400)
-    return array
+    shaped: Array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+    # Big-endian arrays are legal in the format and unknown to the engines.
+    return shaped if shaped.dtype.isnative else shaped.astype(shaped.dtype.newbyteorder("="))
+
+
+def write_npy(value: Any) -> bytes:
+    array = np.asarray(value)
+    if array.dtype == object:
+        array = array.astype(str)
+        if array.dtype == object:
+            raise BadInput("this output is no array of numbers or text; ask for JSON", status=415)
+    out = io.BytesIO()
+    np.lib.format.write_array(out, array, allow_pickle=False)
+    return out.getvalue()
 
 
 def plain(value: Any) -> Any:
@@ -129,13 +182,6 @@ def plain(value: Any) -> Any:
 
 def dump_json(document: Any) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-
-
-def v2_output(name: str, value: Any) -> dict[str, Any]:
-    """One entry of ``outputs`` of an Open Inference Protocol answer, its data flat in row-major order."""
-    array = np.asarray(value)
-    kind = _V2_OF_DTYPE.get(str(array.dtype), "BYTES")
-    return {"name": name, "datatype": kind, "shape": list(array.shape), "data": array.ravel().tolist()}
 
 
 def named(inputs: Sequence[TensorSpec]) -> str:

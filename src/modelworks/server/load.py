@@ -1,0 +1,50 @@
+"""From a processor's name and a model's directory to what serves it.
+
+Only the wanted engine is imported: an environment holds what it needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelworks.server.engines.base import Engine
+from modelworks.server.processors.base import Processor
+
+PROCESSORS = ("onnx", "tensorrt", "sklearn", "xgboost", "lightgbm", "torch", "python")
+
+
+def load(kind: str, model: Path | None, entry: str | None) -> Processor:
+    """Raises ImportError for what the environment lacks, FileNotFoundError for what the model does, ValueError else."""
+    if kind == "python":
+        from modelworks.server.processors.python import PythonProcessor  # noqa: PLC0415
+
+        if entry is None:
+            raise ValueError("the processor python needs --entry file.py:Class")
+        return PythonProcessor(entry)
+    from modelworks.server.processors.tensor import TensorProcessor  # noqa: PLC0415
+
+    if model is None:
+        raise ValueError(f"the processor {kind} needs --model")
+    return TensorProcessor(_engine(kind, model), model)
+
+
+def _engine(kind: str, model: Path) -> Engine:
+    if kind in ("onnx", "tensorrt"):
+        try:
+            from modelworks.server.engines import onnx  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name != "onnxruntime":
+                raise
+            raise ImportError("the environment holds no onnxruntime; add it to its requirements") from None
+        return onnx.OnnxEngine(model) if kind == "onnx" else onnx.tensorrt(model)
+    if kind == "sklearn":
+        from modelworks.server.engines.sklearn import SklearnEngine  # noqa: PLC0415
+
+        return SklearnEngine(model)
+    if kind == "torch":
+        from modelworks.server.engines.torch import TorchEngine  # noqa: PLC0415
+
+        return TorchEngine(model)
+    from modelworks.server.engines import boosting  # noqa: PLC0415
+
+    return boosting.XgboostEngine(model) if kind == "xgboost" else boosting.LightgbmEngine(model)
