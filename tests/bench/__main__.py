@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tests.bench import (
     bench_api,
+    bench_compile,
     bench_gateway,
     bench_latency,
     bench_platform,
@@ -26,6 +27,7 @@ PARTS: dict[str, Part] = {
     "latency": (bench_latency.FIGURES, bench_latency.run),
     "serving": (bench_serving.FIGURES, bench_serving.run),
     "scaling": (bench_scaling.FIGURES, bench_scaling.run),
+    "compile": (bench_compile.FIGURES, bench_compile.run),
     "api": (bench_api.FIGURES, bench_api.run),
 }
 
