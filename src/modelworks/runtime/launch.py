@@ -246,6 +246,9 @@ def _variables(
     if port:
         env["PORT"] = str(port)
     env |= {name: sandbox.rewrite(value, paths) for name, value in spec.env.items()}
+    if spec.listen:
+        # `import allspark` in a program that serves itself with it.
+        python_path += f":{python_path}/{sandbox.PACKAGE.name}/server/shims"
     env["PYTHONPATH"] = f"{spec.env['PYTHONPATH']}:{python_path}" if spec.env.get("PYTHONPATH") else python_path
     return env
 
