@@ -174,6 +174,20 @@ def _platform() -> dict[str, Json]:
         "KeyList": {"items": [made]},
         "NewKeyDocument": {**made, "key": "mw_RkFLRS1LRVktT0YtVEhFLURPQ1M"},
         "Token": {"token": "RkFLRS1UT0tFTi1PRi1USEUtRE9DUw", "path": "/api/predict/digits"},
+        "Revisions": {
+            "items": [
+                {
+                    "revision": "1f3a22c09b7d",
+                    "number": 2,
+                    "created_at": _LATER,
+                    "what": {"processor": "onnx", "model": "digits:2"},
+                    "current": True,
+                    "canary": False,
+                    "serves": True,
+                    "reversed": None,
+                }
+            ]
+        },
         "Credentials": {
             "endpoint": "http://127.0.0.1:8733",
             "region": "us-east-1",

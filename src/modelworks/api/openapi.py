@@ -14,7 +14,9 @@ from modelworks.products.kind import Kind
 
 _SCHEMAS = "#/components/schemas/"
 # Products know no shape of the API's documents: these answer with the document of the resource.
-_RESOURCES = ("cancelJob", "startService", "stopService")
+_RESOURCES = (
+    "cancelJob", "startService", "stopService", "changeServiceCanary", "rollBackService", "resumeService",
+)  # fmt: skip
 
 
 def install(app: FastAPI, kinds: Mapping[str, Kind]) -> None:

@@ -180,6 +180,23 @@ class Client:
     def stop_service(self, name: str) -> Document:
         return dict(self._call("POST", f"/services/{_part(name)}/stop", repeat=True) or {})
 
+    def service_revisions(self, name: str) -> list[Document]:
+        """The newest first, at most 200."""
+        return _items(self._call("GET", f"/services/{_part(name)}/revisions"))
+
+    def change_canary(self, name: str, **fields: Any) -> Document:
+        """``fields`` of ``spec.canary``. Weight 100 makes it the service's own; weight 0 alone ends it."""
+        given = {key: value for key, value in fields.items() if value is not None}
+        return dict(self._call("POST", f"/services/{_part(name)}/canary", body=given))
+
+    def roll_back_service(self, name: str, to: str | int | None = None) -> Document:
+        """To the revision, or its number; without one, to the one that was asked for before."""
+        body = {} if to is None else {"to": str(to)}
+        return dict(self._call("POST", f"/services/{_part(name)}/rollback", body=body))
+
+    def resume_service(self, name: str) -> Document:
+        return dict(self._call("POST", f"/services/{_part(name)}/resume"))
+
     def service_log(
         self, name: str, *, replica: int | None = None, follow: bool = False, offset: int = 0
     ) -> Iterator[bytes]:

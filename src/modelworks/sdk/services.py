@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from modelworks.kernel.errors import TimedOut, WorkloadFailed
 from modelworks.sdk.client import Client, Document
@@ -43,9 +44,40 @@ def _settled(service: Document, phases: Sequence[str]) -> bool:
     status = status_of(service)
     replicas, draining = status.get("replicas") or (), status.get("draining") or {}
     old = any(r["ready"] and r["revision"] != status["revision"] and r["key"] not in draining for r in replicas)
+    if status.get("reason") == "Reversed" and "Failed" in phases:
+        return True  # the new revision was taken back
     if status.get("phase") == "Degraded" and "Failed" in phases:
         return old and bool(status.get("reason"))  # the new revision fails
     return status.get("phase") in phases and not (old and status["phase"] == "Running")
+
+
+def update_canary(
+    client: Client,
+    name: str,
+    *,
+    model: str | None = None,
+    image: str | None = None,
+    weight: int | None = None,
+    mirror: int | None = None,
+    replicas: int | None = None,
+    **fields: Any,
+) -> Document:
+    """Start a canary, or change its ``weight`` (percent): 100 makes it the service's own, 0 alone ends it.
+
+    ``fields`` are more of ``spec.canary``, such as ``env``. Raises Conflict when there is no canary to change.
+    """
+    given = {"model": model, "image": image, "weight": weight, "mirror": mirror, "replicas": replicas, **fields}
+    return client.change_canary(name, **given)
+
+
+def rollback(client: Client, name: str, to: str | int | None = None) -> Document:
+    """The service as the revision before, or as ``to`` (a revision or its number). Raises NotFound, Conflict."""
+    return client.roll_back_service(name, to)
+
+
+def revisions(client: Client, name: str) -> list[Document]:
+    """``{revision, number, created_at, what, current, canary, serves, reversed}`` of each, the newest first."""
+    return client.service_revisions(name)
 
 
 def rotate_token(client: Client, name: str) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 
 from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.resource import Metadata
+from modelworks.kernel.run import Resources
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.registry.facade import find_version
 from modelworks.products.resolution import Resolution
 from modelworks.products.serving.revisions import CANARY_FIELDS, RESUMED, overlaid
 from modelworks.products.serving.spec import ServiceSpec
-from modelworks.products.serving.templates import default_environment
+from modelworks.products.serving.templates import adapter_problem, default_environment, notes
 
 _SCHEMES = ("s3://", "oss://")
 
@@ -24,7 +25,7 @@ def resolve(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     found = _facts(metadata, spec, lookup)
     data, notes = dict(found.data), list(found.notes)
     if spec.canary is not None:
-        canary = _canary_facts(metadata, spec, lookup)
+        canary = canary_facts(metadata, spec, lookup)
         data["canary"] = canary.data
         notes += [note for note in canary.notes if note not in notes]
     stored = lookup.resource(metadata.workspace, "Service", metadata.name)
@@ -34,7 +35,7 @@ def resolve(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     return Resolved(data, tuple(notes))
 
 
-def _canary_facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
+def canary_facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     """Of the service with the canary's fields in their place."""
     try:
         return _facts(metadata, ServiceSpec.parse(overlaid(spec.dump()), at="spec"), lookup)
@@ -57,17 +58,18 @@ def _facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     resolution = Resolution("Service", metadata, lookup)
     resolution.workload(spec, default_environment=default_environment(spec))
     if spec.model is not None:
-        resolution.data["model"] = _model(resolution, spec.model, "spec.model")
+        resolution.data["model"] = _model(resolution, spec.model, "spec.model", adapter_of=spec)
     if spec.base_model is not None:
         resolution.data["base_model"] = _model(resolution, spec.base_model, "spec.base_model")
     if spec.warm_up is not None:
         resolution.data["warm_up"] = resolution.uri(spec.warm_up, "spec.warm_up", folder=True)
     if spec.capture is not None:
         resolution.data["capture"] = resolution.uri(spec.capture.uri, "spec.capture.uri", folder=True, write=True)
+    resolution.notes += notes(spec, Resources.parse(resolution.data["resources"]))
     return resolution.resolved()
 
 
-def _model(resolution: Resolution, wanted: str, path: str) -> dict[str, Any]:
+def _model(resolution: Resolution, wanted: str, path: str, *, adapter_of: ServiceSpec | None = None) -> dict[str, Any]:
     substitution = resolution.lookup.settings.substitute("model", wanted)
     resolution.substituted(substitution)
     reference = substitution.used if substitution else wanted
@@ -77,4 +79,9 @@ def _model(resolution: Resolution, wanted: str, path: str) -> dict[str, Any]:
     found = find_version(resolution.lookup.connection, resolution.workspace, reference, path=path)
     if found.note is not None:
         resolution.notes.append(found.note)
+    if adapter_of is not None:
+        problem = adapter_problem(adapter_of, tuple(str(file["path"]) for file in found.files))
+        if problem is not None:
+            at = "spec.base_model" if "base_model" in problem else "spec.processor"
+            raise Invalid(f"{wanted}: {problem}", fields=(FieldError(at, problem),))
     return {"uri": found.uri, "digest": found.digest, "version": found.version, "size": found.size}

@@ -17,6 +17,7 @@ from modelworks.kernel.run import RunKey, RunPhase
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.logs import Parts, stream
+from modelworks.products.serving import releases
 from modelworks.products.serving.facade import SERVICE
 from modelworks.products.serving.queries import TOKEN, rotate_token
 from modelworks.products.serving.routing import service_path
@@ -25,7 +26,10 @@ _routes = APIRouter(prefix="/services", tags=["services"])
 
 
 def router() -> APIRouter:
-    return _routes
+    whole = APIRouter()
+    for part in (_routes, releases.router()):
+        whole.include_router(part)
+    return whole
 
 
 class Token(Spec):
