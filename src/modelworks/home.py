@@ -102,6 +102,16 @@ class Home:
         return self.run / "gateway.sock"
 
     @property
+    def courier_socket(self) -> Path:
+        """Where the courier takes the requests of asynchronous services, from the gateways."""
+        return self.run / "courier.sock"
+
+    @property
+    def courier_control_socket(self) -> Path:
+        """The courier's control socket: its metrics and what it tells of its queues."""
+        return self.run / "courier-control.sock"
+
+    @property
     def postgres_socket_dir(self) -> Path:
         return self.run / "pg"
 

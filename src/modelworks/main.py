@@ -1,4 +1,4 @@
-"""The composition root: ``python -m modelworks.main controller|agent|gateway|migrate|run-local``.
+"""The composition root: ``python -m modelworks.main controller|agent|gateway|courier|migrate|run-local``.
 
 One entry point, but each process loads its own part only: the gateway never pays for the controller's imports.
 """
@@ -20,6 +20,7 @@ _PROCESSES = {
     "controller": ("modelworks.control.process", "modelworks.structured"),
     "agent": ("modelworks.agent.process", "modelworks.logging"),
     "gateway": ("modelworks.gateway.process", "modelworks.logging"),
+    "courier": ("modelworks.courier.process", "modelworks.logging"),
     "migrate": ("modelworks.supervisor.migrate", "modelworks.structured"),
 }
 

@@ -67,7 +67,7 @@ def mw(postgres_server: str, store: Credentials) -> Iterator[ExternalMw]:
 
 def test_no_engine_of_its_own_runs(mw: ExternalMw) -> None:
     names = {process.unit.name for process in State.load(mw.home).living()}
-    assert names == {"controller", "agent", "gateway"}
+    assert names == {"controller", "agent", "gateway", "courier"}
     assert json.loads(mw.home.client.read_text())["s3_url"] == mw.named["MW_S3_ENDPOINT"]
 
 

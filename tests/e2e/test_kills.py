@@ -24,7 +24,7 @@ from modelworks.supervisor.procfs import Identity
 from modelworks.supervisor.state import State
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills")]
-PROCESSES = ("controller", "agent", "gateway", "postgres", "weed")
+PROCESSES = ("controller", "agent", "gateway", "courier", "postgres", "weed")
 
 # Every start leaves a file of its own in the volume; the end is told by another file.
 WORKLOAD = """

@@ -22,7 +22,7 @@ from modelworks.home import Home
 from modelworks.supervisor.procfs import Identity, pids
 from modelworks.supervisor.state import State
 
-ALL = {"postgres", "weed", "controller", "agent", "gateway"}
+ALL = {"postgres", "weed", "controller", "agent", "gateway", "courier"}
 
 
 def mw(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ from modelworks.supervisor.state import State
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
-VICTIMS = ("controller", "agent", "gateway", "postgres", "weed", "supervisor")
+VICTIMS = ("controller", "agent", "gateway", "courier", "postgres", "weed", "supervisor")
 
 WORKLOAD = """
 import os, pathlib, sys, time

@@ -23,7 +23,7 @@ from modelworks.supervisor.state import Process, State
 
 # Who goes when: no one before those that use it. Units that are named nowhere go first. The controller goes before the
 # workloads: it would take a stopped replica for one that crashed, and start another.
-BEFORE_WORKLOADS = (("gateway",), ("controller",))
+BEFORE_WORKLOADS = (("gateway",), ("courier",), ("controller",))
 AFTER_WORKLOADS = (("agent",), ("weed", "postgres"))
 _KILL_TIMEOUT = 10.0
 Say = Callable[[str], None]

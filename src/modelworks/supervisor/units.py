@@ -41,7 +41,7 @@ def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
     settings = Settings.load(home)
     addresses = choose(settings, asked)
     tell({"addresses": asdict(addresses)})
-    for name in ("gateway", "agent", *(["controller"] if controller_may_load(home, settings) else [])):
+    for name in ("gateway", "agent", "courier", *(["controller"] if controller_may_load(home, settings) else [])):
         tell({"unit": asdict(ours(home, name))})
     return settings, addresses
 
@@ -103,6 +103,7 @@ def ours(home: Home, name: str) -> Unit:
         "controller": (Question(f"unix:{home.controller_socket}", "/api/v1/healthz"),),
         "agent": (Question(f"unix:{home.agent_socket}"),),
         "gateway": (Question(f"unix:{home.gateway_socket}", "/metrics"), Question(PUBLIC)),
+        "courier": (Question(f"unix:{home.courier_control_socket}", "/metrics"),),
     }
     return Unit(
         name=name,

@@ -1,0 +1,243 @@
+"""Claims tasks as replicas have room, sends them there, and says what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelworks.courier import caller
+from modelworks.courier.caller import Pool
+from modelworks.courier.counters import Counters
+from modelworks.courier.database import Away, Link
+from modelworks.courier.lanes import Lane, Lanes
+from modelworks.courier.ledger import Ledger
+from modelworks.courier.outcome import Answer, Broken, Result, Retry, exhausted, follows
+from modelworks.courier.service import Service
+from modelworks.db import tasks as sql
+from modelworks.gateway.table import parse_address
+
+_MOST_ROWS = 64
+_LARGE = 256 * 1024  # bytes of a body; of such ones fewer are claimed at once
+_MOST_BYTES = 128 * 1024 * 1024  # of bodies in memory
+_MOST_UNSAVED = 2000
+_LOOK = 1.0  # seconds between claims where nothing says that there is work: retries, and other couriers' submissions
+_Row = tuple[str, int, dict[str, Any], bytes]
+_REST = 0.25  # how long a replica is left alone where nobody listens
+log = logging.getLogger("modelworks.courier.dispatcher")
+
+
+@dataclass
+class _Station:
+    """One service at work. ``hungry``: there may be tasks to claim. ``held``: lease by id, and its length."""
+
+    service: Service
+    counters: Counters
+    lanes: Lanes = field(default_factory=Lanes)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    hungry: bool = True
+    most: int = _MOST_ROWS
+
+
+class Dispatcher:
+    """``number`` names this courier in its leases, so that those of one that has died are known."""
+
+    def __init__(self, number: int, claims: Link, leases: Link, ledger: Ledger) -> None:
+        self.number = number
+        self.couriers = 1
+        self._claims, self._leases, self._ledger = claims, leases, ledger
+        self._stations: dict[str, _Station] = {}
+        self._epoch = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._working: set[asyncio.Task[None]] = set()
+        self._held: dict[str, tuple[str, float]] = {}  # id → lease, seconds
+        self._bytes = 0
+        self._draining = False
+
+    def update(self, services: Mapping[str, Service], counters: Mapping[str, Counters], couriers: int) -> None:
+        """Follow the routes, and how many couriers share the replicas."""
+        self.couriers = couriers
+        for uid in set(self._stations) - set(services):
+            station = self._stations.pop(uid)
+            station.lanes.update((), 1, {}, 1)
+            for pool in station.pools.values():
+                pool.close()
+        for uid, service in services.items():
+            station = self._stations.get(uid) or _Station(service, counters[uid])
+            self._stations[uid] = station
+            station.service = service
+            route = service.route
+            station.lanes.update(route.replicas, route.concurrency, route.weights, couriers)
+            wanted = {replica.address for replica in route.replicas}
+            for address in set(station.pools) - wanted:
+                station.pools.pop(address).close()
+            station.hungry = True
+        self._wake.set()
+
+    def arrived(self, uid: str) -> None:
+        """A task has been stored."""
+        station = self._stations.get(uid)
+        if station is not None:
+            station.hungry = True
+            self._wake.set()
+
+    @property
+    def working(self) -> int:
+        return len(self._working)
+
+    async def run(self) -> None:
+        """Claim and send until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew())
+            group.create_task(self._look())
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                for station in list(self._stations.values()):
+                    try:
+                        await self._fill(station)
+                    except Away:
+                        self._again_soon()
+
+    async def drain(self, timeout: float) -> None:
+        """Take up nothing more; wait for what is under way, and give back the rest at once."""
+        self._draining = True
+        if self._working:
+            await asyncio.wait(self._working, timeout=timeout)
+        for task in list(self._working):
+            task.cancel()
+        if self._working:
+            await asyncio.wait(self._working, timeout=1.0)
+
+    async def _fill(self, station: _Station) -> None:
+        if self._draining or not station.hungry or self._ledger.depth > _MOST_UNSAVED or self._bytes > _MOST_BYTES:
+            return
+        now = asyncio.get_running_loop().time()
+        # Places are taken before the tasks: no task is claimed for which there is none.
+        lanes = [lane for lane in (station.lanes.take(now) for _ in range(station.most)) if lane is not None]
+        if not lanes:
+            return
+        service = station.service
+        lease = f"{self.number}-{next(self._epoch)}"
+        terms = {"uid": service.uid, "limit": len(lanes), "lease": lease, "seconds": service.terms.lease}
+        station.hungry = False  # what is stored from here on says so again
+        rows: list[_Row] = []
+        try:
+            rows = await self._claims.run(lambda connection: _fetch(connection, terms))
+        except Away:
+            station.hungry = True
+            raise
+        finally:
+            for lane in lanes[len(rows) :]:
+                station.lanes.back(lane)
+        if len(rows) == len(lanes):
+            station.hungry = True
+            self._wake.set()
+        if rows:
+            station.most = 8 if sum(len(row[3]) for row in rows) / len(rows) > _LARGE else _MOST_ROWS
+        for lane, (id, attempt, request, body) in zip(lanes, rows, strict=False):
+            self._held[id] = lease, service.terms.lease
+            self._bytes += len(body)
+            task = asyncio.create_task(self._attempt(station, lane, id, lease, attempt, request, bytes(body)))
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
+
+    async def _attempt(
+        self, station: _Station, lane: Lane, id: str, lease: str, attempt: int, request: dict[str, Any], body: bytes
+    ) -> None:
+        terms = station.service.terms
+        outcome: Retry | Result = Retry(0.0, free=True)  # when it is cut off: somebody else may have it at once
+        try:
+            if attempt > terms.attempts:
+                station.lanes.put(lane, good=False)
+                outcome = exhausted(terms.attempts)
+            else:
+                found = await self._send(station, lane, id, attempt, request, body)
+                outcome = follows(found, attempt, terms.attempts)
+        finally:
+            self._bytes -= len(body)
+            self._held.pop(id, None)
+            if isinstance(outcome, Result):
+                finished = station.counters.finished
+                finished[outcome.status] = finished.get(outcome.status, 0) + 1
+                self._ledger.finish(id, lease, outcome, terms.result_ttl)
+            else:
+                station.counters.retried += not outcome.free
+                self._ledger.release(id, lease, outcome)
+                if outcome.delay < _LOOK:
+                    asyncio.get_running_loop().call_later(outcome.delay + 0.05, self.arrived, station.service.uid)
+            self._wake.set()
+
+    async def _send(
+        self, station: _Station, lane: Lane, id: str, attempt: int, request: dict[str, Any], body: bytes
+    ) -> Answer | Broken:
+        loop = asyncio.get_running_loop()
+        revision = station.counters.revision(lane.replica.revision)
+        revision.in_flight += 1
+        began, good = loop.time(), False
+        found: Answer | Broken | None = None
+        try:
+            found = await self._ask(station, lane, id, attempt, request, body)
+            good = isinstance(found, Answer) and found.status < 500
+            return found
+        finally:
+            revision.in_flight -= 1
+            station.lanes.put(lane, good=good)
+            if isinstance(found, Answer) or (isinstance(found, Broken) and found.sent):
+                revision.add(loop.time() - began, error=not good)
+            elif isinstance(found, Broken):
+                lane.resting_until = loop.time() + _REST
+                loop.call_later(_REST, self._wake.set)
+
+    async def _ask(
+        self, station: _Station, lane: Lane, id: str, attempt: int, request: dict[str, Any], body: bytes
+    ) -> Answer | Broken:
+        address = lane.replica.address
+        pool = station.pools.get(address)
+        if pool is None or pool.closed:
+            pool = station.pools[address] = Pool(parse_address(address))
+        headers = [(name, value) for name, value in request["headers"]]
+        headers += [("X-Mw-Task-Id", id), ("X-Mw-Task-Attempt", str(attempt))]
+        data = caller.request(request["method"], request["path"], "replica", headers, body)
+        return await pool.ask(data, silence=station.service.route.keepalive)
+
+    async def _renew(self) -> None:
+        """Each lease is renewed when a third of it has gone, all that are due in one statement."""
+        renewed: dict[str, tuple[str, float]] = {}  # id → lease, when
+        while True:
+            await asyncio.sleep(min((seconds for _, seconds in self._held.values()), default=3.0) / 12)
+            now, due = time.monotonic(), []
+            renewed = {id: renewed[id] for id, (lease, _) in self._held.items() if renewed.get(id, ("",))[0] == lease}
+            for id, (lease, seconds) in self._held.items():
+                _, since = renewed.setdefault(id, (lease, now))
+                if now - since >= seconds / 3:
+                    due.append((id, lease, seconds))
+            if due:
+                with contextlib.suppress(Away):  # again in the next round; a lease that ends meanwhile is another's
+                    await self._leases.run(lambda connection, due=due: _extend(connection, due))  # type: ignore[misc]
+                    renewed |= {id: (lease, now) for id, lease, _ in due}
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            for station in self._stations.values():
+                station.hungry = True
+            if self._stations:
+                self._wake.set()
+
+    def _again_soon(self) -> None:
+        asyncio.get_running_loop().call_later(0.2, self._wake.set)
+
+
+async def _fetch(connection: Any, terms: Mapping[str, Any]) -> list[_Row]:
+    return list(await (await connection.execute(sql.CLAIM, terms)).fetchall())
+
+
+async def _extend(connection: Any, due: list[tuple[str, str, float]]) -> None:
+    ids, leases, seconds = zip(*due, strict=True)
+    await connection.execute(sql.RENEW, (list(ids), list(leases), list(seconds)))
