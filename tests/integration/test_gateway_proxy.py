@@ -130,7 +130,7 @@ def test_the_controller_gets_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", ["starting", "failed", "stopped"])
 def test_a_service_that_does_not_serve_says_why(tmp_path: Path, state: str) -> None:
     async def body(lab: Lab) -> None:
-        lab.route(state=state, message="the model is missing")
+        lab.route(state=state, message="the model is missing", hold=0.1)
         status, head, data = await (await lab.client()).post()
         assert status == 503
         assert "the model is missing" in json.loads(data)["detail"]
@@ -319,9 +319,9 @@ def test_metrics_count_answers_and_refusals(tmp_path: Path) -> None:
         await client.post()
         await client.post(extra="")
         text = lab.gateway.metrics()
-        assert 'mw_gateway_requests_total{service="digits",status="200"} 1' in text
+        assert 'mw_gateway_requests_total{service="digits",revision="r1",status="200"} 1' in text
         assert 'mw_gateway_rejections_total{service="digits",reason="unauthorized"} 1' in text
-        assert 'mw_gateway_request_seconds_count{service="digits"} 1' in text
+        assert 'mw_gateway_request_seconds_count{service="digits",revision="r1"} 1' in text
         assert 'mw_gateway_in_flight{service="digits"} 0' in text
 
     run(tmp_path, body)

@@ -1,173 +1,357 @@
-"""Who may enter a service: a limit for each replica, and one bounded first-in-first-out queue before all of them.
+"""Who may enter a service: a limit for each replica, one for all, and a bounded queue before them, first in first out
+for each revision.
 
-Holds between any two calls: no replica has more requests than its limit (a lowered limit holds for new ones), and
-nobody waits while a replica is free. Time comes in as ``now``; nothing here does I/O.
+Holds between any two calls: no replica has more requests than its limit (a lowered limit holds for new ones), nobody
+waits while a slot that they may use is free, and nobody past their time is let in. Time comes in as ``now``; nothing
+here does I/O.
 """
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import heapq
+import random
+from collections.abc import Callable, Mapping
 
-from modelworks.gateway.balance import least_loaded
+from modelworks.gateway.balance import deck, least_loaded, shares, stickiest
 from modelworks.gateway.door import Door
-from modelworks.gateway.table import Replica
+from modelworks.gateway.lanes import Lane, Place, Slot, Waiter, whole_seconds
+from modelworks.gateway.table import Replica, Route
 
-_MEMORY = 0.1  # weight of the newest request in the mean
-_LONGEST_RETRY = 60
+_MARGIN = 0.8  # of the estimated wait: who might just make it is let into the queue
 _SUSPECT_FIRST = 0.25
 _SUSPECT_LONGEST = 2.0
+_SPARE_TIMES = 64
 
 
-class Waiter(Protocol):
-    """A request that waits. ``granted`` may be called from any other call into :class:`Admission`."""
+class Refused(Exception):
+    """``full``: the queue is; else the deadline cannot be made. ``retry_after``: seconds in which it should be better,
+    from the rate of recent answers."""
 
-    def granted(self, slot: Slot) -> None: ...
-    def expired(self) -> None: ...
-    def dismissed(self) -> None: ...
-
-
-class Slot:
-    """One replica as the gateway sees it: its load, whether it may be given more, whether it has left the table.
-
-    ``door`` is the way to the replica; nothing here goes through it.
-    """
-
-    __slots__ = ("door", "failures", "in_flight", "limit", "open", "removed", "replica", "suspect_until")
-
-    def __init__(self, replica: Replica, limit: int, door: Door) -> None:
-        self.replica = replica
-        self.limit = limit
-        self.in_flight = 0
-        self.open = True
-        self.removed = False
-        self.door = door
-        self.failures = 0
-        self.suspect_until = 0.0
-
-
-class QueueFull(Exception):
-    """``retry_after``: seconds in which the queue should have moved on, from the mean time of recent requests."""
-
-    def __init__(self, retry_after: int) -> None:
+    def __init__(self, *, full: bool, retry_after: int) -> None:
         super().__init__(f"retry after {retry_after} s")
+        self.full = full
         self.retry_after = retry_after
 
 
 class Admission:
-    """The slots and the queue of one service."""
+    """The slots and the queue of one service. ``shuffle`` mixes the order in which revisions take their shares."""
 
-    def __init__(self, door: Callable[[Replica], Door], *, queue_size: int, queue_timeout: float) -> None:
+    def __init__(
+        self, door: Callable[[Replica], Door], route: Route, *, shuffle: Callable[[list[str]], None] = random.shuffle
+    ) -> None:
         self._door = door
-        self.queue_size = queue_size
-        self.queue_timeout = queue_timeout
+        self._shuffle = shuffle
+        self._route = route
         self.slots: tuple[Slot, ...] = ()
-        self._queue: OrderedDict[Waiter, float] = OrderedDict()  # → deadline
-        self._turn = 0
-        self._mean = 0.0
+        self._lanes: dict[str, Lane] = {}  # who takes requests
+        self._aside: Lane | None = None  # who only gets copies
+        self._only: Lane | None = None  # all there is, mostly
+        self._weights: Mapping[str, int] = {}
+        self._usable: Mapping[str, int] = {}  # the weights of the lanes with an open slot, or of all if none has one
+        self._deck: list[str] = []
+        self._places: dict[Waiter, Place] = {}
+        self._times: list[tuple[float, int, Waiter]] = []  # a heap; who has left since is passed over
+        self._number = self._front = self._turn = 0
+        self.update(route, 0.0)
 
     @property
     def queued(self) -> int:
-        return len(self._queue)
+        return len(self._places)
 
     @property
     def in_flight(self) -> int:
         """Requests at replicas of the table; those at replicas that have left it are not counted."""
         return sum(slot.in_flight for slot in self.slots)
 
-    def take(self) -> Slot | None:
-        """A slot at once, or None when there is nothing but the queue."""
-        self._turn += 1
-        slot = least_loaded(self.slots, self._turn)
+    def oldest(self, now: float) -> float:
+        """How long the first in the queue has waited, in seconds."""
+        return max((now - place.since for place in self._places.values()), default=0.0) if self._places else 0.0
+
+    def take(self, now: float, key: bytes | None = None) -> Slot | None:
+        """A slot at once, or None when there is nothing but the queue. ``key``: see ``stickiest``."""
+        lane = self._only
+        if lane is None:
+            lane = self._lanes[self._draw(key)]
+        if self._route.concurrency_limit is not None and self._at_limit():
+            slot = None
+        else:
+            self._turn += 1
+            slot = least_loaded(lane.slots, self._turn)
+        if slot is None:
+            if lane is not self._only and key is None:
+                self._deck.append(lane.name)  # whoever asks next for the same request draws the same
+            return None
+        if slot.in_flight == slot.excused:
+            slot.heard = now
+        slot.in_flight += 1
+        return slot
+
+    def take_aside(self, revision: str, now: float) -> Slot | None:
+        """A free slot of that very revision, for a copy; it must not delay anybody."""
+        lane = self._aside or self._lanes.get(revision)
+        if lane is None or lane.queue or (self._route.concurrency_limit is not None and self._at_limit()):
+            return None
+        slot = least_loaded(lane.slots, self._turn)
         if slot is not None:
+            if slot.in_flight == slot.excused:
+                slot.heard = now
             slot.in_flight += 1
         return slot
 
-    def enter(self, waiter: Waiter, now: float) -> Slot | None:
-        """A slot at once, or None: ``waiter.granted`` is called when its turn comes. Raises QueueFull."""
+    def enter(
+        self, waiter: Waiter, now: float, until: float, *, wanted: float | None = None, key: bytes | None = None
+    ) -> Slot | None:
+        """A slot at once, or None: ``waiter.granted`` is called when its turn comes.
+
+        ``until``: how long it may wait; ``wanted``: when its answer is no longer wanted. Raises Refused.
+        """
         # Nobody waits while a slot is free, so a free slot is never taken from the head of the queue.
-        slot = self.take()
-        if slot is not None:
+        if (wanted is None or wanted > now) and (slot := self.take(now, key)) is not None:
             return slot
-        if len(self._queue) >= self.queue_size:
-            raise QueueFull(self.retry_after())
-        self._queue[waiter] = now + self.queue_timeout
+        lane = self._only or self._lanes[self._draw(key)]
+        if len(self._places) >= self._route.queue_size:
+            raise Refused(full=True, retry_after=self._retry_after(lane))
+        if wanted is not None:
+            # Time to be answered has to be left, too; but a first guess of that must not refuse everything.
+            until = min(until, wanted - min(lane.pace.mean, (wanted - now) / 2))
+        wait = lane.wait(len(lane.queue), self._route.concurrency_limit)
+        if until <= now or (wait is not None and now + wait * _MARGIN > until):
+            raise Refused(full=False, retry_after=whole_seconds((wait or 0.0) - (until - now)))
+        self._number += 1
+        self._stand(waiter, Place(lane, self._number, now, until, key))
         return None
 
-    def reenter(self, waiter: Waiter, deadline: float) -> Slot | None:
+    def reenter(self, waiter: Waiter, now: float, until: float, key: bytes | None = None) -> Slot | None:
         """As ``enter``, for one whose replica did not answer: to the front, and the queue's size does not matter."""
-        slot = self.take()
+        slot = self.take(now, key)
         if slot is None:
-            self._queue[waiter] = deadline
-            self._queue.move_to_end(waiter, last=False)
+            self._front -= 1
+            lane = self._only or self._lanes[self._draw(key)]
+            self._stand(waiter, Place(lane, self._front, now, until, key))
+            lane.queue.move_to_end(waiter, last=False)
         return slot
 
     def cancel(self, waiter: Waiter) -> bool:
         """Leave the queue; False when it was not in it."""
-        return self._queue.pop(waiter, None) is not None
+        place = self._places.pop(waiter, None)
+        if place is None:
+            return False
+        del place.lane.queue[waiter]
+        return True
 
-    def release(self, slot: Slot, held: float | None) -> None:
-        """The request at ``slot`` has ended after ``held`` seconds (None: it never began); the next one may enter."""
+    def release(self, slot: Slot, now: float, held: float | None, good: bool = False) -> None:
+        """The request at ``slot`` has ended after ``held`` seconds (None: it never began), with a ``good`` answer or
+        without; the next one may enter."""
         slot.in_flight -= 1
+        lane = slot.lane
         if held is not None:
-            self._mean += _MEMORY * (held - self._mean)
-        if self._queue:
-            self._pump()
+            lane.pace.held(held)
+        if good and slot.watched:
+            slot.answered_well()
+        if self._places:
+            if lane.queue:
+                lane.pace.left(now, lane.capacity)
+            else:
+                lane.pace.rest()
+            self._pump(now)
 
     def suspect(self, slot: Slot, now: float) -> None:
         """Nothing listens there: leave it alone for a moment, longer each time."""
-        slot.open = False
         slot.suspect_until = now + min(_SUSPECT_FIRST * 2.0**slot.failures, _SUSPECT_LONGEST)
         slot.failures = min(slot.failures + 1, 8)
+        self.shut(slot, now)
 
-    def update(
-        self, replicas: Sequence[Replica], *, concurrency: int, queue_size: int, queue_timeout: float
-    ) -> list[Slot]:
+    def shut(self, slot: Slot, now: float) -> None:
+        """Give it nothing more."""
+        slot.open = False
+        self._reshape(now)
+
+    def reopen(self, slot: Slot, now: float) -> None:
+        if not slot.removed:
+            slot.open = True
+            self._reshape(now)
+
+    def revive(self, slot: Slot, now: float) -> None:
+        """One that was taken for hung has answered."""
+        slot.hung = False
+        slot.watched = slot.limit < slot.ceiling
+        self.reopen(slot, now)
+
+    def update(self, route: Route, now: float) -> list[Slot]:
         """Take the table's new word; answers the slots that left. Their requests go on, and new ones do not come."""
-        self.queue_size, self.queue_timeout = queue_size, queue_timeout
-        kept = {slot.replica: slot for slot in self.slots}
+        self._route = route
+        kept = {_identity(slot.replica): slot for slot in self.slots}
+        lanes = self._arrange(route)
         slots: list[Slot] = []
-        for replica in dict.fromkeys(replicas):
-            slot = kept.pop(replica, None) or Slot(replica, concurrency, self._door(replica))
-            slot.limit = concurrency
+        for replica in {_identity(r): r for r in route.replicas}.values():
+            lane = self._lane_of(replica.revision, lanes)
+            ceiling = min(route.concurrency, replica.limit or route.concurrency)
+            slot = kept.pop(_identity(replica), None)
+            if slot is None:
+                slot = Slot(replica, ceiling, self._door(replica), lane)
+            else:
+                slot.follow(replica, ceiling)
+                slot.lane = lane
             slots.append(slot)
         self.slots = tuple(slots)
+        for lane in (*lanes.values(), *((self._aside,) if self._aside else ())):
+            lane.slots = tuple(slot for slot in slots if slot.lane is lane)
         for slot in kept.values():
             slot.removed = True
             slot.open = False
-        self._pump()
+        self._lanes = lanes
+        self._only = next(iter(lanes.values())) if len(lanes) == 1 else None
+        self._deck = []
+        self._rehome()
+        self._reshape(now)
         return list(kept.values())
 
-    def expire(self, now: float) -> list[Waiter]:
-        """Suspects get another chance; whose deadline has passed leaves the queue and is answered."""
+    def sweep(self, now: float) -> None:
+        """Suspects get another chance."""
         for slot in self.slots:
-            if not slot.open and slot.suspect_until <= now:
-                slot.open = True
-        if not self._queue:
-            return []
-        self._pump()
-        late = [waiter for waiter, deadline in self._queue.items() if deadline <= now]
-        for waiter in late:
-            del self._queue[waiter]
+            if not slot.open and not slot.hung and slot.suspect_until <= now:
+                self.reopen(slot, now)
+
+    def due(self) -> float | None:
+        """When the next one of the queue has waited in vain."""
+        times = self._times
+        if len(times) > 2 * len(self._places) + _SPARE_TIMES:
+            self._times = times = [(p.until, p.number, waiter) for waiter, p in self._places.items()]
+            heapq.heapify(times)
+        while times:
+            until, number, waiter = times[0]
+            place = self._places.get(waiter)
+            if place is not None and place.number == number:
+                return until
+            heapq.heappop(times)
+        return None
+
+    def expire(self, now: float) -> list[Waiter]:
+        """Whose time is over leaves the queue, and is answered."""
+        late: list[Waiter] = []
+        while (until := self.due()) is not None and until <= now:
+            waiter = self._times[0][2]
+            self.cancel(waiter)
+            late.append(waiter)
         return late
 
     def flush(self) -> list[Waiter]:
         """Everybody leaves the queue: the service has stopped."""
-        waiting = list(self._queue)
-        self._queue.clear()
+        waiting = [waiter for waiter, _ in self._in_order()]
+        self._places.clear()
+        self._times.clear()
+        for lane in self._lanes.values():
+            lane.queue.clear()
         return waiting
 
     def retry_after(self) -> int:
         """Whole seconds until the queue as it is now should be through, between 1 and 60."""
-        capacity = sum(slot.limit for slot in self.slots) or 1
-        return min(_LONGEST_RETRY, max(1, math.ceil((len(self._queue) + 1) * self._mean / capacity)))
+        return max(self._retry_after(lane) for lane in self._lanes.values())
 
-    def _pump(self) -> None:
-        while self._queue:
-            slot = self.take()
-            if slot is None:
+    # Inside
+
+    def _retry_after(self, lane: Lane) -> int:
+        return whole_seconds(lane.wait(len(lane.queue), self._route.concurrency_limit))
+
+    def _at_limit(self) -> bool:
+        most = self._route.concurrency_limit
+        return most is not None and self.in_flight >= most
+
+    def _arrange(self, route: Route) -> dict[str, Lane]:
+        """The lanes for these replicas; one without a name when they take requests alike."""
+        old = dict(self._lanes)
+        if self._aside is not None:
+            old[self._aside.name] = self._aside
+        aside = route.mirror.revision if route.mirror is not None else ""
+        weights = shares(route.weights, (replica.revision for replica in route.replicas), aside)
+        present = any(replica.revision == aside for replica in route.replicas)
+        self._aside = _again(old, aside) if aside and present and aside not in weights else None
+        self._weights = weights or {"": 1}
+        return {name: _again(old, name) for name in self._weights}
+
+    def _lane_of(self, revision: str, lanes: Mapping[str, Lane]) -> Lane:
+        if self._aside is not None and revision == self._aside.name:
+            return self._aside
+        if "" in lanes and not any(self._route.weights.values()):
+            return lanes[""]
+        return lanes.get(revision) or Lane(revision)  # the last: one that gets nothing
+
+    def _draw(self, key: bytes | None) -> str:
+        if key is not None:
+            return stickiest(self._usable, key)
+        if not self._deck:
+            self._deck = deck(self._usable, self._shuffle)
+        return self._deck.pop()
+
+    def _reshape(self, now: float) -> None:
+        """What slots are open has changed: shares of revisions without one go to the others, with those who wait."""
+        if self._only is None:
+            usable = {name: weight for name, weight in self._weights.items() if self._lanes[name].usable}
+            usable = usable or dict(self._weights)
+            if usable != self._usable:
+                self._usable = usable
+                self._deck = []
+                self._rehome()
+        self._pump(now)
+
+    def _rehome(self) -> None:
+        """Who waits at a lane that is gone, or has no open slot while others have one, waits at another from now on."""
+        if not self._places:
+            return
+        if self._only is None:
+            usable = {name: weight for name, weight in self._weights.items() if self._lanes[name].usable}
+            self._usable = usable or dict(self._weights)
+        waiting = self._in_order()
+        for lane in self._lanes.values():
+            lane.queue.clear()
+        for waiter, place in waiting:
+            if self._only is not None:
+                place.lane = self._only
+            elif place.lane.name not in self._usable or self._lanes[place.lane.name] is not place.lane:
+                place.lane = self._lanes[self._draw(place.key)]
+            place.lane.queue[waiter] = place
+
+    def _in_order(self) -> list[tuple[Waiter, Place]]:
+        return sorted(self._places.items(), key=lambda item: item[1].number)
+
+    def _stand(self, waiter: Waiter, place: Place) -> None:
+        self._places[waiter] = place
+        place.lane.queue[waiter] = place
+        heapq.heappush(self._times, (place.until, place.number, waiter))
+
+    def _pump(self, now: float) -> None:
+        """Let in who may enter, the longest waiting first."""
+        while self._places and not self._at_limit():
+            found: tuple[int, Waiter, Slot] | None = None
+            for lane in self._lanes.values():
+                if not lane.queue:
+                    continue
+                waiter, place = next(iter(lane.queue.items()))
+                if found is not None and place.number > found[0]:
+                    continue
+                self._turn += 1
+                slot = least_loaded(lane.slots, self._turn)
+                if slot is not None:
+                    found = place.number, waiter, slot
+            if found is None:
                 return
-            waiter, _ = self._queue.popitem(last=False)
+            _, waiter, slot = found
+            late = self._places[waiter].until < now
+            self.cancel(waiter)
+            if late:
+                waiter.expired()
+                continue
+            if slot.in_flight == slot.excused:
+                slot.heard = now
+            slot.in_flight += 1
             waiter.granted(slot)
+
+
+def _identity(replica: Replica) -> tuple[str, str, str]:
+    return replica.id, replica.address, replica.revision
+
+
+def _again(lanes: Mapping[str, Lane], name: str) -> Lane:
+    """The lane of that name as it was, without its slots."""
+    lane = lanes.get(name)
+    return lane if lane is not None else Lane(name)

@@ -1,7 +1,8 @@
 """The gateway's control socket, for the supervisor and the metrics' reader on this machine.
 
 A line in, an answer out, closed: ``listen-fd`` (the listening descriptors by SCM_RIGHTS, with a line ``fds <count>``),
-``status`` (JSON), ``metrics`` or ``GET /metrics …`` (Prometheus text; the second form with an HTTP head).
+``status`` (JSON), ``metrics`` or ``GET /metrics …`` (Prometheus text; the second form with an HTTP head). After
+``traffic`` the answer does not end: JSON lines of the services' traffic, for as long as the asking side stays.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ class ControlSocket:
 
     def answer(self, line: str, transport: asyncio.Transport) -> None:
         """Answer one line."""
+        if line == "traffic":
+            self._gateway.reports.follow(transport)
+            return
         if line == "listen-fd":
             self._send_listening(transport)
         elif line == "status":
@@ -61,8 +65,12 @@ class ControlSocket:
         elif line.startswith("GET /metrics "):
             transport.write(_METRICS_HEAD + self._gateway.metrics().encode())
         else:
-            transport.write(b"unknown: listen-fd, status or metrics\n")
+            transport.write(b"unknown: listen-fd, status, metrics or traffic\n")
         transport.close()
+
+    def gone(self, transport: asyncio.Transport) -> None:
+        """Whoever asked has closed the connection."""
+        self._gateway.reports.leave(transport)
 
     def _send_listening(self, transport: asyncio.Transport) -> None:
         descriptors = [s.fileno() for s in self._listening]
@@ -76,14 +84,21 @@ class _Conversation(asyncio.Protocol):
     def __init__(self, control: ControlSocket) -> None:
         self._control = control
         self._line = b""
+        self._asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._asked:
+            return  # one line is all there is to ask
         self._line += data
         line, newline, _ = self._line.partition(b"\n")
         if newline:
+            self._asked = True
             self._control.answer(line.decode("utf-8", "replace").strip(), self.transport)
         elif len(self._line) > _LONGEST_LINE:
             self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._control.gone(self.transport)

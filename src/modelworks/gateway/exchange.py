@@ -2,90 +2,45 @@
 
 from __future__ import annotations
 
-from modelworks.gateway.admission import QueueFull, Slot
 from modelworks.gateway.answer import Answer
 from modelworks.gateway.client import HELD_BY_UPSTREAM, HELD_FOR_REPLICA, Answerable
+from modelworks.gateway.entering import Entering
 from modelworks.gateway.heads import RequestHead, ResponseHead
 from modelworks.gateway.known import WholeAnswer, plain_request
-from modelworks.gateway.outgoing import Outgoing
-from modelworks.gateway.problems import NO_SUCH_SERVICE, Problem
+from modelworks.gateway.lanes import Slot
+from modelworks.gateway.problems import Problem
 from modelworks.gateway.service import Service
 from modelworks.gateway.upstream import UpstreamConnection
 
 _LOST_RETRIES = 2
 
 
-class Exchange:
-    """A request on its way. The client's connection feeds ``request_body`` and calls ``flush`` once for each read."""
+class Exchange(Entering):
+    """A request on its way, and its answer."""
 
-    __slots__ = (
-        "_answer", "_attempts", "_began", "_client", "_deadline", "_entered", "_losses", "_out", "_over",
-        "_queue_deadline", "_service", "_slot", "_started", "_upstream", "head", "request_complete", "tunnel",
-    )  # fmt: skip
+    __slots__ = ("_answer", "_losses", "_started")
 
     def __init__(
         self, client: Answerable, service: Service, head: RequestHead, out: bytes, buffer: int, complete: bool = False
     ) -> None:
-        """``out``: the head for the replica, or the whole request if it is ``complete``."""
-        self.head = head
-        self.request_complete = complete
-        self.tunnel = self._started = self._over = False
-        self._client = client
-        self._service = service
-        self._out = Outgoing(out, buffer, chunked=head.chunked)
+        super().__init__(client, service, head, out, buffer, complete)
+        self._started = False
         self._answer: Answer | None = None
-        self._slot: Slot | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._attempts = self._losses = 0
-        self._entered = self._deadline = 0.0
+        self._losses = 0
 
     # The client's side
 
-    def begin(self) -> None:
-        """Its turn on the connection has come: ask for admission."""
-        service = self._service
-        self._began = now = self._client.now()
-        self._queue_deadline = now + service.route.queue_timeout
-        try:
-            slot = service.admission.enter(self, now)
-        except QueueFull as full:
-            self._refuse(service.queue_full(full.retry_after))
-            return
-        if slot is not None:
-            self._entered = now
-            self._go(slot, now)
-
     def sent(self, slot: Slot, upstream: UpstreamConnection, began: float) -> None:
         """It has its turn, its replica and its connection already, and all of it went there at ``began``."""
+        self._waiting = 0
         self._slot = slot
         self._upstream = upstream
         self._began = self._entered = began
         self._queue_deadline = began + self._service.route.queue_timeout
         self._deadline = began + self._service.route.keepalive
         self._out.take()
-
-    def request_body(self, data: bytes) -> None:
-        out = self._out
-        waiting = self._upstream is None
-        out.add(data, waiting=waiting)
-        if out.received > self._service.route.max_body:
-            self.fail(self._service.too_large())
-        elif waiting and out.full:
-            self._client.hold(HELD_FOR_REPLICA, True)
-
-    def request_end(self) -> None:
-        self.request_complete = True
-        self._out.end()
-
-    def flush(self) -> None:
-        """Send what has come from the client since the last time."""
-        upstream = self._upstream
-        if upstream is None or not (data := self._out.take()):
-            return
-        since = self._client.now() if self._deadline else self._entered
-        self._deadline = since + self._service.route.keepalive
-        if not upstream.lost:
-            upstream.transport.write(data)
+        if self._client.blocked:
+            self._recount()
 
     def tunnel_up(self, data: bytes) -> None:
         """After 101: the client's bytes as they are."""
@@ -98,24 +53,24 @@ class Exchange:
                 self._upstream.transport.pause_reading()
             else:
                 self._upstream.transport.resume_reading()
+        self._recount()
 
     def check(self, now: float) -> None:
         """Called now and then: a replica that does not begin to answer in time is given up."""
-        if (
-            self.request_complete
-            and self._deadline
-            and not self._started
-            and now > self._deadline
-            and self._upstream is not None
-        ):
+        if self._started or self._upstream is None or not self._deadline:
+            return
+        if self.request_complete and now > self._deadline:
+            self._blame()
             self.fail(self._service.silent())
+        elif now > self._wanted:
+            self.fail(self._service.unwanted())
 
     def abort(self) -> None:
         """The client has gone, or its bytes cannot be trusted: nothing is wanted any more."""
         if self._over:
             return
         if self._slot is None:
-            self._service.admission.cancel(self)
+            self._unqueue()
         if not self.tunnel:
             self._service.metrics.rejected("client-gone")
         self._tear_down()
@@ -130,58 +85,13 @@ class Exchange:
         if self._over:
             return
         if self._slot is None:
-            self._service.admission.cancel(self)
+            self._unqueue()
         self._service.metrics.rejected(problem.code)
         self._tear_down()
         if self._started:
             self._client.abort()
         else:
             self._client.refuse(self, problem)
-
-    # Admission
-
-    def granted(self, slot: Slot) -> None:
-        self._entered = now = self._client.now()
-        self._go(slot, now)
-        self.flush()
-
-    def expired(self) -> None:
-        """Its time in the queue is over."""
-        self._refuse(self._service.unreachable() if self._attempts else self._service.queue_timeout())
-
-    def dismissed(self) -> None:
-        """Its service has stopped or is gone."""
-        self._refuse(self._service.unavailable() or NO_SUCH_SERVICE)
-
-    # Connecting
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        if self._over or self._slot is None:
-            connection.close()
-            return
-        self._attach(connection)
-        self.flush()
-
-    def connect_failed(self, error: OSError) -> None:
-        slot = self._slot
-        if self._over or slot is None:
-            return
-        service = self._service
-        self._slot = None
-        self._attempts += 1
-        now = self._client.now()
-        patient = self._attempts < service.patience
-        if patient:
-            service.admission.suspect(slot, now)
-        service.admission.release(slot, None)
-        if not patient:
-            self._refuse(service.unreachable())
-            return
-        service.metrics.retries += 1
-        again = service.admission.reenter(self, self._queue_deadline)
-        if again is not None:
-            self._go(again, now)
-            self.flush()
 
     # The upstream's side
 
@@ -242,6 +152,8 @@ class Exchange:
 
     def deliver(self) -> None:
         """Send what has come from the replica since the last time."""
+        if self._slot is not None:
+            self._service.heard(self._slot)
         if self._answer is not None and (data := self._answer.take()):
             self._started = True
             self._client.write(data)
@@ -259,6 +171,7 @@ class Exchange:
 
     def broken(self, detail: str) -> None:
         """What the replica says cannot be passed on."""
+        self._blame()
         self.fail(self._service.broken(detail))
 
     def upstream_ended(self) -> None:
@@ -294,34 +207,14 @@ class Exchange:
 
     # Inside
 
-    def _go(self, slot: Slot, now: float) -> None:
-        self._slot = slot
-        pool = slot.door.pool
-        connection = pool.take(now)
-        if connection is None:
-            pool.connect(self)
-        else:
-            self._attach(connection)
-
-    def _attach(self, connection: UpstreamConnection) -> None:
-        slot = self._slot
-        assert slot is not None
-        slot.failures = 0
-        self._upstream = connection
-        connection.exchange = self
-        client = self._client
-        if client.blocked:
-            connection.transport.pause_reading()
-        if self._out.full:
-            client.hold(HELD_FOR_REPLICA, False)
-        if self.head.expects and not self.request_complete and not self._out.received:
-            client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
     def _begin_answer(self, answer: Answer, response: ResponseHead) -> None:
         slot, upstream, client, head = self._slot, self._upstream, self._client, self.head
         assert slot is not None
         assert upstream is not None
         keep = head.keep_alive and self.request_complete and not client.draining
+        if self.request_complete and self._deadline:
+            service = self._service
+            service.silence.note(client.now() - (self._deadline - service.route.keepalive))
         answer.head(response, head, self._ours(slot), keep)
         if answer.whole and (response.length or response.chunked or response.length is None):
             upstream.expect_no_body()
@@ -338,6 +231,7 @@ class Exchange:
             self.broken("it switched protocols unasked")
             return
         self.tunnel = True
+        self._recount()
         answer.switch(response, response.upgrade)
         rest = self._client.take_rest()
         if rest:
@@ -346,9 +240,10 @@ class Exchange:
     def _finish(self, slot: Slot, upstream: UpstreamConnection, status: int, reusable: bool, keep: bool) -> None:
         client, service = self._client, self._service
         self._over = True
-        self._upstream = self._slot = None
+        self._upstream = None
         now = client.now()
-        service.metrics.answered(status, now - self._began)
+        slot.door.counts.answered(status, now - self._began)
+        service.heard(slot)
         if reusable:
             if client.blocked:
                 upstream.transport.resume_reading()
@@ -356,7 +251,7 @@ class Exchange:
             slot.door.pool.put(upstream, now)
         else:
             upstream.close()
-        service.admission.release(slot, now - self._entered)
+        self._leave(slot, now, now - self._entered, status < 500)
         client.done(keep)
 
     @property
@@ -371,17 +266,22 @@ class Exchange:
         complete = self.request_complete
         return self._out.repeatable(upstream, self.head.method, error, complete=complete, unix=unix)
 
-    def _refuse(self, problem: Problem) -> None:
-        """Answer without a replica."""
-        self._over = True
-        self._service.metrics.rejected(problem.code)
-        self._client.hold(HELD_FOR_REPLICA, False)
-        self._client.refuse(self, problem)
+    def _blame(self) -> None:
+        """No whole answer will come, and the replica is why."""
+        if self._slot is not None and not self._over:
+            self._slot.door.counts.failed(self._client.now() - self._began)
+            if self._answer is not None:
+                self._answer.status = 0  # it is counted
+
+    def _unqueue(self) -> None:
+        self._service.admission.cancel(self)
+        if self._waiting:
+            self._hold(-self._waiting)
 
     def _tear_down(self) -> None:
         self._over = True
         upstream, slot = self._upstream, self._slot
-        self._upstream = self._slot = None
+        self._upstream = None
         self._out.drop()
         if upstream is not None:
             upstream.close()
@@ -389,5 +289,5 @@ class Exchange:
         if slot is not None:
             now = self._client.now()
             if self._status:
-                self._service.metrics.answered(self._status, now - self._began)
-            self._service.admission.release(slot, now - self._entered)
+                slot.door.counts.answered(self._status, now - self._began)
+            self._leave(slot, now, now - self._entered)

@@ -11,23 +11,23 @@ from functools import partial
 from pathlib import Path
 
 from modelworks.gateway import auth
-from modelworks.gateway.admission import Waiter
 from modelworks.gateway.client import Request
 from modelworks.gateway.direct import Direct
-from modelworks.gateway.door import Door
 from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import RequestHead
 from modelworks.gateway.known import KnownRequest, Repeated
+from modelworks.gateway.lanes import Waiter
 from modelworks.gateway.limits import Limits
+from modelworks.gateway.local import Controller, Courier
 from modelworks.gateway.metrics import render
 from modelworks.gateway.pending import Pending
-from modelworks.gateway.pool import Pool
-from modelworks.gateway.problems import CONTROLLER_DOWN, NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
+from modelworks.gateway.problems import NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
 from modelworks.gateway.protocol import ClientConnection
-from modelworks.gateway.service import Service
+from modelworks.gateway.reports import Reports
+from modelworks.gateway.service import Service, WaitingBytes
 from modelworks.gateway.signature import Permit, Signatures, SignedExchange, is_signed
 from modelworks.gateway.straight import Straight
-from modelworks.gateway.table import EMPTY, Replica, Route, Table
+from modelworks.gateway.table import EMPTY, Route, Table
 
 _PREDICT = b"/api/predict/"
 _BARE = (b"/api/predict", b"/api/predict/")
@@ -35,21 +35,11 @@ _BACKLOG = 1024
 log = logging.getLogger("modelworks.gateway")
 
 
-class Controller(Service):
-    """The API as a service: everything passes, its own authorization included, and nobody queues."""
-
-    def unreachable(self) -> Problem:
-        return CONTROLLER_DOWN
-
-    def _open(self, replica: Replica) -> Door:
-        ours = b"Server: modelworks\r\n"
-        return Door(Pool(replica.address, self._loop, self._limits, ours), b"", ours)
-
-
 class Gateway:
     """Made within a running loop. ``apply`` gives it a table; ``listen`` a bound socket."""
 
-    def __init__(self, controller: Path, limits: Limits | None = None) -> None:
+    def __init__(self, controller: Path, limits: Limits | None = None, *, courier: Path | None = None) -> None:
+        """``controller`` and ``courier``: the sockets of the API, and of who takes asynchronous services' requests."""
         self.limits = limits or Limits()
         self.draining = False
         self.clients: set[ClientConnection] = set()
@@ -64,7 +54,11 @@ class Gateway:
         self._digests = auth.TokenDigests()
         self._leaving: list[Service] = []
         self._servers: list[asyncio.Server] = []
-        self._controller = Controller(_controller_route(controller, self.limits), self._loop, self.limits, patience=1)
+        self.reports = Reports(self._loop, lambda: self.services.values())
+        self._waiting = WaitingBytes(self.limits.waiting)
+        self._controller = Controller(controller, self._loop, self.limits)
+        self._courier = Courier(courier, self._loop, self.limits) if courier is not None else None
+        self._swept_at = self.now()
         self._sweeper = self._loop.call_later(self.limits.sweep, self._sweep)
 
     async def listen(self, listening: socket.socket) -> None:
@@ -82,7 +76,7 @@ class Gateway:
                 dismissed += self._remove(service)
                 service = None
             if service is None:
-                service = Service(route, self._loop, self.limits)
+                service = Service(route, self._loop, self.limits, waiting=self._waiting, alert=self._alert)
             elif service.route != route:
                 dismissed += service.update(route)
             services[name.encode()] = service
@@ -112,7 +106,7 @@ class Gateway:
         """What is to be remembered of a plain request: None when it is for no service's own path, or not allowed."""
         name, path = _service_path(head.target)
         service = self.services.get(name)
-        if service is None or head.authorization is None:
+        if service is None or head.authorization is None or head.timeout is not None or service.route.tasks:
             return None
         digest = self._digests.digest(head.authorization)
         if not auth.allowed(digest, service.route.tokens):
@@ -131,7 +125,8 @@ class Gateway:
         ):
             return False
         out = known.out + data[known.body :]
-        if client.blocked or not straight.start(service, known, out):
+        service.metrics.arrived += 1
+        if client.blocked or not service.straight or not straight.start(service, known, out):
             exchange = Exchange(client, service, known.head, out, self.limits.buffer, True)
             client.begun(exchange)
             exchange.begin()
@@ -144,6 +139,7 @@ class Gateway:
             [service.gauge() for service in self.services.values()],
             connections=len(self.clients),
             routes_age=self.now() - self.applied_at,
+            waiting_bytes=self._waiting.bytes,
         )
 
     def status(self) -> dict[str, object]:
@@ -157,6 +153,7 @@ class Gateway:
                     "replicas": len(s.route.replicas),
                     "in_flight": s.admission.in_flight,
                     "queued": s.admission.queued,
+                    "hung": sorted(s.hung),
                 }
                 for name, s in self.services.items()
             },
@@ -181,7 +178,8 @@ class Gateway:
             server.close()
         for client in list(self.clients):
             client.abort()
-        for service in (*self.services.values(), *self._leaving, self._controller):
+        self.reports.close()
+        for service in (*self.services.values(), *self._leaving, *self._local()):
             service.close()
         with contextlib.suppress(asyncio.TimeoutError):  # connections that are being cut: not worth more than a moment
             await asyncio.wait_for(self._gone(), 1.0)
@@ -199,8 +197,12 @@ class Gateway:
         md5: bytes | None = None
         if service is not None:
             problem, md5 = self._permit(head, service.route)
+            if problem is None and service.route.tasks and self._courier is not None:
+                uid = b"X-Mw-Service-Uid: %b\r\n" % service.route.uid.encode()
+                return self._exchange(client, self._courier, head, path, authorization=False, md5=md5, also=uid)
             problem = problem or service.unavailable()
         if problem is None and service is not None:
+            service.metrics.arrived += 1
             return self._exchange(client, service, head, path, authorization=False, md5=md5)
         if not final and head.authorization is not None:
             again = partial(self._predict, client, head, name, path, final=True)
@@ -218,11 +220,13 @@ class Gateway:
         *,
         authorization: bool,
         md5: bytes | None = None,
+        also: bytes = b"",
     ) -> Exchange | Direct:
+        """``also``: more header lines of ours for who answers."""
         if head.length is not None and head.length > service.route.max_body:
             service.metrics.rejected("too-large")
             return Direct(client, head, service.too_large(), self.limits.discard)
-        extra = b"%b%b\r\n" % (client.forwarded, head.host or b"")
+        extra = b"%b%b\r\n%b" % (client.forwarded, head.host or b"", also)
         upstream_head = head.write(path, extra, authorization=authorization)
         if md5 is None:
             return Exchange(client, service, head, upstream_head, self.limits.buffer)
@@ -239,6 +243,14 @@ class Gateway:
             return Permit(None)
         return self.signatures.permit(head, route) if is_signed(given) else Permit(UNAUTHORIZED)
 
+    def _alert(self, service: Service) -> None:
+        self.reports.alert(service)
+        if not service.admission.slots:
+            self.refresh(_nothing)  # the table may be a moment old, and its notification lost
+
+    def _local(self) -> list[Service]:
+        return [self._controller] if self._courier is None else [self._controller, self._courier]
+
     def _remove(self, service: Service) -> list[Waiter]:
         waiting = service.remove()
         self._leaving.append(service)
@@ -247,9 +259,9 @@ class Gateway:
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(self.limits.sweep, self._sweep)
         now = self.now()
-        for service in (*self.services.values(), *self._leaving, self._controller):
-            for waiter in service.sweep(now):
-                waiter.expired()
+        gap, self._swept_at = now - self._swept_at, now
+        for service in (*self.services.values(), *self._leaving, *self._local()):
+            service.sweep(now, gap)
         self._leaving = [service for service in self._leaving if service.busy]
         for client in list(self.clients):
             client.check(now)
@@ -271,16 +283,5 @@ def _never(done: Callable[[], None]) -> bool:
     return False
 
 
-def _controller_route(controller: Path, limits: Limits) -> Route:
-    return Route(
-        service="controller",
-        uid="controller",
-        state="ready",
-        message="",
-        tokens=(),
-        replicas=(Replica("controller", f"unix:{controller}", ""),),
-        concurrency=limits.api_concurrency,
-        queue_size=0,
-        keepalive=24 * 3600.0,
-        max_body=limits.api_body,
-    )
+def _nothing() -> None:
+    """Whoever waits is let in by the table itself."""

@@ -9,7 +9,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 # What becomes of a header, by its name. Plain integers: this is looked up for each header of each request.
-PASS, DROP, HOST, AUTHORIZATION, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE = range(9)
+PASS, DROP, HOST, AUTHORIZATION, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE, TIMEOUT = range(10)
 
 _SPECIAL = {
     b"host": HOST,
@@ -31,6 +31,7 @@ _SPECIAL = {
     b"x-forwarded-host": DROP,
     b"x-forwarded-proto": DROP,
     b"x-real-ip": DROP,
+    b"x-mw-timeout-ms": TIMEOUT,
 }
 _OURS_IN_ANSWERS = {b"server", b"x-mw-replica", b"x-mw-revision", b"x-mw-queue-ms"}
 _REMEMBERED = 2048
@@ -53,6 +54,10 @@ class _Names(dict[bytes, int]):
     def _classify(self, name: bytes) -> int:
         if self._request:
             # WSGI and CGI servers read `_` and `-` as one: `X_Mw_Key` must not pass for `X-Mw-Key`.
+            if name == b"x-mw-timeout-ms":
+                return TIMEOUT
+            if name == b"x-mw-webhook":
+                return PASS  # the courier's; nobody else reads it
             plain = name.replace(b"_", b"-")
             if plain.startswith(b"x-mw-") or (plain != name and plain in _SPECIAL):
                 return DROP
@@ -72,11 +77,12 @@ _RESPONSE_NAMES = _Names(request=False)
 
 
 class RequestHead:
-    """One request's head. ``lines``: the headers that pass, four parts each; ``length``: Content-Length, if any."""
+    """One request's head. ``lines``: the headers that pass, four parts each; ``length``: Content-Length, if any;
+    ``timeout``: in how many seconds its answer is no longer wanted, if it says so."""
 
     __slots__ = (
         "authorization", "chunked", "expects", "host", "http11", "keep_alive", "length", "lines", "method", "target",
-        "upgrade",
+        "timeout", "upgrade",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, http11: bool) -> None:
@@ -90,6 +96,7 @@ class RequestHead:
         self.chunked = False
         self.expects = False
         self.upgrade: bytes | None = None
+        self.timeout: float | None = None
         self.lines: list[bytes] = []
 
     @property
@@ -174,6 +181,10 @@ def _read_rare(head: RequestHead, kind: int, value: bytes) -> Problem | None:
         if value.lower() != b"100-continue":
             return Problem(417, "expectation-failed", "Only `Expect: 100-continue` is understood.", close=True)
         head.expects = head.http11
+    elif kind == TIMEOUT:
+        if head.timeout is not None or not value.isdigit() or len(value) > 9:
+            return Problem(400, "bad-request", "X-Mw-Timeout-Ms is not one whole number of milliseconds.")
+        head.timeout = int(value) / 1000
     elif kind == UPGRADE:
         # HTTP/2 in the clear would carry requests past every check made here.
         head.upgrade = None if b"h2c" in value.lower() else value

@@ -14,6 +14,8 @@ class Limits:
     headers: int = 128
     # What a client may send ahead of a replica that does not take it (yet).
     buffer: int = 64 * 1024
+    # What the requests that wait for a replica may hold of memory together; with half of it, no more is read of them.
+    waiting: int = 32 * 1024 * 1024
     # A refused request's body up to this is read and dropped, so that its connection can be kept.
     discard: int = 256 * 1024
     api_body: int = 64 * 1024 * 1024
@@ -36,3 +38,5 @@ class Limits:
     upstream_idle: float = 15.0
     upstream_trusted: float = 0.2
     sweep: float = 0.25
+    # A sweep that is late by more than this was held up with everything here: no replica's silence can be told from it.
+    asleep: float = 1.0

@@ -25,6 +25,11 @@ class Outgoing:
         self.received = self.waited = 0
 
     @property
+    def first(self) -> bytes:
+        """The head, before it has gone; the whole request if it came complete."""
+        return self._parts[0] if self._parts else b""
+
+    @property
     def full(self) -> bool:
         """Whether more has waited for a connection than should."""
         return self.waited > self._buffer
@@ -38,6 +43,11 @@ class Outgoing:
             self._parts += (b"%x\r\n" % size, data, b"\r\n")
         else:
             self._parts.append(data)
+
+    def stamp(self, line: bytes) -> None:
+        """One more header line, if the head has not gone yet."""
+        if not self._gone and self._parts:
+            self._parts[0] = self._parts[0][:-2] + line + b"\r\n"
 
     def end(self) -> None:
         if self._chunked:

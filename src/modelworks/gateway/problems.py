@@ -2,7 +2,7 @@
 
 400 bad-request      404 not-found        408 timeout         413 too-large        414 uri-too-long
 401 unauthorized     429 limit-exceeded   431 head-too-large  502 upstream-failed  503 unavailable
-504 queue-timeout    505 http-version
+505 http-version
 """
 
 from __future__ import annotations
@@ -83,6 +83,13 @@ NO_SUCH_PATH = Problem(
 )
 NO_SUCH_SERVICE = Problem(
     404, "not-found", "There is no such service.", remedy="`mw service list` shows the services and their endpoints."
+)
+COURIER_DOWN = Problem(
+    503,
+    "unavailable",
+    "Asynchronous requests cannot be taken at this moment.",
+    remedy="It is restarted by itself: repeat the call in a moment. `mw status` shows the processes.",
+    retry_after=1,
 )
 CONTROLLER_DOWN = Problem(
     503,

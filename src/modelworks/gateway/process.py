@@ -37,7 +37,7 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    gateway = Gateway(home.controller_socket, limits)
+    gateway = Gateway(home.controller_socket, limits, courier=home.courier_socket)
     gateway.signatures = Signatures(lambda: Cipher.load(home.secrets / "master.key", make=False))
     source = Source(home, gateway.apply)
     gateway.refresh = source.refresh

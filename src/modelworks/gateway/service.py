@@ -3,154 +3,253 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import Protocol
 
-from modelworks.gateway.admission import Admission, Slot, Waiter
+from modelworks.gateway.admission import Admission
+from modelworks.gateway.bucket import Bucket
 from modelworks.gateway.door import Door
+from modelworks.gateway.heads import RequestHead
+from modelworks.gateway.hung import Silence, forgiven, hanging, hung
+from modelworks.gateway.lanes import Slot, Waiter
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.metrics import Gauge, ServiceMetrics
 from modelworks.gateway.pool import Pool
-from modelworks.gateway.problems import Problem
+from modelworks.gateway.refusals import Refusals
 from modelworks.gateway.table import Replica, Route
 
-_STARTING_RETRY = 2
-_STOPPED_RETRY = 30
+log = logging.getLogger("modelworks.gateway.service")
 
 
-class Service:
+class Checked(Protocol):
+    """A copy under way, which no client's connection looks after."""
+
+    def check(self, now: float) -> None: ...
+    def abort(self) -> None: ...
+
+
+class WaitingBytes:
+    """What the requests that wait for a replica hold of memory, over all services, in bytes."""
+
+    __slots__ = ("bytes", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+
+    @property
+    def tight(self) -> bool:
+        """Whether nothing more should be read of those that wait."""
+        return self.bytes > self.most // 2
+
+
+class Service(Refusals):
     """Lives as long as its uid is in the table, and then until its last request has ended.
 
-    ``ready``: requests may enter. ``longest_whole``: a body up to this may be taken as a whole, in bytes.
-    ``patience``: how often a request may find nobody listening before it is told so.
+    ``ready``: requests may enter. ``straight``: and nothing has to be done with them but to pass them on.
+    ``patient``: one that finds nobody listening may wait for somebody. ``longest_whole``: a body up to this may be
+    taken as a whole, in bytes. ``alert`` is called when somebody waits for a first replica, and when replicas hang.
+    ``waiting`` is shared by all services.
     """
 
-    def __init__(self, route: Route, loop: asyncio.AbstractEventLoop, limits: Limits, *, patience: int = 4) -> None:
+    patient = True
+
+    def __init__(
+        self,
+        route: Route,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        *,
+        waiting: WaitingBytes | None = None,
+        alert: Callable[[Service], None] | None = None,
+    ) -> None:
         self.route = route
-        self.patience = patience
         self.metrics = ServiceMetrics()
-        self.ready = False
+        self.silence = Silence()
+        self.waiting = waiting or WaitingBytes(limits.waiting)
+        self.copies: set[Checked] = set()
+        self.ready = self.straight = self.sticky = False
         self.longest_whole = 0
+        self.bucket: Bucket | None = None
+        self._alert = alert
         self._loop = loop
         self._limits = limits
         self._leaving: list[Slot] = []
-        self.admission = Admission(self._open, queue_size=route.queue_size, queue_timeout=route.queue_timeout)
-        self.update(route)
+        self._hung: frozenset[str] = frozenset()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_at = math.inf
+        self.admission = Admission(self._open, route)
+        self._follow()
 
     def update(self, route: Route) -> list[Waiter]:
         """Follow the table; answers those who waited for what will not come."""
         self.route = route
-        self.ready = route.state == "ready" and bool(route.replicas)
-        self.longest_whole = min(route.max_body, self._limits.buffer)
         waiting = self.admission.flush() if route.state in ("failed", "stopped") else []
-        left = self.admission.update(
-            route.replicas,
-            concurrency=route.concurrency,
-            queue_size=route.queue_size,
-            queue_timeout=route.queue_timeout,
-        )
-        self._let_go(left)
+        self._let_go(self.admission.update(route, self._loop.time()))
+        self.metrics.forget(slot.replica.revision for slot in (*self.admission.slots, *self._leaving))
+        self._follow()
         return waiting
 
     def remove(self) -> list[Waiter]:
         """The service has left the table."""
-        self._let_go(self.admission.update((), concurrency=1, queue_size=0, queue_timeout=0))
-        return self.admission.flush()
+        waiting = self.admission.flush()
+        for slot in self.admission.slots:
+            slot.removed, slot.open = True, False
+        self._let_go(list(self.admission.slots))
+        self.admission.slots = ()
+        for copy in list(self.copies):
+            copy.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        return waiting
 
     @property
     def busy(self) -> bool:
         """Whether requests are still at replicas that have left."""
         return bool(self._leaving)
 
-    def unavailable(self) -> Problem | None:
-        """Why nobody may enter now, if so. A known service without replicas waits for them while it is starting."""
-        route = self.route
-        if self.ready:
+    def key(self, head: RequestHead) -> bytes | None:
+        """The value that holds a request to its revision, if the service has such a header and the request it."""
+        if not self.sticky:
             return None
-        stopped = route.state in ("failed", "stopped")
-        return Problem(
-            503,
-            "unavailable",
-            f"Service {route.service} is {route.state}" + (f": {route.message}" if route.message else "."),
-            remedy=f"`mw service get {route.service}` and `mw service log {route.service}` say more.",
-            retry_after=_STOPPED_RETRY if stopped else _STARTING_RETRY,
-        )
+        wanted, lines = self.route.sticky_header, head.lines
+        if wanted == b"authorization":
+            return head.authorization
+        for i in range(0, len(lines), 4):
+            if lines[i].lower() == wanted:
+                return lines[i + 2]
+        return None
 
-    def queue_full(self, retry_after: int) -> Problem:
-        return Problem(
-            429,
-            "limit-exceeded",
-            f"Service {self.route.service} has {self.route.concurrency} requests at each of its "
-            f"{len(self.route.replicas)} replicas and {self.route.queue_size} waiting.",
-            remedy="Repeat the request later, or raise `replicas`, `concurrency` or `queue.size` of the service.",
-            retry_after=retry_after,
-        )
+    def enter(self, waiter: Waiter, now: float, wanted: float | None, key: bytes | None) -> Slot | None:
+        """See :meth:`Admission.enter`."""
+        # Without a replica there is no queue that could move: a first one may take longer than any queue should.
+        patience = self.route.queue_timeout if self.admission.slots else self.route.hold
+        slot = self.admission.enter(waiter, now, now + patience, wanted=wanted, key=key)
+        if slot is None:
+            self._arm()
+            if not self.admission.slots and self._alert is not None:
+                self._alert(self)
+        return slot
 
-    def queue_timeout(self) -> Problem:
-        return Problem(
-            504,
-            "queue-timeout",
-            f"No replica of service {self.route.service} was free within {self.route.queue_timeout:g} s.",
-            remedy="Raise `replicas`, `concurrency` or `queue.timeout` of the service.",
-            retry_after=self.admission.retry_after(),
-        )
+    def reenter(self, waiter: Waiter, now: float, until: float, key: bytes | None) -> Slot | None:
+        """See :meth:`Admission.reenter`."""
+        slot = self.admission.reenter(waiter, now, until, key)
+        if slot is None:
+            self._arm()
+        return slot
 
-    def unreachable(self) -> Problem:
-        return Problem(
-            503,
-            "unavailable",
-            f"No replica of service {self.route.service} accepts connections.",
-            remedy=f"It is restarted by itself; `mw service log {self.route.service}` says more.",
-            retry_after=1,
-        )
+    def heard(self, slot: Slot) -> None:
+        """Bytes have come from a replica."""
+        now = self._loop.time()
+        slot.heard = now
+        if slot.hung:
+            self.admission.revive(slot, now)
 
-    def too_large(self) -> Problem:
-        return Problem(
-            413,
-            "too-large",
-            f"The request's body is larger than {self.route.max_body} bytes.",
-            remedy="Put large inputs into a bucket and send their address.",
-            close=True,
-        )
+    def now(self) -> float:
+        return self._loop.time()
 
-    def silent(self) -> Problem:
-        return Problem(
-            408,
-            "timeout",
-            f"Service {self.route.service} did not begin to answer within {self.route.keepalive:g} s.",
-            remedy="Raise `keepalive` of the service, or make its answer shorter.",
-        )
+    def mirrored(self) -> bool:
+        """Whether the next request is to be sent to the mirror, too."""
+        mirror = self.route.mirror
+        return mirror is not None and random.random() * 100 < mirror.percent
 
-    def broken(self, detail: str) -> Problem:
-        return Problem(
-            502,
-            "upstream-failed",
-            f"The replica failed: {detail}.",
-            remedy=f"`mw service log {self.route.service}` says more.",
-        )
-
-    def sweep(self, now: float) -> list[Waiter]:
-        """Housekeeping; answers those whose time in the queue is over."""
+    def sweep(self, now: float, gap: float) -> None:
+        """Housekeeping, ``gap`` seconds after the last time."""
         for slot in self.admission.slots:
             slot.door.pool.sweep(now)
         self._leaving = [slot for slot in self._leaving if slot.in_flight > 0]
-        return self.admission.expire(now)
+        for copy in list(self.copies):
+            copy.check(now)
+        self.admission.sweep(now)
+        self._find_hung(now, gap)
+
+    @property
+    def hung(self) -> frozenset[str]:
+        """The replicas that hold requests and say nothing."""
+        return hung(self.admission.slots)
+
+    def in_flight(self) -> dict[str, int]:
+        """Requests at replicas by revision, with those that have left the table."""
+        found: dict[str, int] = {}
+        for slot in (*self.admission.slots, *self._leaving):
+            found[slot.replica.revision] = found.get(slot.replica.revision, 0) + slot.in_flight
+        return found
 
     def gauge(self) -> Gauge:
         a = self.admission
-        return Gauge(self.route.service, self.metrics, a.in_flight, a.queued, len(a.slots))
+        oldest = a.oldest(self._loop.time())
+        return Gauge(self.route.service, self.metrics, a.in_flight, a.queued, oldest, len(a.slots), len(self.hung))
 
     def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for copy in list(self.copies):
+            copy.abort()
         for slot in self.admission.slots:
             slot.door.pool.close()
+
+    def _follow(self) -> None:
+        route = self.route
+        self.ready = route.state == "ready" and bool(route.replicas) and not route.tasks
+        self.straight = self.ready and route.rate_limit is None and route.mirror is None
+        self.sticky = bool(route.sticky_header) and len(route.weights) > 1
+        self.longest_whole = min(route.max_body, self._limits.buffer)
+        if route.rate_limit is None:
+            self.bucket = None
+        elif self.bucket is None or self.bucket.rate != route.rate_limit:
+            self.bucket = Bucket(route.rate_limit, self._loop.time())
 
     def _open(self, replica: Replica) -> Door:
         lines = (
             f"Server: modelworks\r\nX-Mw-Replica: {replica.id}\r\nX-Mw-Revision: {replica.revision}\r\nX-Mw-Queue-Ms: "
         ).encode()
         unqueued = lines + b"0\r\n"
-        return Door(Pool(replica.address, self._loop, self._limits, unqueued), lines, unqueued)
+        pool = Pool(replica.address, self._loop, self._limits, unqueued)
+        return Door(pool, lines, unqueued, self.metrics.revision(replica.revision))
 
     def _let_go(self, slots: list[Slot]) -> None:
         """Their requests go on; no new ones come, and each connection closes when its answer is whole."""
         for slot in slots:
             slot.door.pool.close()
         self._leaving += slots
+
+    def _arm(self) -> None:
+        """Wake when the next one has waited in vain: it is told at that moment, not at some round of a sweep."""
+        due = self.admission.due()
+        if due is None or due >= self._due_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_at = due
+        self._timer = self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._timer, self._due_at = None, math.inf
+        for waiter in self.admission.expire(self._loop.time()):
+            waiter.expired()
+        self._arm()
+
+    def _find_hung(self, now: float, gap: float) -> None:
+        slots = self.admission.slots
+        if gap > self._limits.asleep:
+            # It was us who did not listen.
+            for slot in slots:
+                slot.heard += gap
+        self.silence.sweep(now)
+        for slot in hanging(slots, now, self.silence.allowed(self.route.hang_timeout)):
+            slot.hung = slot.watched = True
+            log.warning(
+                "replica %s of %s holds %d requests and has said nothing for %.1f s: it gets no more",
+                slot.replica.id, self.route.service, slot.in_flight, now - slot.heard,
+            )  # fmt: skip
+            self.admission.shut(slot, now)
+        for slot in forgiven(slots, now):
+            slot.feed_slowly()
+            self.admission.revive(slot, now)
+        found = self.hung
+        if found - self._hung and self._alert is not None:
+            self._alert(self)
+        self._hung = found

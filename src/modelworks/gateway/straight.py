@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from modelworks.gateway.admission import Slot
 from modelworks.gateway.client import Repeating
 from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import RequestHead
 from modelworks.gateway.known import Repeated, WholeAnswer
+from modelworks.gateway.lanes import Slot
 from modelworks.gateway.service import Service
 from modelworks.gateway.upstream import UpstreamConnection
 
@@ -36,13 +36,13 @@ class Straight:
 
     def start(self, service: Service, known: Repeated, out: bytes) -> bool:
         """Send ``out``, the whole request; False when no replica is free, or no connection to it is idle."""
-        slot = service.admission.take()
+        self._began = now = self._now()
+        slot = service.admission.take(now, service.key(known.head) if service.sticky else None)
         if slot is None:
             return False
-        self._began = now = self._now()
         upstream = slot.door.pool.take(now)
         if upstream is None:
-            service.admission.release(slot, None)
+            service.admission.release(slot, now, None)
             return False
         slot.failures = 0
         self._known = known
@@ -93,9 +93,15 @@ class Straight:
         now = self._now()
         seconds = now - self._began
         upstream.exchange = None
-        slot.door.pool.put(upstream, now)
-        service.metrics.answered(known.status, seconds)
-        service.admission.release(slot, seconds)
+        door = slot.door
+        door.pool.put(upstream, now)
+        door.counts.answered(known.status, seconds)
+        slot.heard = now
+        if seconds > service.silence.longest:
+            service.silence.longest = seconds
+        if slot.hung:
+            service.admission.revive(slot, now)
+        service.admission.release(slot, now, seconds, known.status < 500)
         client.answer(known.out + data[known.body :], now)
         return True
 
