@@ -112,17 +112,18 @@ def test_deploy_makes_a_service(api: StubApi, session: Session, capsys: pytest.C
     model = Model("oss://bucket/model/", InferenceSpec(processor="onnx"), session=session)
     predictor = model.deploy(
         "digits", instance_count=2, resource_config={"cpu": 1, "memory": 500}, wait=False,
-        options={"metadata.rpc.keepalive": 5000, "metadata": {"rpc": {"max_queue_size": 9}}},
+        options={"metadata.rpc.keepalive": 5000, "metadata": {"qos": "a", "rpc": {"max_queue_size": 9}}},
     )  # fmt: skip
     (manifest,) = api.bodies("/apply")[0]["manifests"]
     assert manifest["spec"] == {
         "processor": "onnx",
         "model": "oss://bucket/model/",
         "replicas": 2,
+        "keepalive": 5.0,
         "queue": {"size": 9},
         "resources": {"cpu": 1, "memory": "500Mi"},
     }
-    assert "keepalive" in capsys.readouterr().err
+    assert "metadata.qos has no effect here" in capsys.readouterr().err
     assert predictor.endpoint == "http://mw.test/api/predict/digits"
 
 

@@ -33,6 +33,8 @@ def submit(
     call: Invocation, client: Client, sources: Sequence[manifests.Source], *, dry_run: bool = False
 ) -> list[Document]:
     """Apply and print the notes; errors are told with file, document and field."""
+    for source in sources:
+        call.out.notes(source.notes)
     documents = manifests.prepare(client, sources, send=not dry_run)
     try:
         results = client.apply(documents, dry_run=dry_run)

@@ -12,13 +12,17 @@ from typing import Any
 
 import yaml
 
+from modelworks.cli.imports import imported
 from modelworks.kernel.errors import FieldError, Invalid, ModelworksError
-from modelworks.sdk import code
+from modelworks.sdk import code, services
 from modelworks.sdk.client import Client, Document
+from modelworks.sdk.model import upload_model
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _WITH_CODE = ("TrainingJob", "Service")
 _REMOTE = ("s3://", "oss://")
+# What a path begins with, where the name of a registered model could stand too.
+_PATHS = ("./", "../", "/", "~", "file://")
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -38,12 +42,16 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class Source:
-    """A document, the file it was in (``-`` is standard input), its number there (from 1), and how many there are."""
+    """A document, the file it was in (``-`` is standard input), its number there (from 1), and how many there are.
+
+    ``notes`` are on what had no effect in a document of another system.
+    """
 
     document: Document
     file: str
     number: int
     of: int
+    notes: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -119,6 +127,11 @@ def _parse(text: str, file: str) -> Iterator[Source]:
         source = Source(document, file, number, len(documents))
         if not isinstance(document, dict):
             raise Invalid(f"{source.place}: a manifest is a mapping (kind, metadata, spec), not {_noun(document)}")
+        made, notes = imported(document, source.place)
+        if made is None:
+            sys.stderr.writelines(f"note: {note}\n" for note in notes)
+            continue
+        document, source = made, Source(made, file, number, len(documents), notes)
         if not isinstance(document.get("kind"), str):
             kinds = "such as TrainingJob or Service"
             raise Invalid(f"{source.place}: a manifest has a kind", fields=(FieldError("kind", f"is needed, {kinds}"),))
@@ -142,8 +155,25 @@ def _prepare(client: Client, source: Source, send: bool) -> Document:
                 uri = code.upload(client, source.folder / Path(folder).expanduser(), send=send)
             except Invalid as error:
                 raise located(error, [source]) from None
-            document["spec"] = {**spec, "code": uri}
+            document["spec"] = spec = {**spec, "code": uri}
+        if document["kind"] == services.KIND:
+            document["spec"] = _with_models(client, source, spec, send)
     return document
+
+
+def _with_models(client: Client, source: Source, spec: dict[str, Any], send: bool) -> dict[str, Any]:
+    """Model files that lie beside the manifest are put into the workspace's bucket, named by their content."""
+    found = dict(spec)
+    for name in ("model", "base_model"):
+        written = found.get(name)
+        if not isinstance(written, str) or not written.startswith(_PATHS):
+            continue
+        path = source.folder / Path(written.removeprefix("file://")).expanduser()
+        if not path.exists():
+            fields = (FieldError(f"{source.place}: spec.{name}", f"{path} does not exist"),)
+            raise Invalid(f"there is no model at {path}", fields=fields)
+        found[name] = upload_model(client, path, send=send)
+    return found
 
 
 def _plain(value: Any) -> Any:

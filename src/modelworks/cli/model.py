@@ -15,7 +15,6 @@ from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.kernel.quantities import format_bytes
 from modelworks.sdk.client import Client
 from modelworks.sdk.model import upload_model
-from modelworks.sdk.session import Session
 
 KIND = "Model"
 app = noun("model", "Models: register versions, name them by aliases.")
@@ -40,7 +39,7 @@ def register(
     if uri is not None and not uri.startswith(("s3://", "oss://")):
         if not Path(uri).exists():
             raise Invalid(f"there is no file or folder {uri}")
-        uri = upload_model(Session.of(client), Path(uri))
+        uri = upload_model(client, Path(uri))
     version = client.register_version(name, uri=uri, job=job, metrics=metrics, description=description)
     if call.out.as_json:
         call.out.document(version)

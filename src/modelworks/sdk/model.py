@@ -10,7 +10,7 @@ from typing import Any
 from modelworks.kernel.errors import Conflict, Invalid, NotFound
 from modelworks.objectstore import transfer
 from modelworks.sdk import code, services
-from modelworks.sdk.client import Document
+from modelworks.sdk.client import Client, Document
 from modelworks.sdk.inference import InferenceSpec as InferenceSpec
 from modelworks.sdk.inference import container_serving_spec as container_serving_spec
 from modelworks.sdk.objects import open_store, parse_uri, workspace_bucket
@@ -139,7 +139,7 @@ class Model:
         path = Path(data.removeprefix("file://")).expanduser()
         if not path.exists():
             raise NotFound(f"there is no model at {path}")
-        return upload_model(self.session, path)
+        return upload_model(self.session.client, path)
 
 
 class RegisteredModel(Model):
@@ -179,11 +179,16 @@ class RegisteredModel(Model):
         return self.reference
 
 
-def upload_model(session: Session, path: Path) -> str:
-    """A local file or folder of model files in the workspace's bucket, below its digest: the folder's ``s3://`` URI."""
-    prefix = f"s3://{workspace_bucket(session.workspace)}/uploads/{code.tree_digest(path)}/"
+def upload_model(client: Client, path: Path, *, send: bool = True) -> str:
+    """A local file or folder of model files in the workspace's bucket, below its digest: the folder's ``s3://`` URI.
+
+    ``send`` False only says what it would be called.
+    """
+    prefix = f"s3://{workspace_bucket(client.workspace)}/uploads/{code.tree_digest(path)}/"
+    if not send:
+        return prefix
     uri = parse_uri(prefix)
-    store = open_store(session.client, read=[prefix], write=[prefix])
+    store = open_store(client, read=[prefix], write=[prefix])
     if path.is_file():
         transfer.upload(store, path, uri / path.name)
     else:

@@ -1,4 +1,4 @@
-"""The cloud's ``containers`` and ``storage``: any HTTP server, in an environment or an image, and what it finds mounted."""
+"""The cloud's ``containers`` and ``storage``: any HTTP server, in an environment or an image, and its mounts."""
 
 from __future__ import annotations
 

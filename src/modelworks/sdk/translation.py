@@ -125,7 +125,7 @@ def startup(check: Mapping[str, Any]) -> str | None:
 
 
 def rolling(strategy: Mapping[str, Any], at: str, replicas: int, out: Translation) -> None:
-    """``max_surge`` and ``max_unavailable``, as numbers or percents of the replicas: surge rounds up, the other down."""
+    """``max_surge`` and ``max_unavailable``, numbers or percents of the replicas: surge rounds up, the other down."""
     names = {"max_surge": math.ceil, "max_unavailable": math.floor}
     spelled = {"maxSurge": "max_surge", "maxUnavailable": "max_unavailable"}
     found: dict[str, Any] = {}

@@ -1,0 +1,34 @@
+"""Documents of other systems among manifests: the cloud's service JSON, Kubernetes' Deployments."""
+
+from __future__ import annotations
+
+from modelworks.kernel.errors import FieldError, Invalid
+from modelworks.sdk import kubernetes, service_json
+from modelworks.sdk.client import Document
+from modelworks.sdk.services import KIND
+from modelworks.sdk.translation import Translation
+
+
+def imported(document: Document, place: str) -> tuple[Document | None, tuple[str, ...]]:
+    """The document as a manifest, and notes on what has no effect here; None for one that nothing is made of.
+
+    ``place`` is where it was written. Raises Invalid with the paths of what cannot be taken over.
+    """
+    if kubernetes.is_endpoint(document):
+        return None, (f"{place}: a Service of Kubernetes is not needed: each service has an endpoint of its own",)
+    if not (kubernetes.is_deployment(document) or service_json.is_service_json(document)):
+        return document, ()
+    translate = kubernetes.translate if kubernetes.is_deployment(document) else service_json.translate
+    try:
+        return _manifest(translate(document))
+    except Invalid as error:
+        fields = tuple(FieldError(f"{place}: {field.path}", field.message) for field in error.fields)
+        raise Invalid(error.detail, fields=fields, remedy=error.remedy) from None
+
+
+def _manifest(translation: Translation) -> tuple[Document, tuple[str, ...]]:
+    if translation.name is None:
+        raise Invalid("a service has a name", fields=(FieldError("name", "is needed"),))
+    labels = {"labels": translation.labels} if translation.labels else {}
+    manifest = {"kind": KIND, "metadata": {"name": translation.name, **labels}, "spec": translation.spec}
+    return manifest, tuple(translation.notes)
