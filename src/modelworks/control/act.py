@@ -18,7 +18,7 @@ from typing import assert_never
 from sqlalchemy import Connection, Engine
 
 from modelworks.control.fleet import Fleet
-from modelworks.db import claims, events, jobkeys, ledger, resources, revisions, routes, secrets
+from modelworks.db import claims, events, jobkeys, ledger, resources, revisions, routes, scale, secrets
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import (
@@ -33,6 +33,7 @@ from modelworks.kernel.decision import (
     Meter,
     PublishRoute,
     RecordRevision,
+    RecordScale,
     Release,
     Remove,
     RemoveBucket,
@@ -55,7 +56,7 @@ from modelworks.objectstore.uri import ObjectUri
 LEASE_SECONDS = 60.0
 _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried again by the next pass
 
-_Routing = PublishRoute | WithdrawRoute | RecordRevision
+_Routing = PublishRoute | WithdrawRoute | RecordRevision | RecordScale
 _Stored = Reserve | Release | _Routing | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
 _Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
 
@@ -92,6 +93,7 @@ class Actor:
                     | PublishRoute()
                     | WithdrawRoute()
                     | RecordRevision()
+                    | RecordScale()
                     | EnsureSecret()
                     | EnsureKey()
                     | RemoveKey()
@@ -162,6 +164,8 @@ class Actor:
                 routes.withdraw(connection, workspace, name, uid)
             case RecordRevision(revision, spec, resolved):
                 revisions.record(connection, uid, revision, spec, resolved)
+            case RecordScale(before, after, reason, numbers):
+                scale.record(connection, uid, before=before, after=after, reason=reason, numbers=numbers)
             case EnsureSecret(name):
                 secrets.ensure(connection, self.cipher, uid, name)
             case EnsureKey(epoch):

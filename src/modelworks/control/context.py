@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from modelworks.db.listen import Listener
 from modelworks.db.secrets import Cipher
 from modelworks.home import Home
+from modelworks.kernel.traffic import Traffic
 from modelworks.objectstore.credentials import Credentials
 from modelworks.products.kind import Kind
 from modelworks.runtime.base import Runtime
@@ -21,7 +22,8 @@ class Context:
     """``runtimes`` is by node name and grows when a node first answers; a node that is missing cannot be asked now.
 
     ``credentials`` returns the controller's own at the object store, and raises Unavailable before they are made.
-    ``listener`` wakes those who wait for a NOTIFY; without one (in tests) they poll.
+    ``listener`` wakes those who wait for a NOTIFY; without one (in tests) they poll. ``traffic`` is what the gateways
+    say of a service (by uid); without it nothing is known.
     """
 
     engine: Engine
@@ -32,3 +34,4 @@ class Context:
     cipher: Cipher
     credentials: Callable[[], Credentials]
     listener: Listener | None = None
+    traffic: Callable[[str], Traffic] = lambda _: Traffic()

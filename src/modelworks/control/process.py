@@ -19,11 +19,13 @@ from modelworks.api.app import create_app
 from modelworks.control.act import Actor
 from modelworks.control.context import Context
 from modelworks.control.fleet import Fleet
+from modelworks.control.followers import Followers
 from modelworks.control.kinds import KINDS
 from modelworks.control.observer import Observer, recorder
 from modelworks.control.periodic import Periodic, Task, trim_events
 from modelworks.control.reconcile import Reconciler
 from modelworks.control.scheduler import Scheduler
+from modelworks.control.traffic import TrafficStore
 from modelworks.db.engine import connect
 from modelworks.db.listen import CLAIMS, RESOURCES, Listener
 from modelworks.db.schema import is_current
@@ -50,6 +52,7 @@ def run(home: Home) -> None:
     engine = connect(url, name="modelworks-controller")
     _wait_for_schema(engine, home)
     fleet, listener = Fleet(), Listener(url)
+    traffic = TrafficStore(lambda uid: reconciler.wake(uid))
     context = Context(
         engine=engine,
         home=home,
@@ -59,11 +62,13 @@ def run(home: Home) -> None:
         cipher=Cipher.load(home.secrets / "master.key"),
         credentials=lambda: _credentials(home),
         listener=listener,
+        traffic=traffic.peek,
     )
     actor = Actor(engine, fleet, context.cipher, context.credentials, home.volumes)
-    reconciler = Reconciler(engine, KINDS, settings, fleet, actor, owner=_owner(home))
+    reconciler = Reconciler(engine, KINDS, settings, fleet, actor, owner=_owner(home), traffic=traffic)
     scheduler = Scheduler(engine)
     observer = Observer(AgentClient(home.agent_socket), fleet, reconciler.wake, recorder(engine))
+    followers = Followers(home, traffic)
     periodic = Periodic(
         [
             Task("trim events", _TRIM_INTERVAL, lambda: trim_events(engine)),
@@ -73,7 +78,7 @@ def run(home: Home) -> None:
     listener.subscribe(RESOURCES, reconciler.wake)
     listener.subscribe(CLAIMS, scheduler.wake)
     app = create_app(context)
-    threads = (listener, observer, scheduler, reconciler, periodic)
+    threads = (listener, observer, scheduler, reconciler, followers, periodic)
     for thread in threads:
         thread.start()
     # uvicorn raises the signal again when it is done, and this is what it then meets.

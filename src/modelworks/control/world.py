@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from modelworks.control.fleet import Fleet
+from modelworks.control.traffic import TrafficStore
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.traffic import Traffic
@@ -27,7 +28,7 @@ class FleetWorld:
     fleet: Fleet
     claims_by_uid: Mapping[str, Sequence[ClaimView]]
     resources: Sequence[Resource]
-    traffic_of: Callable[[str], Traffic] = lambda _: Traffic()
+    store: TrafficStore | None = None
     _shared: dict[object, Any] = field(default_factory=dict)
 
     def runs(self, uid: str) -> Sequence[RunObservation]:
@@ -37,8 +38,8 @@ class FleetWorld:
     def claims(self, uid: str) -> Sequence[ClaimView]:
         return self.claims_by_uid.get(uid, ())
 
-    def traffic(self, uid: str) -> Traffic:
-        return self.traffic_of(uid)
+    def traffic(self, uid: str, every: float | None = None) -> Traffic:
+        return Traffic() if self.store is None else self.store.traffic(uid, every)
 
     def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:
         if load not in self._shared:

@@ -96,6 +96,16 @@ class RecordRevision:
 
 
 @dataclass(frozen=True)
+class RecordScale:
+    """A service's wanted number of replicas changed; ``numbers`` are what that was decided from."""
+
+    before: int
+    after: int
+    reason: str
+    numbers: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class EnsureSecret:
     """The resource has a random secret of 256 bits called ``name``: made once, encrypted, gone with the resource."""
 
@@ -186,6 +196,7 @@ Action = (
     | PublishRoute
     | WithdrawRoute
     | RecordRevision
+    | RecordScale
     | EnsureSecret
     | EnsureKey
     | RemoveKey

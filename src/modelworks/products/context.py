@@ -12,6 +12,7 @@ from modelworks.db.secrets import Cipher
 from modelworks.home import Home
 from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE, Name, WorkspaceName
+from modelworks.kernel.traffic import Traffic
 from modelworks.objectstore.credentials import Credentials
 from modelworks.products.kind import Kind
 from modelworks.runtime.base import Runtime
@@ -33,6 +34,8 @@ class Context(Protocol):
     def runtimes(self) -> Mapping[str, Runtime]: ...
     @property
     def cipher(self) -> Cipher: ...
+    @property
+    def traffic(self) -> Callable[[str], Traffic]: ...
     @property
     def credentials(self) -> Callable[[], Credentials]: ...
 

@@ -66,8 +66,11 @@ class World(Protocol):
     def settings(self) -> Settings: ...
     def runs(self, uid: str) -> Sequence[RunObservation]: ...
     def claims(self, uid: str) -> Sequence[ClaimView]: ...
-    def traffic(self, uid: str) -> Traffic:
-        """What the gateways said of a service's requests lately; empty when none has said anything."""
+    def traffic(self, uid: str, every: float | None = None) -> Traffic:
+        """What the gateways said of a service's requests lately; empty when none has said anything.
+
+        ``every``: there is a pass so often (s) while its traffic changes, for a minute; None: only at news.
+        """
         ...
 
     def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:

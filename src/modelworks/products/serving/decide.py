@@ -29,6 +29,7 @@ from modelworks.kernel.decision import (
 from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
 from modelworks.products.mounts import log_uri, workspace_bucket
+from modelworks.products.serving.autoscale import autoscaled
 from modelworks.products.serving.health import assess
 from modelworks.products.serving.hung import GRACE as HUNG_GRACE
 from modelworks.products.serving.observe import Observed
@@ -53,7 +54,8 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
     before, time = Record.of(resource.status), now.timestamp()
     if resource.deleting is not None:
         return _delete(resource, before, observed)
-    plan, record = remembered(resource, before, observed.traffic, time)
+    scaled = autoscaled(resource, before, observed, time)
+    plan, record = remembered(resource, replace(before, scale=scaled.scale), observed.traffic, time)
     if not observed.tokens:
         # The route needs the token's digest: the pass that sees it goes on from here.
         return Decision(_status(resource, before), (EnsureSecret(TOKEN),), wake_in=0.0)
@@ -67,8 +69,10 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
         actions += (*_stops(view), *_releases(view), *_forgets(view))
     for view in (stable, canary):
         actions += _starts(view)
-    actions += _told(before, after)
-    return Decision(_status(resource, after), tuple(actions), _wake(plan, after, (stable, canary), observed.tokens))
+    actions += (*scaled.actions, *_told(before, after))
+    waits = (_wake(plan, after, (stable, canary), observed.tokens), scaled.wake_in)
+    wake_in = min((wait for wait in waits if wait is not None), default=None)
+    return Decision(_status(resource, after), tuple(actions), wake_in)
 
 
 def _recorded(plan: Plan, observed: Observed) -> list[Action]:

@@ -12,6 +12,9 @@ from modelworks.kernel.traffic import Traffic
 from modelworks.products.kind import ClaimView, World
 from modelworks.products.serving.queries import KnownToken, known_tokens, published_route, revision_numbers
 
+# Seconds between two looks of the autoscaler while the traffic changes.
+_PASSES_EVERY = 1.0
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -35,6 +38,10 @@ def observe(resource: Resource, world: World) -> Observed:
         claims=tuple(world.claims(resource.uid)),
         route=published_route(world.connection, resource.ref.workspace, resource.ref.name, resource.uid),
         tokens=known_tokens(world.connection, resource.uid),
-        traffic=world.traffic(resource.uid),
+        traffic=world.traffic(resource.uid, _PASSES_EVERY if _scales(resource) else None),
         recorded=world.shared(revision_numbers).get(resource.uid, {}),
     )
+
+
+def _scales(resource: Resource) -> bool:
+    return bool(resource.spec.get("autoscaling")) and not resource.spec.get("stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modelworks.products.serving.record import Record
+from modelworks.products.serving.scale import first_replicas
 from modelworks.products.serving.spec import ServiceSpec
 
 
@@ -13,5 +14,4 @@ def wanted_replicas(spec: ServiceSpec, record: Record) -> int:
     scaling = spec.autoscaling
     if scaling is None:
         return spec.replicas
-    first = scaling.initial if scaling.initial is not None else max(scaling.min, scaling.prewarm)
-    return min(max(int(record.scale.get("replicas", first)), scaling.min), scaling.max)
+    return min(max(int(record.scale.get("replicas", first_replicas(scaling))), scaling.min), scaling.max)
