@@ -51,7 +51,7 @@ class TrafficStore:
         self._since: float | None = None
         self._until: float | None = None
         self._every: dict[str, tuple[float, float]] = {}  # uid → seconds between looks, until when
-        self._woken: dict[str, float] = {}
+        self._woken: dict[str, tuple[float, int]] = {}  # uid → when, and how many errors there were
 
     def expect(self, doors: set[Hashable]) -> None:
         """The connections that there should be: unless all of them report, nothing is known."""
@@ -170,7 +170,7 @@ class TrafficStore:
 
     def _append(self, uid: str, sample: Sample) -> None:
         samples = self._samples.setdefault(uid, [])
-        if len(samples) > 1 and sample.at - samples[-2].at < _PERIOD:
+        if len(samples) > 1 and samples[-1].at - samples[-2].at < _PERIOD:
             samples[-1] = sample
         else:
             samples.append(sample)
@@ -178,10 +178,10 @@ class TrafficStore:
             self._samples[uid] = _thinned(samples, sample.at)
 
     def _urgent(self, uid: str, last: Sample | None, sample: Sample) -> bool:
-        woken = sample.at - self._woken.get(uid, 0.0)
+        errors = sum(counts.errors for counts in sample.revisions.values())
+        told, before = self._woken.setdefault(uid, (0.0, errors))
+        woken = sample.at - told
         every, until = self._every.get(uid, (None, 0.0))
-        errors = sum(c.errors for c in sample.revisions.values())
-        before = sum(c.errors for c in last.revisions.values()) if last is not None else errors
         waits = sample.queued > 0 and sample.in_flight == 0
         news = last is None or sample.at - last.at > _QUIET or (waits and not last.queued)
         if (
@@ -190,7 +190,7 @@ class TrafficStore:
             or (every is not None and until >= sample.at and woken >= every * _PERIOD)
             or (errors > before and woken >= _ERRORS_EVERY)
         ):
-            self._woken[uid] = sample.at
+            self._woken[uid] = sample.at, errors
             return True
         return False
 

@@ -1,0 +1,228 @@
+"""The merged traffic of several reporters that come and go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelworks.control.traffic import TrafficStore
+from modelworks.kernel.traffic import LATENCY_BUCKETS, PATIENCE, Traffic
+
+START = 1_800_000_000.0
+UID = "abcdef0123456789"
+
+
+class Lab:
+    def __init__(self, *doors: str) -> None:
+        self.now = START
+        self.woken: list[str] = []
+        self.store = TrafficStore(self.woken.append, lambda: self.now)
+        self.store.expect(set(doors))
+
+    def report(self, door: str, source: str = "", uid: str | None = UID, **fields: Any) -> None:
+        services = {} if uid is None else {uid: document(**fields)}
+        self.store.hear(door, {"source": source or f"{door}-1-1799999999", "at": self.now, "services": services})
+
+    def traffic(self, every: float | None = None) -> Traffic:
+        return self.store.traffic(UID, every)
+
+    def arrivals(self, seconds: float) -> int:
+        found = self.traffic().increase(seconds, self.now)
+        assert found is not None
+        return found.arrived
+
+
+def document(
+    arrived: int = 0, *, in_flight: int = 0, queued: int = 0, errors: int = 0, hung: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    buckets = [0] * (len(LATENCY_BUCKETS) + 1)
+    buckets[3] = arrived
+    counts = {"answered": arrived, "errors": errors, "seconds": arrived * 0.004, "buckets": buckets}
+    return {
+        "in_flight": in_flight,
+        "queued": queued,
+        "oldest": 0.5 if queued else 0.0,
+        "arrived": arrived,
+        "rejected": {"limit-exceeded": 0},
+        "hung": list(hung),
+        "revisions": {"r1": {**counts, "in_flight": in_flight}},
+    }
+
+
+def test_what_was_counted_before_this_controller_is_no_traffic() -> None:
+    lab = Lab("a")
+    lab.report("a", arrived=100_000)
+    lab.now += 1
+    lab.report("a", arrived=100_010)
+    assert lab.arrivals(10) == 10
+
+
+def test_two_gateways_are_one_service() -> None:
+    lab = Lab("a", "b")
+    for second in range(10):
+        lab.now = START + second
+        lab.report("a", arrived=10 * second, in_flight=2)
+        lab.now += 0.4
+        lab.report("b", arrived=5 * second, in_flight=1, queued=3)
+    assert lab.arrivals(5.2) in (75, 80, 85, 90)
+    last = lab.traffic().last
+    assert last is not None
+    assert (last.in_flight, last.queued, last.arrived, last.oldest) == (3, 3, 135, 0.5)
+    assert last.revisions["r1"].answered == 135
+    assert last.revisions["r1"].in_flight == 3
+    assert len(lab.traffic().samples) <= 13  # one a second, however many report
+
+
+def test_a_gateway_that_begins_anew_goes_on_counting() -> None:
+    lab = Lab("a")
+    lab.report("a", arrived=500)
+    lab.now += 1
+    lab.report("a", arrived=510)
+    lab.now += 1
+    lab.store.expect({"a", "a2"})
+    lab.report("a2", f"gateway-2-{int(START) + 1}", arrived=3)
+    lab.now += 1
+    lab.store.expect({"a2"})
+    lab.report("a2", f"gateway-2-{int(START) + 1}", arrived=7)
+    assert lab.arrivals(60) == 17
+    assert lab.traffic().known(lab.now)
+
+
+def test_a_connection_that_broke_loses_nothing() -> None:
+    lab = Lab("a")
+    lab.report("a", arrived=500, in_flight=4)
+    lab.now += 3
+    lab.store.begin("a")
+    lab.report("a", arrived=530, in_flight=1)
+    assert lab.arrivals(60) == 30
+    last = lab.traffic().last
+    assert last is not None
+    assert last.in_flight == 1
+
+
+def test_what_a_dead_gateway_held_is_gone() -> None:
+    lab = Lab("a", "b")
+    lab.report("a", in_flight=5)
+    lab.report("b", in_flight=1)
+    lab.now += 1
+    lab.store.expect({"b"})
+    last = lab.traffic().last
+    assert last is not None
+    assert last.in_flight == 1
+
+
+def test_a_gap_is_not_silence() -> None:
+    lab = Lab("a", "b")
+    lab.report("a", uid=None)
+    assert not lab.traffic().known(lab.now)  # the other has not said anything
+    lab.report("b", uid=None)
+    lab.now += 1
+    assert lab.traffic().known(lab.now)
+    for _ in range(20):
+        lab.now += 1
+        lab.report("a", uid=None)
+    assert not lab.traffic().known(lab.now)
+    lab.report("b", uid=None)
+    assert lab.traffic().known(lab.now)
+    assert not lab.traffic().known(lab.now, 10)  # what happened in between nobody knows
+    lab.now += PATIENCE + 1
+    assert not lab.traffic().known(lab.now)
+
+
+def test_no_gateway_at_all_is_not_silence() -> None:
+    lab = Lab()
+    assert not lab.traffic().known(lab.now)
+    assert lab.traffic().increase(10, lab.now) is None
+    assert lab.traffic().demand(10, lab.now) is None
+
+
+def test_a_service_that_was_never_asked_is_silent() -> None:
+    lab = Lab("a")
+    for _ in range(30):
+        lab.now += 1
+        lab.report("a", uid=None)
+    found = lab.traffic().increase(10, lab.now)
+    assert found is not None
+    assert found.rate == 0
+    assert lab.traffic().demand(10, lab.now) == 0
+    lab.now += 1
+    lab.report("a", arrived=5)
+    found = lab.traffic().increase(1, lab.now)
+    assert found is not None
+    assert found.rate == pytest.approx(5)
+
+
+def test_who_is_woken() -> None:
+    lab = Lab("a")
+    lab.report("a", arrived=0)
+    lab.woken.clear()
+    lab.now += 10
+    lab.report("a", arrived=1, queued=1)  # after a silence, and nobody serves
+    assert lab.woken == [UID]
+    for second in range(5):
+        lab.now += 1
+        lab.report("a", arrived=2 + second, in_flight=1)
+    assert lab.woken == [UID]  # nobody is interested in each second
+    lab.traffic(every=1.0)
+    for second in range(5):
+        lab.now += 1
+        lab.report("a", arrived=10 + second, in_flight=1)
+    assert len(lab.woken) == 6
+    lab.traffic()
+    lab.now += 0.1
+    lab.report("a", arrived=15, in_flight=1, hung=("r1-0-0",))
+    assert len(lab.woken) == 7
+    lab.now += 1
+    lab.report("a", arrived=15, in_flight=1, hung=("r1-0-0",))
+    assert len(lab.woken) == 7
+    for _ in range(12):
+        lab.now += 1
+        lab.report("a", arrived=16, in_flight=1, errors=1, hung=("r1-0-0",))
+    assert len(lab.woken) == 8
+
+
+def test_samples_are_thinned_and_bounded() -> None:
+    lab = Lab("a")
+    for second in range(3000):
+        lab.now = START + second
+        lab.report("a", arrived=second * 7, in_flight=second % 5)
+    traffic = lab.traffic()
+    assert len(traffic.samples) <= 330
+    assert traffic.samples[0].at <= lab.now - 300
+    for seconds in (1, 15, 60, 300):
+        found = traffic.increase(seconds, lab.now)
+        assert found is not None
+        assert found.rate == pytest.approx(7, rel=0.1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 20), st.booleans(), st.floats(0.01, 2)), max_size=60
+    )
+)
+def test_sums_only_grow_and_nothing_is_counted_twice(steps: list[tuple[str, int, bool, float]]) -> None:
+    lab = Lab("a", "b", "c")
+    lives, counts, total = {"a": 0, "b": 0, "c": 0}, {"a": 0, "b": 0, "c": 0}, 0
+    for door in lives:
+        lab.report(door, f"{door}-0-{START + 1:.0f}", arrived=0)
+    seen = 0
+    for door, more, anew, pause in steps:
+        lab.now += pause
+        if anew:
+            lives[door] += 1
+            counts[door] = 0
+            lab.store.begin(door)
+        counts[door] += more
+        total += more
+        lab.report(door, f"{door}-{lives[door]}-{START + 1:.0f}", arrived=counts[door])
+        last = lab.traffic().last
+        assert last is not None
+        assert last.arrived >= seen
+        seen = last.arrived
+        times = [sample.at for sample in lab.traffic().samples]
+        assert times == sorted(times)
+    assert seen == total
