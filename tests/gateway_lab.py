@@ -186,7 +186,7 @@ class Lab:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder = folder
-        self.gateway = Gateway(folder / "controller.sock", limits)
+        self.gateway = Gateway(folder / "controller.sock", limits, courier=folder / "courier.sock")
         self.port = 0
         self._replicas: list[Replica] = []
         self._clients: list[Client] = []
