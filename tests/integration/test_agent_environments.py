@@ -23,6 +23,7 @@ from modelworks.agent.inprocess import InProcessAgent
 from modelworks.home import Home
 from modelworks.kernel.errors import EnvironmentFailed
 from modelworks.kernel.run import EnvironmentRef, RunReason
+from modelworks.runtime import container
 from modelworks.runtime.sandbox import probe
 
 
@@ -120,7 +121,8 @@ def test_the_resolvers_own_words(home: Home, tmp_path: Path) -> None:
         assert seen.exit_code is None
 
 
-def test_images_are_explained(tmp_path: Path) -> None:
+def test_images_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "find_engine", lambda: None)
     with pytest.raises(EnvironmentFailed, match="images need podman or docker") as raised:
         Environments(tmp_path, probe()).ensure(EnvironmentRef(digest="img", image="pytorch:2"), lambda text: None)
     assert raised.value.remedy is not None

@@ -24,6 +24,7 @@ from modelworks.agent.bytecode import Compiler
 from modelworks.agent.confine import confined
 from modelworks.kernel.errors import EnvironmentFailed
 from modelworks.kernel.run import EnvironmentRef
+from modelworks.runtime import container
 from modelworks.runtime.rundir import remove_tree, write_file
 from modelworks.runtime.sandbox import Isolation, base_python
 
@@ -57,10 +58,8 @@ class Environments:
         if ready is not None or ref is None:
             return ready or Path(sys.executable)
         if ref.image:
-            raise EnvironmentFailed(
-                f"the environment is the image {ref.image}: images need podman or docker",
-                remedy="map the image to an environment with a substitution in config.yaml",
-            )
+            container.pull(ref.image, progress)
+            return Path(sys.executable)  # for what prepares the run; in the image it is not
         self.root.mkdir(parents=True, exist_ok=True)
         folder = self._folder(ref)
         lock = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

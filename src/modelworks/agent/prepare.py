@@ -13,7 +13,7 @@ from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, Mode
 from modelworks.kernel.run import Input, Output, RunReason, RunSpec
 from modelworks.objectstore.transfer import download_overlay
 from modelworks.objectstore.uri import ObjectUri
-from modelworks.runtime import launch
+from modelworks.runtime import container_launch, launch
 from modelworks.runtime.launch import Prepared
 from modelworks.runtime.rundir import RunDirectory
 
@@ -109,6 +109,9 @@ class Preparation:
         launch.make_directories(spec, self.directory, tools.home, prepared)
         cgroups = tools.runtime.cgroups.create(spec.key, spec.resources.memory, spec.resources.cpu)
         try:
-            launch.write_launch(spec, self.directory, tools.home, tools.isolation, prepared, cgroups)
+            if spec.image:
+                container_launch.write_launch(spec, self.directory, tools.home, prepared, cgroups)
+            else:
+                launch.write_launch(spec, self.directory, tools.home, tools.isolation, prepared, cgroups)
         except Invalid as error:
             raise Ended(RunReason.START_FAILED, f"{error.detail}; {error.remedy}") from error

@@ -21,7 +21,7 @@ from modelworks.kernel.quantities import parse_bytes
 from modelworks.kernel.run import RunSpec
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
-from modelworks.runtime import launch
+from modelworks.runtime import container, launch
 from modelworks.runtime.launch import Gpu
 from modelworks.runtime.limits import choose_cpus
 from modelworks.runtime.local import LocalRuntime
@@ -107,6 +107,8 @@ class Tools:
 
     def clear(self, directory: RunDirectory) -> None:
         """Drop what an ended run leaves on the machine, except its account of itself."""
+        if directory.spec().image:
+            container.remove(directory.key)
         directory.clear_scratch()
         self.runtime.cgroups.remove(directory.key)
         shutil.rmtree(launch.socket_directory(self.home, directory.key), ignore_errors=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from modelworks.kernel.quantities import Bytes, Cpu, Duration
 from modelworks.kernel.spec import Spec
@@ -140,13 +140,17 @@ class Access(Spec):
 
 
 class RunSpec(Spec):
-    """All an agent needs to carry out one run, without asking anybody."""
+    """All an agent needs to carry out one run, without asking anybody.
+
+    ``command`` may be empty in an image, which then runs its own; ``args`` follow the command, or are the image's.
+    """
 
     key: Annotated[str, AfterValidator(lambda k: str(RunKey.parse(k)))]
     workspace: str
     kind: str
     name: str
-    command: tuple[str, ...] = Field(min_length=1)
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
     environment: EnvironmentRef | None = None
     env: dict[str, str] = Field(default_factory=dict)
     resources: Resources = Field(default_factory=Resources)
@@ -160,6 +164,17 @@ class RunSpec(Spec):
     log_uri: str | None = None
     time_limit: Duration | None = None
     grace: Duration = 30.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.command and not self.image:
+            raise ValueError("command is empty, and there is no image that has one")
+        return self
+
+    @property
+    def image(self) -> str | None:
+        """What the run is a container of, if it is one."""
+        return self.environment.image if self.environment else None
 
 
 class RunPhase(StrEnum):

@@ -81,7 +81,8 @@ def make_directories(spec: RunSpec, directory: RunDirectory, home: Home, prepare
         sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         writable.append(sockets)
     for path in writable:
-        path.chmod(0o700)
+        # Who writes in a container is the image's affair; the run's directory lets nobody else through.
+        path.chmod(0o777 if spec.image else 0o700)
         if uid is not None:
             own_tree(path, uid)
     for volume in spec.volumes:
@@ -112,9 +113,9 @@ def write_launch(
     port = _port(spec.listen, isolation)
     volumes = [(v.name, Mount(Path(v.source), v.path, not v.read_only)) for v in spec.volumes]
     check_sources(volumes, home)
-    mounts = [*(mount for _, mount in volumes), *_mounts(spec, directory, prepared)]
+    mounts = [*(mount for _, mount in volumes), *own_mounts(spec, directory, prepared)]
     paths = {} if isolation.enabled else {mount.target: str(mount.source) for mount in mounts}
-    env = _variables(spec, directory, home, isolation, prepared, paths, port)
+    env = variables(spec, directory, home, isolation, prepared, paths, port)
     uid = sandbox.run_uid(spec.workspace) if isolation.enabled else None
     directory.write(
         "entry.json",
@@ -125,6 +126,7 @@ def write_launch(
             "uid": uid,
             "gid": uid,
             "portal": {"socket": env["MW_SOCKET"], "port": port} if port else None,
+            "container": False,
         },
     )
     directory.write(
@@ -134,7 +136,7 @@ def write_launch(
             "env": {"PATH": _SYSTEM_PATH, "MW_RUN": spec.key, "LANG": "C.UTF-8"},
             "cwd": "/" if isolation.enabled else str(directory.work),
             "log": str(directory.log),
-            "monitor": isolation.enabled,
+            "monitor": 2 if isolation.enabled else 0,
             "cgroups": [str(path) for path in cgroups],
             "affinity": list(prepared.cpus),
             "nice": limits.niceness(spec.resources.cpu),
@@ -157,7 +159,7 @@ def _argv(
     if not isolation.enabled or isolation.bwrap is None:
         return sandbox.entry_argv(python, str(sandbox.PACKAGE), str(directory.path))
     own = [
-        *_mounts(spec, directory, prepared),
+        *own_mounts(spec, directory, prepared),
         *sandbox.interpreter_mounts(prepared.python),
         *sandbox.interpreter_mounts(python),
         Mount(sandbox.PACKAGE, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}"),
@@ -183,7 +185,7 @@ def _argv(
     )
 
 
-def _mounts(spec: RunSpec, directory: RunDirectory, prepared: Prepared) -> list[Mount]:
+def own_mounts(spec: RunSpec, directory: RunDirectory, prepared: Prepared) -> list[Mount]:
     """What the spec asks for at its paths besides volumes.
 
     Where the run works there is a copy of the code, since people write beside it.
@@ -197,7 +199,7 @@ def _mounts(spec: RunSpec, directory: RunDirectory, prepared: Prepared) -> list[
     return found
 
 
-def _variables(
+def variables(
     spec: RunSpec,
     directory: RunDirectory,
     home: Home,
@@ -270,6 +272,11 @@ def _port(listen: Listen | None, isolation: Isolation) -> int | None:
         return None
     if _isolated(listen, isolation):
         return listen.port
+    return free_port()
+
+
+def free_port() -> int:
+    """One of the node's loopback ports that nobody listens on now."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])

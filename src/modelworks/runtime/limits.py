@@ -63,11 +63,18 @@ class Cgroups:
         return sorted(found)
 
     def remove(self, key: str) -> None:
-        """Drop the run's groups; they are empty once the run has exited."""
-        for parent in {p for p in (self.memory, self.cpu) if p is not None}:
-            # Never made, gone already, or still busy: the next start of the agent tries again.
-            with contextlib.suppress(OSError):
-                (parent / _name(key)).rmdir()
+        """Drop the run's groups; they are empty once the run has exited.
+
+        A container engine makes one below them, and in the other hierarchies of the first version too.
+        """
+        groups = {p / _name(key) for p in (self.memory, self.cpu) if p is not None}
+        if self.version == 1:
+            groups |= set(_ROOT.glob(f"*/{_FOLDER}/{_name(key)}"))
+        for group in groups:
+            for one in (*(path for path in group.glob("*") if path.is_dir()), group):
+                # Never made, gone already, or still busy: the next start of the agent tries again.
+                with contextlib.suppress(OSError):
+                    one.rmdir()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from modelworks.home import Home
-from modelworks.runtime import processes
+from modelworks.runtime import container, processes
 from modelworks.runtime.limits import Cgroups, find_cgroups
 from modelworks.runtime.rundir import Exited, RunDirectory, RunStore, Started, Stop
 from modelworks.runtime.sandbox import base_python
@@ -142,6 +142,8 @@ def kill_all(home: Home, grace: float = 5.0, report: Callable[[str], None] | Non
     for directory in store.all():
         if runtime.state(directory).phase == ProcessPhase.LOST:
             runtime.kill(directory)
+        if directory.spec().image:
+            container.remove(directory.key)
         runtime.cgroups.remove(directory.key)
     return len(living)
 

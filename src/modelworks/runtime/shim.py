@@ -159,10 +159,11 @@ def become(launch: dict[str, Any], shim: int, gate: int) -> None:
 class Tree:
     """The workload from its start to the end of its last process."""
 
-    def __init__(self, main: int, monitored: bool) -> None:
+    def __init__(self, main: int, skip_depth: int) -> None:
         self.main = main
-        # Under a sandbox, depth 1 is its monitor (whose death kills all) and depth 2 the namespace's init.
-        self.skip_depth = 2 if monitored else 0
+        # Under a sandbox, depth 1 is its monitor (whose death kills all) and depth 2 the namespace's init; of a
+        # container, depth 1 is its client and its monitor.
+        self.skip_depth = skip_depth
         self.status: int | None = None
         self.deadline: float | None = None
         self.terminated = False
