@@ -112,6 +112,18 @@ class Home:
         return self.run / "courier-control.sock"
 
     @property
+    def gateway_sockets(self) -> list[Path]:
+        """The control sockets of all gateways that run: of several, the others are ``gateway-2.sock`` and so on."""
+        return sorted(
+            path for path in self.run.glob("gateway*.sock") if path.stem.removeprefix("gateway")[:1] in ("", "-")
+        )
+
+    @property
+    def gateways_shared(self) -> Path:
+        """What several gateways count together."""
+        return self.run / "gateways.shared"
+
+    @property
     def postgres_socket_dir(self) -> Path:
         return self.run / "pg"
 

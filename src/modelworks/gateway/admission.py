@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from modelworks.gateway.balance import deck, least_loaded, shares, stickiest
+from modelworks.gateway.bucket import Bucket
 from modelworks.gateway.door import Door
 from modelworks.gateway.lanes import Lane, Place, Slot, Waiter, whole_seconds
 from modelworks.gateway.table import Replica, Route
@@ -72,18 +73,9 @@ class Admission:
         lane = self._only
         if lane is None:
             lane = self._lanes[self._draw(key)]
-        if self._route.concurrency_limit is not None and self._at_limit():
-            slot = None
-        else:
-            self._turn += 1
-            slot = least_loaded(lane.slots, self._turn)
-        if slot is None:
-            if lane is not self._only and key is None:
-                self._deck.append(lane.name)  # whoever asks next for the same request draws the same
-            return None
-        if slot.in_flight == slot.excused:
-            slot.heard = now
-        slot.in_flight += 1
+        slot = None if self._route.concurrency_limit is not None and self._at_limit() else self._pick(lane, now)
+        if slot is None and lane is not self._only and key is None:
+            self._deck.append(lane.name)  # whoever asks next for the same request draws the same
         return slot
 
     def take_aside(self, revision: str, now: float) -> Slot | None:
@@ -91,12 +83,7 @@ class Admission:
         lane = self._aside or self._lanes.get(revision)
         if lane is None or lane.queue or (self._route.concurrency_limit is not None and self._at_limit()):
             return None
-        slot = least_loaded(lane.slots, self._turn)
-        if slot is not None:
-            if slot.in_flight == slot.excused:
-                slot.heard = now
-            slot.in_flight += 1
-        return slot
+        return self._pick(lane, now)
 
     def enter(
         self, waiter: Waiter, now: float, until: float, *, wanted: float | None = None, key: bytes | None = None
@@ -109,7 +96,7 @@ class Admission:
         if (wanted is None or wanted > now) and (slot := self.take(now, key)) is not None:
             return slot
         lane = self._only or self._lanes[self._draw(key)]
-        if len(self._places) >= self._route.queue_size:
+        if self._full():
             raise Refused(full=True, retry_after=self._retry_after(lane))
         if wanted is not None:
             # Time to be answered has to be left, too; but a first guess of that must not refuse everything.
@@ -205,6 +192,18 @@ class Admission:
         self._rehome()
         self._reshape(now)
         return list(kept.values())
+
+    def bucket(self, rate: float, now: float) -> Bucket:
+        """What keeps the service to so many requests a second."""
+        return Bucket(rate, now)
+
+    def retire(self) -> list[Slot]:
+        """The service has left the table: so do all slots, which are answered."""
+        left = list(self.slots)
+        for slot in left:
+            slot.removed, slot.open = True, False
+        self.slots = ()
+        return left
 
     def sweep(self, now: float) -> None:
         """Suspects get another chance."""
@@ -322,29 +321,32 @@ class Admission:
     def _pump(self, now: float) -> None:
         """Let in who may enter, the longest waiting first."""
         while self._places and not self._at_limit():
-            found: tuple[int, Waiter, Slot] | None = None
-            for lane in self._lanes.values():
-                if not lane.queue:
-                    continue
-                waiter, place = next(iter(lane.queue.items()))
-                if found is not None and place.number > found[0]:
-                    continue
-                self._turn += 1
-                slot = least_loaded(lane.slots, self._turn)
-                if slot is not None:
-                    found = place.number, waiter, slot
-            if found is None:
+            heads = [next(iter(lane.queue.items())) for lane in self._lanes.values() if lane.queue]
+            for waiter, place in sorted(heads, key=lambda head: head[1].number):
+                if place.until < now:
+                    self.cancel(waiter)
+                    waiter.expired()
+                    break
+                if (slot := self._pick(place.lane, now)) is not None:
+                    self.cancel(waiter)
+                    waiter.granted(slot)
+                    break
+            else:
                 return
-            _, waiter, slot = found
-            late = self._places[waiter].until < now
-            self.cancel(waiter)
-            if late:
-                waiter.expired()
-                continue
+
+    def _pick(self, lane: Lane, now: float) -> Slot | None:
+        """The least loaded free slot of a lane, with one request more."""
+        self._turn += 1
+        slot = least_loaded(lane.slots, self._turn)
+        if slot is not None:
             if slot.in_flight == slot.excused:
                 slot.heard = now
             slot.in_flight += 1
-            waiter.granted(slot)
+        return slot
+
+    def _full(self) -> bool:
+        """Whether nobody more may wait."""
+        return len(self._places) >= self._route.queue_size
 
 
 def _identity(replica: Replica) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelworks.gateway import auth
 from modelworks.gateway.client import Request
+from modelworks.gateway.common import Hub
 from modelworks.gateway.direct import Direct
 from modelworks.gateway.exchange import Exchange
 from modelworks.gateway.heads import RequestHead
@@ -51,6 +52,7 @@ class Gateway:
         # Calls back after the next reading of the routes; False when there will be none.
         self.refresh: Callable[[Callable[[], None]], bool] = _never
         self.signatures = Signatures()
+        self.hub: Hub | None = None  # where several gateways have one port
         self._digests = auth.TokenDigests()
         self._leaving: list[Service] = []
         self._servers: list[asyncio.Server] = []
@@ -76,7 +78,9 @@ class Gateway:
                 dismissed += self._remove(service)
                 service = None
             if service is None:
-                service = Service(route, self._loop, self.limits, waiting=self._waiting, alert=self._alert)
+                service = Service(
+                    route, self._loop, self.limits, waiting=self._waiting, alert=self._alert, hub=self.hub
+                )
             elif service.route != route:
                 dismissed += service.update(route)
             services[name.encode()] = service
@@ -183,6 +187,8 @@ class Gateway:
             service.close()
         with contextlib.suppress(asyncio.TimeoutError):  # connections that are being cut: not worth more than a moment
             await asyncio.wait_for(self._gone(), 1.0)
+        if self.hub is not None:
+            self.hub.close()
 
     async def _gone(self) -> None:
         while self.clients:
@@ -250,6 +256,9 @@ class Gateway:
 
     def _local(self) -> list[Service]:
         return [self._controller] if self._courier is None else [self._controller, self._courier]
+
+    def _service(self, route: Route) -> Service:
+        return Service(route, self._loop, self.limits, waiting=self._waiting, alert=self._alert, hub=self.hub)
 
     def _remove(self, service: Service) -> list[Waiter]:
         waiting = service.remove()

@@ -13,6 +13,7 @@ import socket
 import uvloop
 
 from modelworks.cipher import Cipher
+from modelworks.gateway.common import Hub
 from modelworks.gateway.control import ControlSocket
 from modelworks.gateway.gateway import Gateway
 from modelworks.gateway.limits import Limits
@@ -21,6 +22,8 @@ from modelworks.gateway.source import Source
 from modelworks.home import Home
 
 LISTEN_FDS = "MW_LISTEN_FDS"
+# Which one of several it is (``gateway``, ``gateway-2`` …), and of how many: the supervisor says so.
+NAME, COUNT = "MW_GATEWAY", "MW_GATEWAY_COUNT"
 
 
 def run(home: Home, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -39,10 +42,13 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
         loop.add_signal_handler(number, stopping.set)
     gateway = Gateway(home.controller_socket, limits, courier=home.courier_socket)
     gateway.signatures = Signatures(lambda: Cipher.load(home.secrets / "master.key", make=False))
+    name = os.environ.get(NAME) or "gateway"
+    if name != "gateway" or int(os.environ.get(COUNT) or 1) > 1:
+        gateway.hub = Hub(home.gateways_shared)
     source = Source(home, gateway.apply)
     gateway.refresh = source.refresh
     source.load_snapshot()
-    control = ControlSocket(home.gateway_socket, gateway, listening)
+    control = ControlSocket(home.gateway_socket.with_name(f"{name}.sock"), gateway, listening)
     await control.start()
     for one in listening:
         await gateway.listen(one)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from modelworks.gateway.admission import Admission
 from modelworks.gateway.bucket import Bucket
+from modelworks.gateway.common import Hub, SharedAdmission
 from modelworks.gateway.door import Door
 from modelworks.gateway.heads import RequestHead
 from modelworks.gateway.hung import Silence, forgiven, hanging, hung
@@ -52,7 +53,7 @@ class Service(Refusals):
     ``ready``: requests may enter. ``straight``: and nothing has to be done with them but to pass them on.
     ``patient``: one that finds nobody listening may wait for somebody. ``longest_whole``: a body up to this may be
     taken as a whole, in bytes. ``alert`` is called when somebody waits for a first replica, and when replicas hang.
-    ``waiting`` is shared by all services.
+    ``waiting`` is shared by all services; ``hub`` ties the gateway to others on the same port.
     """
 
     patient = True
@@ -65,6 +66,7 @@ class Service(Refusals):
         *,
         waiting: WaitingBytes | None = None,
         alert: Callable[[Service], None] | None = None,
+        hub: Hub | None = None,
     ) -> None:
         self.route = route
         self.metrics = ServiceMetrics()
@@ -81,7 +83,7 @@ class Service(Refusals):
         self._hung: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
         self._due_at = math.inf
-        self.admission = Admission(self._open, route)
+        self.admission = Admission(self._open, route) if hub is None else SharedAdmission(self._open, route, hub)
         self._follow()
 
     def update(self, route: Route) -> list[Waiter]:
@@ -96,10 +98,7 @@ class Service(Refusals):
     def remove(self) -> list[Waiter]:
         """The service has left the table."""
         waiting = self.admission.flush()
-        for slot in self.admission.slots:
-            slot.removed, slot.open = True, False
-        self._let_go(list(self.admission.slots))
-        self.admission.slots = ()
+        self._let_go(self.admission.retire())
         for copy in list(self.copies):
             copy.abort()
         if self._timer is not None:
@@ -200,7 +199,7 @@ class Service(Refusals):
         if route.rate_limit is None:
             self.bucket = None
         elif self.bucket is None or self.bucket.rate != route.rate_limit:
-            self.bucket = Bucket(route.rate_limit, self._loop.time())
+            self.bucket = self.admission.bucket(route.rate_limit, self._loop.time())
 
     def _open(self, replica: Replica) -> Door:
         lines = (

@@ -164,7 +164,7 @@ def libpq_url(url: str) -> str:
 def _write(path: Path, documents: list[str]) -> None:
     """Replace the snapshot whole, or not at all. It holds token digests: only for us."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # other gateways write it too
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write('{"routes": [' + ",\n".join(documents) + "]}\n")
