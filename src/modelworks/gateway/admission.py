@@ -142,6 +142,12 @@ class Admission:
                 lane.pace.rest()
             self._pump(now)
 
+    def give_back(self, slot: Slot, now: float, key: bytes | None) -> None:
+        """Undo ``take``: whoever asks next for the same request draws the same revision."""
+        if key is None and self._only is None and slot.lane.name in self._usable:
+            self._deck.append(slot.lane.name)
+        self.release(slot, now, None)
+
     def suspect(self, slot: Slot, now: float) -> None:
         """Nothing listens there: leave it alone for a moment, longer each time."""
         slot.suspect_until = now + min(_SUSPECT_FIRST * 2.0**slot.failures, _SUSPECT_LONGEST)

@@ -37,12 +37,13 @@ class Straight:
     def start(self, service: Service, known: Repeated, out: bytes) -> bool:
         """Send ``out``, the whole request; False when no replica is free, or no connection to it is idle."""
         self._began = now = self._now()
-        slot = service.admission.take(now, service.key(known.head) if service.sticky else None)
+        key = service.key(known.head) if service.sticky else None
+        slot = service.admission.take(now, key)
         if slot is None:
             return False
         upstream = slot.door.pool.take(now)
         if upstream is None:
-            service.admission.release(slot, now, None)
+            service.admission.give_back(slot, now, key)
             return False
         slot.failures = 0
         self._known = known
