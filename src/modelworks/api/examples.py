@@ -174,6 +174,40 @@ def _platform() -> dict[str, Json]:
         "KeyList": {"items": [made]},
         "NewKeyDocument": {**made, "key": "mw_RkFLRS1LRVktT0YtVEhFLURPQ1M"},
         "Token": {"token": "RkFLRS1UT0tFTi1PRi1USEUtRE9DUw", "path": "/api/predict/digits"},
+        "Explained": {
+            "service": "digits",
+            "phase": "Running",
+            "message": "2 of 2 replicas ready",
+            "autoscaled": True,
+            "wanted": 2,
+            "ready": 2,
+            "min": 1,
+            "max": 10,
+            "why": "what there is is what is wanted, within the tolerance",
+            "metrics": [{"metric": "concurrency", "target": 8.0, "total": 15.2, "current": 7.6}],
+            "queue": {
+                "known": True,
+                "in_flight": 15,
+                "queued": 0,
+                "oldest": 0.0,
+                "arrived_per_second": 148.2,
+                "seconds": 60.0,
+                "error_rate": 0.0,
+                "p50": 0.021,
+                "p99": 0.094,
+                "rejected": {"limit-exceeded": 0},
+            },
+            "decisions": [
+                {
+                    "at": _LATER,
+                    "before": 1,
+                    "after": 2,
+                    "reason": "Load",
+                    "numbers": {"ready": 1, "in_flight": 14, "queued": 0, "why": "the load asks for 2"},
+                }
+            ],
+            "alerts": [],
+        },
         "Revisions": {
             "items": [
                 {

@@ -13,6 +13,7 @@ from modelworks.cli import manifests
 from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
+from modelworks.cli.explain import print_explained
 from modelworks.cli.get import Labels, message, phase
 from modelworks.cli.output import age, log_writer
 from modelworks.cli.problems import ExitCode
@@ -67,6 +68,13 @@ def get_service(ctx: typer.Context, name: Name) -> None:
         call.out.document(service)
     else:
         call.out.yaml(service)
+
+
+@verb(app, "explain")
+def explain(ctx: typer.Context, name: Name) -> None:
+    """Show why it has so many replicas: load and targets, queue, last decisions."""
+    call = invocation(ctx)
+    print_explained(call, call.connect().explain_service(name))
 
 
 @verb(app, "log")

@@ -165,6 +165,10 @@ class TrafficStore:
             arrived=last.arrived + sample.arrived - before.arrived,
             rejected=last.rejected + sample.rejected - before.rejected,
             revisions=revisions,
+            refusals={
+                code: last.refusals.get(code, 0) + sample.refusals.get(code, 0) - before.refusals.get(code, 0)
+                for code in last.refusals.keys() | sample.refusals.keys()
+            },
             hung=frozenset().union(*(one.hung for one in present)),
         )
 

@@ -111,6 +111,7 @@ class Sample:
     rejected: int = 0
     revisions: Mapping[str, RevisionCounts] = field(default_factory=dict)
     hung: frozenset[str] = frozenset()
+    refusals: Mapping[str, int] = field(default_factory=dict)  # of those, by the gateway's code
 
     @property
     def demand(self) -> int:
@@ -129,6 +130,7 @@ class Sample:
             rejected=sum(int(count) for count in document["rejected"].values()),
             revisions={name: RevisionCounts.parse(found) for name, found in document["revisions"].items()},
             hung=frozenset(document["hung"]),
+            refusals={str(code): int(count) for code, count in document["rejected"].items()},
         )
 
 
@@ -140,6 +142,7 @@ class Increase:
     arrived: int = 0
     rejected: int = 0
     revisions: Mapping[str, RevisionCounts] = field(default_factory=dict)
+    refusals: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -212,7 +215,11 @@ class Traffic:
             begin = target
         revisions = {name: counts.minus(first.revisions.get(name, NOTHING)) for name, counts in last.revisions.items()}
         return Increase(
-            max(end - begin, _PERIOD / 4), last.arrived - first.arrived, last.rejected - first.rejected, revisions
+            seconds=max(end - begin, _PERIOD / 4),
+            arrived=last.arrived - first.arrived,
+            rejected=last.rejected - first.rejected,
+            revisions=revisions,
+            refusals={code: count - first.refusals.get(code, 0) for code, count in last.refusals.items()},
         )
 
     def demand(self, seconds: float, now: float) -> float | None:

@@ -180,6 +180,10 @@ class Client:
     def stop_service(self, name: str) -> Document:
         return dict(self._call("POST", f"/services/{_part(name)}/stop", repeat=True) or {})
 
+    def explain_service(self, name: str) -> Document:
+        """What its number of replicas follows from, its queue, and the last decisions of the autoscaler."""
+        return dict(self._call("GET", f"/services/{_part(name)}/explain"))
+
     def service_revisions(self, name: str) -> list[Document]:
         """The newest first, at most 200."""
         return _items(self._call("GET", f"/services/{_part(name)}/revisions"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Self
 
 from modelworks.kernel.traffic import Traffic
@@ -72,13 +73,24 @@ class State:
         return {key: value for key, value in found.items() if value is not None}
 
 
+class ScaleReason(StrEnum):
+    """What moved the number of replicas."""
+
+    INITIAL = "Initial"  # its first number
+    BOUNDS = "Bounds"  # min or max changed
+    SCHEDULE = "Schedule"
+    LOAD = "Load"
+    IDLE = "Idle"  # nobody asked for `idle` seconds
+    FROM_ZERO = "FromZero"  # a request came
+
+
 @dataclass(frozen=True)
 class Change:
-    """A decision as it is stored. ``reason``: Initial, Bounds, Schedule, Load, Idle or FromZero."""
+    """A decision as it is stored."""
 
     before: int
     after: int
-    reason: str
+    reason: ScaleReason
     numbers: Mapping[str, Any]
 
 
@@ -129,7 +141,7 @@ def step(
         waits = last is not None and (last.demand > 0 or _arrived_lately(traffic, state, now))
         wanted = max(first_replicas(scaling), min(scaling.prewarm, scaling.max), 1) if waits else least
         recommended, why = wanted, "a request waits" if waits else "no request: it has no replicas until one comes"
-        reason = "FromZero" if waits and wanted > least else "Schedule"
+        reason = ScaleReason.FROM_ZERO if waits and wanted > least else ScaleReason.SCHEDULE
         state = _remembered(scaling, state, wanted, now)
     else:
         recommended = _recommended(readings, current, scaling.tolerance) if ready else current
@@ -137,23 +149,23 @@ def step(
         wanted, reason, why = _wanted(scaling, state, current, recommended, now)
         # Stabilisation is for a load that goes up and down; where there is none any more, `idle` alone says when.
         if idle and least < current <= max(scaling.prewarm, scaling.initial or 0, 1):
-            wanted, reason, why = least, "Idle", f"no request for {scaling.idle:g} s"
+            wanted, reason, why = least, ScaleReason.IDLE, f"no request for {scaling.idle:g} s"
         if wanted < max(least, kept) and (wanted := min(max(least, kept), current)) == current:
             why = _why_kept(scaling, state, clock, least, now)
     if wanted < least:
-        wanted, reason = least, "Schedule"
+        wanted, reason = least, ScaleReason.SCHEDULE
         why = f"the schedule {clock.name} asks for at least {clock.replicas}"
     wanted = min(max(wanted, scaling.min), scaling.max)
     if begun:
-        reason, why = "Initial", "it begins"
+        reason, why = ScaleReason.INITIAL, "it begins"
     elif wanted == current != before:
-        reason, why = "Bounds", f"min is {scaling.min} and max is {scaling.max}"
+        reason, why = ScaleReason.BOUNDS, f"min is {scaling.min} and max is {scaling.max}"
     elif recommended > wanted == current == scaling.max:
         why = f"at max: {recommended} would be wanted"
     change = None
     if wanted != before or begun:
         numbers |= {"recommended": recommended, "why": why}
-        numbers |= {"schedule": clock.name} if reason == "Schedule" and clock.name else {}
+        numbers |= {"schedule": clock.name} if reason == ScaleReason.SCHEDULE and clock.name else {}
         change = Change(before if not begun else 0, wanted, reason, numbers)
         state = _acted(state, wanted, reason, now)
     return Scaled(state, change, why, recommended, _wake_in(scaling, state, clock, traffic, readings, recommended, now))
@@ -165,7 +177,9 @@ def _recommended(readings: Sequence[Reading], current: int, tolerance: float) ->
     return max((current if one is None else one for one in found), default=current)
 
 
-def _wanted(scaling: Autoscaling, state: State, current: int, recommended: int, now: float) -> tuple[int, str, str]:
+def _wanted(
+    scaling: Autoscaling, state: State, current: int, recommended: int, now: float
+) -> tuple[int, ScaleReason, str]:
     """After stabilisation and cooldown: how many, the reason of a change, and why for people."""
     lowest = min(recommended, scaling.max, *_inside(state.lows, scaling.scale_out_stabilization, now))
     highest = max(recommended, *_inside(state.highs, scaling.scale_in_stabilization, now), 0)
@@ -173,24 +187,28 @@ def _wanted(scaling: Autoscaling, state: State, current: int, recommended: int, 
         until = (state.out_at or 0.0) + scaling.scale_out_cooldown
         correcting = state.out_at is not None and now - state.out_at <= CORRECTION
         if until > now and not correcting:
-            return current, "Load", f"{lowest} are wanted; scale_out_cooldown for another {until - now:.0f} s"
-        return lowest, "Load", f"the load asks for {recommended}"
+            return current, ScaleReason.LOAD, f"{lowest} are wanted; scale_out_cooldown for another {until - now:.0f} s"
+        return lowest, ScaleReason.LOAD, f"the load asks for {recommended}"
     # A load that fell at once is seen to fall over some seconds: those are one step, and the last of them counts.
     window = scaling.scale_in_stabilization
     later = max(recommended, *_inside(state.highs, window - min(STEADY, window / 2), now), 0)
     if later < highest < current:
-        return current, "Load", f"{highest} would do, and {later} in a moment"
+        return current, ScaleReason.LOAD, f"{highest} would do, and {later} in a moment"
     if highest < current:
         until = (state.in_at or 0.0) + scaling.scale_in_cooldown
         if until > now:
-            return current, "Load", f"{highest} would do; scale_in_cooldown for another {until - now:.0f} s"
-        return highest, "Load", f"the load asked for {highest} at the most in {window:g} s"
+            return current, ScaleReason.LOAD, f"{highest} would do; scale_in_cooldown for another {until - now:.0f} s"
+        return highest, ScaleReason.LOAD, f"the load asked for {highest} at the most in {window:g} s"
     if recommended > current and current < scaling.max:
         wait = scaling.scale_out_stabilization
-        return current, "Load", f"{recommended} are wanted; that has to hold for {wait:g} s (stabilisation)"
+        return current, ScaleReason.LOAD, f"{recommended} are wanted; that has to hold for {wait:g} s (stabilisation)"
     if recommended < current:
-        return current, "Load", f"{recommended} would do; {highest} were wanted within {window:g} s (stabilisation)"
-    return current, "Load", "what there is is what is wanted, within the tolerance"
+        return (
+            current,
+            ScaleReason.LOAD,
+            f"{recommended} would do; {highest} were wanted within {window:g} s (stabilisation)",
+        )
+    return current, ScaleReason.LOAD, "what there is is what is wanted, within the tolerance"
 
 
 def _inside(pieces: Sequence[Piece], window: float, now: float) -> list[int]:
@@ -263,16 +281,16 @@ def _why_kept(scaling: Autoscaling, state: State, clock: schedule.Floor, least: 
     return f"kept until nobody has asked for {scaling.idle:g} s: about {left:.0f} s more"
 
 
-def _acted(state: State, wanted: int, reason: str, now: float) -> State:
+def _acted(state: State, wanted: int, reason: ScaleReason, now: float) -> State:
     moment, out_at, in_at = round(now, 3), state.out_at, state.in_at
     if wanted > state.replicas:
         # A correction belongs to the action it corrects.
-        correction = reason == "Load" and out_at is not None and now - out_at <= CORRECTION
+        correction = reason == ScaleReason.LOAD and out_at is not None and now - out_at <= CORRECTION
         out_at = out_at if correction else moment
     elif wanted < state.replicas:
         in_at = moment
     # From zero it counts as active from now on, however long the request that woke it waits.
-    active = moment if reason == "FromZero" else state.active_at
+    active = moment if reason == ScaleReason.FROM_ZERO else state.active_at
     return replace(state, replicas=wanted, active_at=active, out_at=out_at, in_at=in_at)
 
 
