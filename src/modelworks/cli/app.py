@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "delete": ("apply", "delete", "Delete a resource, or what files declare."),
     "job": ("job", "app", "Training jobs: submit, follow, cancel."),
     "service": ("service", "app", "Services: deploy, call, start, stop."),
+    "eas": ("eas", "app", "Services, by the verbs of the cloud's tools."),
     "model": ("model", "app", "Models: register versions, name them by aliases."),
     "bucket": ("bucket", "app", "Buckets: upload, download, list objects."),
     "volume": ("volume", "app", "Volumes: persistent directories for jobs and services."),

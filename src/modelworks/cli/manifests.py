@@ -62,9 +62,12 @@ class Source:
         return Path.cwd() if self.file == "-" else Path(self.file).resolve().parent
 
 
-def load(paths: Sequence[Path]) -> list[Source]:
-    """The documents of files, folders (their YAML and JSON files) and ``-``. Raises Invalid."""
-    found = [source for path in paths for source in _load(path)]
+def load(paths: Sequence[Path], *, name: str | None = None) -> list[Source]:
+    """The documents of files, folders (their YAML and JSON files) and ``-``. Raises Invalid.
+
+    ``name`` is of the service whose fields a service JSON holds without saying which.
+    """
+    found = [source for path in paths for source in _load(path, name)]
     if not found:
         where = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
         raise Invalid(f"there are no manifests in {where}")
@@ -87,14 +90,14 @@ def located(error: ModelworksError, sources: Sequence[Source]) -> ModelworksErro
     return type(error)(error.detail, remedy=error.remedy, fields=fields, retry_after=error.retry_after)
 
 
-def _load(path: Path) -> Iterator[Source]:
+def _load(path: Path, name: str | None) -> Iterator[Source]:
     if str(path) == "-":
-        yield from _parse(_read(path), "-")
+        yield from _parse(_read(path), "-", name)
     elif path.is_dir():
         for file in sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file()):
-            yield from _parse(_read(file), str(file))
+            yield from _parse(_read(file), str(file), name)
     else:
-        yield from _parse(_read(path), str(path))
+        yield from _parse(_read(path), str(path), name)
 
 
 def _read(path: Path) -> str:
@@ -108,7 +111,7 @@ def _read(path: Path) -> str:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _parse(text: str, file: str) -> Iterator[Source]:
+def _parse(text: str, file: str, name: str | None) -> Iterator[Source]:
     try:
         if file.endswith(".json"):
             data = json.loads(text)
@@ -127,7 +130,7 @@ def _parse(text: str, file: str) -> Iterator[Source]:
         source = Source(document, file, number, len(documents))
         if not isinstance(document, dict):
             raise Invalid(f"{source.place}: a manifest is a mapping (kind, metadata, spec), not {_noun(document)}")
-        made, notes = imported(document, source.place)
+        made, notes = imported(document, source.place, name)
         if made is None:
             sys.stderr.writelines(f"note: {note}\n" for note in notes)
             continue

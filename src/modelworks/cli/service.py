@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli import manifests
+from modelworks.cli import manifests, releases
 from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
@@ -83,10 +83,11 @@ def log(
     name: Name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     replica: Annotated[int | None, typer.Option(min=0, help="Of this replica; default 0.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many of the last lines.")] = None,
 ) -> None:
     """Print a replica's log."""
     call = invocation(ctx)
-    print_log(call, call.connect(), name, follow=follow, replica=replica)
+    print_log(call, call.connect(), name, follow=follow, replica=replica, tail=tail)
 
 
 @verb(app, "token")
@@ -123,6 +124,12 @@ def stop(ctx: typer.Context, name: Name, wait: Wait = False) -> None:
     if wait:
         answer = services.wait_ready(client, name, phases=("Stopped",))
     _done(call, answer, name, "is stopped" if wait else "is stopping")
+
+
+verb(app, "update")(releases.update)
+verb(app, "rollback")(releases.rollback)
+verb(app, "resume")(releases.resume)
+verb(app, "revisions")(releases.revisions)
 
 
 @verb(app, "delete")
@@ -182,11 +189,27 @@ def wait_ready(call: Invocation, client: Client, name: str, timeout: float | Non
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def print_log(call: Invocation, client: Client, name: str, *, follow: bool, replica: int | None) -> None:
+def print_log(
+    call: Invocation, client: Client, name: str, *, follow: bool, replica: int | None, tail: int | None = None
+) -> None:
+    """``tail`` lines of what was said, and with ``follow`` what comes after them."""
     client.get(services.KIND, name)
     with log_writer(call.out) as write:
-        for chunk in client.service_log(name, replica=replica, follow=follow):
+        offset = 0
+        if tail is not None:
+            said = b"".join(client.service_log(name, replica=replica))
+            offset = len(said)
+            write(last_lines(said, tail))
+            if not follow:
+                return
+        for chunk in client.service_log(name, replica=replica, follow=follow, offset=offset):
             write(chunk)
+
+
+def last_lines(text: bytes, count: int) -> bytes:
+    """The last lines, of which one without an end is one too."""
+    lines = text.splitlines(keepends=True)
+    return b"".join(lines[-count:]) if count else b""
 
 
 def _print_token(call: Invocation, name: str, token: str) -> None:
