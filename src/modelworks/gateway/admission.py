@@ -18,7 +18,6 @@ from modelworks.gateway.door import Door
 from modelworks.gateway.lanes import Lane, Place, Slot, Waiter, whole_seconds
 from modelworks.gateway.table import Replica, Route
 
-_MARGIN = 0.8  # of the estimated wait: who might just make it is let into the queue
 _SUSPECT_FIRST = 0.25
 _SUSPECT_LONGEST = 2.0
 _SPARE_TIMES = 64
@@ -102,7 +101,7 @@ class Admission:
             # Time to be answered has to be left, too; but a first guess of that must not refuse everything.
             until = min(until, wanted - min(lane.pace.mean, (wanted - now) / 2))
         wait = lane.wait(len(lane.queue), self._route.concurrency_limit)
-        if until <= now or (wait is not None and now + wait * _MARGIN > until):
+        if until <= now or (wait is not None and now + wait > until):
             raise Refused(full=False, retry_after=whole_seconds((wait or 0.0) - (until - now)))
         self._number += 1
         self._stand(waiter, Place(lane, self._number, now, until, key))

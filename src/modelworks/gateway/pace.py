@@ -1,7 +1,7 @@
 """How fast a queue moves, as seen lately: what tells at once who would wait in vain. Pure.
 
-A wrong refusal is worse than a late one, so of two estimates the faster counts, and while little has been seen there
-is none.
+A wrong refusal is worse than a late one, so the fastest of the last windows counts, an estimate from the time that
+requests take is trusted less, and while little has been seen there is none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ _FALL, _RISE = 0.1, 0.02  # weights of a sample in the mean: quickly down, slowl
 _LEAP = 4.0  # a sample counts as at most so many times the mean: a stall is not the new normal
 _YOUNG = 5
 _WINDOWS = 4
-_SHORTEST = 0.25
+_SHORTEST = 0.5
+_MARGIN = 0.8  # requests take less time while few of them run at once
 _FEWEST = 4
 
 
@@ -60,4 +61,4 @@ class Pace:
             return max(self._windows) * capacity or None
         if self.samples < _YOUNG or self.mean <= 0:
             return None
-        return capacity / self.mean or None
+        return capacity / self.mean / _MARGIN

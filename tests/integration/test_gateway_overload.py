@@ -1,0 +1,85 @@
+"""Ten times what a replica can do, and twice for a moment: who is served, who is refused, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.bench.openloop import Call, Target, send
+from tests.gateway_lab import TOKEN, document
+from tests.integration.test_gateway_process import ask, gateway, until
+from tests.paced_replica import paced
+
+from modelworks.home import Home
+
+_MIB = 1024 * 1024
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as one:
+        yield one
+
+
+@contextmanager
+def service(home: Home, listening: socket.socket, **changes: Any) -> Iterator[tuple[Target, subprocess.Popen[bytes]]]:
+    """A gateway, and a replica behind it that answers 100 requests a second."""
+    home.run.mkdir(parents=True, exist_ok=True)
+    home.gateway_snapshot.parent.mkdir(parents=True, exist_ok=True)
+    path = home.run / "paced.sock"
+    # What a route says that says nothing.
+    route = {
+        key: value
+        for key, value in document(path).items()
+        if key not in ("concurrency", "queue_size", "queue_timeout", "keepalive", "max_body")
+    }
+    home.gateway_snapshot.write_text(json.dumps({"routes": [{**route, "queue_size": 1000, **changes}]}))
+    with paced(path, 0.01), gateway(home, listening) as child:
+        port = listening.getsockname()[1]
+        yield Target(f"http://127.0.0.1:{port}/api/predict/digits", b'{"x": 1}' * 100, TOKEN), child
+
+
+def memory(child: subprocess.Popen[bytes], line: str = "VmRSS") -> int:
+    """Resident bytes of a process: now, or (``VmHWM``) at most so far."""
+    for found in Path(f"/proc/{child.pid}/status").read_text().splitlines():
+        if found.startswith(f"{line}:"):
+            return int(found.split()[1]) * 1024
+    raise AssertionError(line)
+
+
+def queued(home: Home) -> int:
+    return int(json.loads(ask(home, "status") or "")["services"]["digits"]["queued"])
+
+
+def statuses(calls: Sequence[Call]) -> Counter[int]:
+    return Counter(call.status for call in calls)
+
+
+def test_twice_as_much_for_two_seconds_is_delayed_and_not_refused(home: Home, listening: socket.socket) -> None:
+    with service(home, listening) as (target, _):
+        assert statuses(send(target, 50, 1)) == {200: 50}
+        assert statuses(send(target, 200, 2)) == {200: 400}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_ten_times_as_much_is_refused_and_the_rest_is_served(home: Home, listening: socket.socket, own: bool) -> None:
+    changes = {} if own else {"queue_timeout": 1.0}
+    with service(home, listening, concurrency=1, **changes) as (target, child):
+        if own:
+            target = Target(target.url, target.body, TOKEN, [("X-Mw-Timeout-Ms", "1000")])
+        assert statuses(send(target, 50, 2)) == {200: 100}
+        before = memory(child)
+        found = statuses(send(target, 1000, 4))
+        assert set(found) == {200, 429}
+        assert found[200] >= 100  # what a loaded machine still serves in the time
+        assert memory(child, "VmHWM") - before <= 64 * _MIB
+        # Nothing of the flood is left: the next ones find no queue.
+        until(lambda: queued(home) == 0)
+        assert statuses(send(target, 20, 1)) == {200: 20}
