@@ -114,9 +114,7 @@ class Home:
     @property
     def gateway_sockets(self) -> list[Path]:
         """The control sockets of all gateways that run: of several, the others are ``gateway-2.sock`` and so on."""
-        return sorted(
-            path for path in self.run.glob("gateway*.sock") if path.stem.removeprefix("gateway")[:1] in ("", "-")
-        )
+        return sorted([*self.run.glob("gateway.sock"), *self.run.glob("gateway-*.sock")])
 
     @property
     def gateways_shared(self) -> Path:

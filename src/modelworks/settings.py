@@ -30,7 +30,9 @@ _VARIABLES = {
     "MW_HOST": "host",
     "MW_PORT": "port",
     "MW_S3_PORT": "s3_port",
+    "MW_GATEWAYS": "gateways",
 }
+MOST_GATEWAYS = 8
 _REMEDY = "correct the file, or move it away to start with the defaults"
 
 
@@ -76,6 +78,9 @@ class Settings(Spec):
     host: str = "127.0.0.1"
     port: int = Field(default=8700, ge=0, le=65535)
     s3_port: int = Field(default=8733, ge=0, le=65535)
+    gateways: int | None = Field(
+        default=None, ge=1, le=MOST_GATEWAYS, description="gateway processes on the port; null: one for each four cores"
+    )
     database_url: str | None = None
     s3_endpoint: str | None = None
     advertise_url: str | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 
-from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
 from modelworks.supervisor.procfs import listener
 
@@ -62,11 +61,11 @@ def refusal(error: OSError, host: str, port: int, flag: str = "--port") -> Setup
     return SetupFailed(f"cannot listen on {host}:{port}: {error.strerror}", remedy="choose another --host or --port")
 
 
-def take_back(home: Home, timeout: float = 3.0) -> list[socket.socket]:
-    """The listening socket of a gateway that lives. Raises OSError when it does not hand it over."""
+def take_back(control_socket: str, timeout: float = 3.0) -> list[socket.socket]:
+    """The listening socket of a gateway that lives, by its control socket. Raises OSError when it has none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
         control.settimeout(timeout)
-        control.connect(str(home.gateway_socket))
+        control.connect(control_socket)
         control.sendall(_REQUEST)
         _, descriptors, _, _ = socket.recv_fds(control, 64, 16)
     if not descriptors:

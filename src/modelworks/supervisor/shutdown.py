@@ -33,6 +33,7 @@ def stop_everything(home: Home, state: State, sweep: Sequence[str], grace: float
     """Stop what lives; returns the names of the processes that were stopped. Children are not reaped here."""
     living = {process.unit.name: process for process in state.living()}
     named = [name for group in (*BEFORE_WORKLOADS, *AFTER_WORKLOADS) for name in group]
+    # Further gateways are named nowhere, and go with those: the first one answers until then.
     for group in (tuple(name for name in living if name not in named), *BEFORE_WORKLOADS):
         stop_processes([living[name] for name in group if name in living], say)
     _stop_workloads(home, state.processes.get("agent"), sweep, grace, say)

@@ -85,22 +85,28 @@ class Supervisor:
             child.since = process.since
             self._watch(pidfd, partial(self._ended, child))
             self._report.line(f"{name} is still running (pid {identity.pid}): taken over")
-        gateway = next((child for child in self._children.values() if child.unit.listens), None)
-        if gateway is not None:
-            self._take_back_socket(gateway)
+        gateways = [child for child in self._children.values() if child.unit.listens]
+        if not any(self._take_back_socket(gateway) for gateway in gateways):
+            for gateway in gateways:
+                # Without its socket it would answer where the next gateway cannot be reached.
+                self._dismiss(gateway)
         self._save()
 
-    def _take_back_socket(self, gateway: Child) -> None:
+    def _take_back_socket(self, gateway: Child) -> bool:
         try:
-            self._listening = publicsocket.take_back(self._home)
+            self._listening = publicsocket.take_back(f"{self._home.run}/{gateway.unit.name}.sock")
         except OSError as error:
-            # Without its socket it would answer where the next gateway cannot be reached.
-            self._report.line(f"the gateway does not hand its socket over ({error}): it is started again")
-            stop_processes([gateway.record(Phase.STARTING)], self._report.line)
-            del self._children[gateway.unit.name]
-            if gateway.pidfd is not None:
-                self._selector.unregister(gateway.pidfd)
-                os.close(gateway.pidfd)
+            self._report.line(f"{gateway.unit.name} does not hand its socket over ({error})")
+            return False
+        return True
+
+    def _dismiss(self, child: Child) -> None:
+        self._report.line(f"{child.unit.name} is started again")
+        stop_processes([child.record(Phase.STARTING)], self._report.line)
+        del self._children[child.unit.name]
+        if child.pidfd is not None:
+            self._selector.unregister(child.pidfd)
+            os.close(child.pidfd)
 
     def _prepare(self) -> None:
         """Begin the child that reads the settings and makes the engines ready to start."""
@@ -132,7 +138,11 @@ class Supervisor:
             self._open_doors(self._addresses)
         elif "unit" in message:
             unit = self._placed(Unit.decode(message["unit"]))
-            if unit.name not in self._children:
+            known = self._children.get(unit.name)
+            if known is not None and unit.listens and known.unit.env != unit.env:
+                self._dismiss(known)  # it was one of another number of gateways, and would not share with these
+                known = None
+            if known is None:
                 self._children[unit.name] = Child(unit)
 
     def _placed(self, unit: Unit) -> Unit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from modelworks.home import Home
-from modelworks.settings import Settings
+from modelworks.settings import MOST_GATEWAYS, Settings
 from modelworks.supervisor import publicsocket
 from modelworks.supervisor.ask import Question
 from modelworks.supervisor.preparation import PUBLIC, Addresses
@@ -41,7 +42,9 @@ def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
     settings = Settings.load(home)
     addresses = choose(settings, asked)
     tell({"addresses": asdict(addresses)})
-    for name in ("gateway", "agent", "courier", *(["controller"] if controller_may_load(home, settings) else [])):
+    for unit in gateways(home, settings.gateways or default_gateways(os.cpu_count() or 1)):
+        tell({"unit": asdict(unit)})
+    for name in ("agent", "courier", *(["controller"] if controller_may_load(home, settings) else [])):
         tell({"unit": asdict(ours(home, name))})
     return settings, addresses
 
@@ -97,19 +100,40 @@ def free_port(host: str, port: int) -> int:
         return picked
 
 
+def default_gateways(cores: int) -> int:
+    """One up to four cores, then one for each four, and eight at most."""
+    return min(max(cores // 4, 1), MOST_GATEWAYS)
+
+
+def gateways(home: Home, count: int) -> list[Unit]:
+    """So many gateways on the one public socket: ``gateway``, ``gateway-2`` and so on."""
+    return [
+        Unit(
+            name=name,
+            argv=_argv(home, "gateway"),
+            questions=(Question(f"unix:{home.run}/{name}.sock", "/metrics"), Question(PUBLIC)),
+            env={"MW_GATEWAY": name, "MW_GATEWAY_COUNT": str(count)},
+            listens=True,
+        )
+        for name in ("gateway", *(f"gateway-{number}" for number in range(2, count + 1)))
+    ]
+
+
 def ours(home: Home, name: str) -> Unit:
-    """One of our own processes."""
+    """One of our other processes."""
     questions = {
         "controller": (Question(f"unix:{home.controller_socket}", "/api/v1/healthz"),),
         "agent": (Question(f"unix:{home.agent_socket}"),),
-        "gateway": (Question(f"unix:{home.gateway_socket}", "/metrics"), Question(PUBLIC)),
         "courier": (Question(f"unix:{home.courier_control_socket}", "/metrics"),),
     }
     return Unit(
         name=name,
-        argv=(sys.executable, "-P", "-m", "modelworks.main", name, "--home", str(home.root)),
+        argv=_argv(home, name),
         questions=questions[name],
         # Each thread of the controller would keep an arena of the allocator for itself.
         env={"MALLOC_ARENA_MAX": "2"} if name == "controller" else {},
-        listens=name == "gateway",
     )
+
+
+def _argv(home: Home, process: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", "modelworks.main", process, "--home", str(home.root))
