@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.model_server import serving
 
 PROCESSOR = """
 import threading, time
@@ -58,36 +57,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(
     *arguments: str, cwd: Path | None = None, **env: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    with tempfile.TemporaryDirectory(prefix="mw-") as directory:
-        path = f"{directory}/r.sock"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "modelworks.server", *arguments],
-            env=os.environ | {"MW_SOCKET": path} | env,
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        client = httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://replica", timeout=30)
-        try:
-            _wait_ready(process, client)
-            yield process, client
-        finally:
-            client.close()
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-
-
-def _wait_ready(process: subprocess.Popen[bytes], client: httpx.Client) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise AssertionError(process.communicate()[1].decode())
-        try:
-            if client.get("/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError("the server does not answer")
+    with serving(*arguments, cwd=cwd, **env) as server:
+        yield server.process, server.client
 
 
 @pytest.fixture(scope="module")

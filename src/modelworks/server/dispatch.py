@@ -298,7 +298,8 @@ class Dispatcher:
             return self._alone(batch, error), time.perf_counter() - began
         seconds = time.perf_counter() - began
         self._statistics.computed(rows, seconds)
-        self._estimates.add(batch[0].key, rows, seconds)
+        if self._processor.inline:
+            self._estimates.add(batch[0].key, rows, seconds)
         if self._batcher.delay:
             self._batcher.expected += 0.2 * (seconds - self._batcher.expected)
         return results, seconds

@@ -58,21 +58,32 @@ def _load(path: Path) -> Any:
         importlib.import_module("sklearn")
     except ImportError:
         raise missing("scikit-learn", _REMEDY) from None
-    if path.suffix == ".skops":
-        return _skops(path)
     try:
-        if path.suffix == ".joblib":
-            return importlib.import_module("joblib").load(path)
-        with path.open("rb") as file:
-            head = file.read(1)
-            file.seek(0)
-            # joblib.dump to a .pkl is as usual as pickle.dump; only joblib reads both, where it is there.
-            return importlib.import_module("joblib").load(path) if head else pickle.load(file)
+        return _read(path)
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{path.name} needs the module {error.name}: it was saved where that could be imported; add its package to "
             "the environment"
         ) from None
+    except (ImportError, FileNotFoundError, ValueError):
+        raise
+    except Exception as error:  # a pickle raises whatever the classes in it raise
+        raise ValueError(
+            f"{path.name} cannot be read, or needs other versions of its packages: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".skops":
+        return _skops(path)
+    try:
+        # joblib reads what pickle wrote, too, and models saved by joblib.dump are often called .pkl.
+        return importlib.import_module("joblib").load(path)
+    except ModuleNotFoundError as error:
+        if error.name != "joblib":
+            raise
+        with path.open("rb") as file:
+            return pickle.load(file)
 
 
 def _skops(path: Path) -> Any:

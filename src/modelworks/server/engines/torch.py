@@ -31,6 +31,8 @@ class TorchEngine:
         except ImportError:
             raise missing("torch", "name one that does, such as pytorch") from None
         torch = self._torch
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path.name} is not an exported program of PyTorch: it is no zip file; {_REMEDY}")
         try:
             program = torch.export.load(path)
         except Exception as error:  # whatever torch says of a file that is none

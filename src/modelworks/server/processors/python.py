@@ -69,7 +69,10 @@ class PythonProcessor:
         elif request.media_type == NPY:
             data = read_npy(data)
         asked = request.accepts(SSE) or (isinstance(data, dict) and data.get("stream") is True)
-        return Work((data, asked), _same)
+        work = Work((data, asked), _same)
+        if asked and self.max_rows is None:
+            work.key = object()  # a stream is nobody's neighbour
+        return work
 
     def split(self, work: Work, limit: int) -> list[tuple[Any, int]]:
         return [(work.data, work.rows)]
@@ -78,7 +81,7 @@ class PythonProcessor:
         return results[0]
 
     def execute(self, data: Sequence[Any]) -> list[Any]:
-        if hasattr(self._object, "process_batch") and not (len(data) == 1 and self._streams(data[0])):
+        if hasattr(self._object, "process_batch") and not self._streams(data[0]):
             return self._batch([item[0] for item in data])
         return [self._one(*item) for item in data]
 
@@ -98,9 +101,7 @@ class PythonProcessor:
                 raise Problem(415, "invalid", f"{self.name} has no method infer(inputs), which binary tensors need")
             return Work((request.body if self._raw else parse_json(request.body), False), _same)
         inference = v2.read(request)
-        work = Work(inference, _same, timeout=inference.timeout)
-        work.key = "infer"
-        return work
+        return Work((inference, False), _same, key="infer", timeout=inference.timeout)
 
     def _batch(self, data: list[Any]) -> list[Any]:
         if isinstance(data[0], v2.Inference):
@@ -113,8 +114,14 @@ class PythonProcessor:
         return [encode(self._post(result)) for result in results]
 
     def _one(self, data: Any, asked: bool) -> Any:
+        if isinstance(data, v2.Inference):
+            return self._infer(data)
         if asked and hasattr(self._object, "stream"):
             return self._events(self._object.stream(self._pre(data)))
+        if not hasattr(self._object, "process"):
+            raise Problem(
+                415, "invalid", f"{self.name} has no method process(data); POST to /v2/models/{self.name}/infer"
+            )
         result = self._resolved(self._object.process(self._pre(data)))
         if inspect.isgenerator(result) or hasattr(result, "__anext__"):
             if asked:
@@ -277,6 +284,6 @@ def _load(path: Path, class_name: str) -> Any:
     except AttributeError:
         raise ImportError(f"{path.name} defines no class {class_name}") from None
     instance = found()
-    if not any(hasattr(instance, name) for name in ("process", "process_batch")):
+    if not any(hasattr(instance, name) for name in ("process", "process_batch", "infer")):
         raise ImportError(f"{class_name} in {path.name} has no method process(data)")
     return instance
