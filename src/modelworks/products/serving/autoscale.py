@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelworks.kernel.decision import Action, Emit, RecordScale
+from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import Resources, RunObservation
+from modelworks.kernel.traffic import Traffic
+from modelworks.products.serving.alerts import Judged, judge
 from modelworks.products.serving.demand import Reading, readings
 from modelworks.products.serving.observe import Observed
 from modelworks.products.serving.record import Record
@@ -35,6 +38,7 @@ class Autoscaled:
     scale: Mapping[str, Any] = field(default_factory=dict)
     actions: tuple[Action, ...] = ()
     wake_in: float | None = None
+    recommended: int = 0
 
 
 def autoscaled(resource: Resource, before: Record, observed: Observed, now: float) -> Autoscaled:
@@ -50,7 +54,22 @@ def autoscaled(resource: Resource, before: Record, observed: Observed, now: floa
         if change.reason != "Initial":
             said = f"{change.before} → {change.after} replicas: {change.numbers['why']}"
             actions.append(Emit("Scaled", said, data={"reason": change.reason, **change.numbers}))
-    return Autoscaled(found.scaled.state.document(), tuple(actions), found.scaled.wake_in)
+    return Autoscaled(found.scaled.state.document(), tuple(actions), found.scaled.wake_in, found.scaled.recommended)
+
+
+def judged_alerts(spec: ServiceSpec, record: Record, scaled: Autoscaled, traffic: Traffic, now: float) -> Judged:
+    """The alerts of this pass."""
+    scaling, at_max = spec.autoscaling, ""
+    if scaling is not None and scaling.min < scaling.max == scaled.scale.get("replicas"):
+        wanted = scaled.recommended
+        at_max = f"{wanted} replicas are wanted and max is {scaling.max}" if wanted >= scaling.max else ""
+    return judge(spec.alerts, record.alerts, traffic, at_max, now)
+
+
+def told_alerts(before: Record, judged: Judged) -> list[Action]:
+    """Events of the alerts that began and ended."""
+    began = [Emit(name, judged.breaches[name].message, Level.WARNING) for name in judged.began]
+    return [*began, *(Emit(f"{name}Ended", f"it is over: {before.alerts[name].message}") for name in judged.ended)]
 
 
 def look(spec: ServiceSpec, resolved: Mapping[str, Any], before: Record, observed: Observed, now: float) -> Look | None:

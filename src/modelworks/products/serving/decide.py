@@ -29,7 +29,7 @@ from modelworks.kernel.decision import (
 from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
 from modelworks.products.mounts import log_uri, workspace_bucket
-from modelworks.products.serving.autoscale import autoscaled
+from modelworks.products.serving.autoscale import autoscaled, judged_alerts, told_alerts
 from modelworks.products.serving.health import assess
 from modelworks.products.serving.hung import GRACE as HUNG_GRACE
 from modelworks.products.serving.observe import Observed
@@ -60,7 +60,8 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
         # The route needs the token's digest: the pass that sees it goes on from here.
         return Decision(_status(resource, before), (EnsureSecret(TOKEN),), wake_in=0.0)
     stable, canary = views(plan, before, observed, time)
-    after = assess(plan, stable, canary, record)
+    judged = judged_alerts(plan.declared.spec, record, scaled, observed.traffic, time)
+    after = replace(assess(plan, stable, canary, record), alerts=judged.breaches)
     published = route(plan, stable, canary, after, active_tokens(observed.tokens, time))
     actions: list[Action] = _recorded(plan, observed)
     if published != observed.route:
@@ -69,8 +70,8 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
         actions += (*_stops(view), *_releases(view), *_forgets(view))
     for view in (stable, canary):
         actions += _starts(view)
-    actions += (*scaled.actions, *_told(before, after))
-    waits = (_wake(plan, after, (stable, canary), observed.tokens), scaled.wake_in)
+    actions += (*scaled.actions, *_told(before, after), *told_alerts(before, judged))
+    waits = (_wake(plan, after, (stable, canary), observed.tokens), scaled.wake_in, judged.wake_in)
     wake_in = min((wait for wait in waits if wait is not None), default=None)
     return Decision(_status(resource, after), tuple(actions), wake_in)
 

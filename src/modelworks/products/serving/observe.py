@@ -12,8 +12,9 @@ from modelworks.kernel.traffic import Traffic
 from modelworks.products.kind import ClaimView, World
 from modelworks.products.serving.queries import KnownToken, known_tokens, published_route, revision_numbers
 
-# Seconds between two looks of the autoscaler while the traffic changes.
-_PASSES_EVERY = 1.0
+# Seconds between two looks while the traffic changes: of the autoscaler, and at a latency that has a bound.
+_SCALES_EVERY = 1.0
+_ALERTS_EVERY = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,15 @@ def observe(resource: Resource, world: World) -> Observed:
         claims=tuple(world.claims(resource.uid)),
         route=published_route(world.connection, resource.ref.workspace, resource.ref.name, resource.uid),
         tokens=known_tokens(world.connection, resource.uid),
-        traffic=world.traffic(resource.uid, _PASSES_EVERY if _scales(resource) else None),
+        traffic=world.traffic(resource.uid, _passes_every(resource.spec)),
         recorded=world.shared(revision_numbers).get(resource.uid, {}),
     )
 
 
-def _scales(resource: Resource) -> bool:
-    return bool(resource.spec.get("autoscaling")) and not resource.spec.get("stopped")
+def _passes_every(spec: Mapping[str, Any]) -> float | None:
+    """How often a service is looked at while its traffic changes, seconds; None: at news and errors."""
+    if spec.get("stopped"):
+        return None
+    if spec.get("autoscaling"):
+        return _SCALES_EVERY
+    return _ALERTS_EVERY if (spec.get("alerts") or {}).get("p99") else None

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from modelworks.products.serving.alerts import Breach, conditions
+
 
 class ServicePhase(StrEnum):
     """Where a service is. Only ``STOPPED`` is at rest; a ``FAILED`` one is tried again with back-off.
@@ -124,6 +126,7 @@ class Record:
     replaced: Replaced | None = None
     reversed: Mapping[str, Reversed] = field(default_factory=dict)
     squeezed: bool = False
+    alerts: Mapping[str, Breach] = field(default_factory=dict)
 
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> Self:
@@ -146,6 +149,7 @@ class Record:
             replaced=_replaced(status["replaced"]) if status.get("replaced") else None,
             reversed={name: _reversed(found) for name, found in status.get("reversed", {}).items()},
             squeezed=bool(status.get("squeezed")),
+            alerts={name: Breach.of(found) for name, found in status.get("alerts", {}).items()},
         )
 
     def status(self, generation: int, path: str) -> dict[str, Any]:
@@ -156,7 +160,8 @@ class Record:
             "message": self.message,
             "reason": self.reason or None,
             "conditions": [
-                {"type": "Ready", "status": state, "reason": self.reason or str(self.phase), "message": self.message}
+                {"type": "Ready", "status": state, "reason": self.reason or str(self.phase), "message": self.message},
+                *conditions(self.alerts),
             ],
             "observed_generation": generation,
             "path": path,
@@ -173,6 +178,7 @@ class Record:
             "replaced": _replaced_document(self.replaced) if self.replaced else None,
             "reversed": {name: _reversed_document(found) for name, found in sorted(self.reversed.items())} or None,
             "squeezed": self.squeezed or None,
+            "alerts": {name: breach.document() for name, breach in sorted(self.alerts.items())} or None,
         }
         return {key: value for key, value in document.items() if value is not None}
 

@@ -126,8 +126,11 @@ def step(
         state = State(first, now if first else 0.0, lows=((now, first),), highs=((now, first),))
     clock = schedule.floor(scaling, state.schedules, now)
     before, current = state.replicas, min(max(state.replicas, scaling.min), scaling.max)
-    state = _noted(scaling, state, clock.state, traffic, now)
-    idle = _idle(scaling, state, traffic, now)
+    # What starts is not idle before it serves: a model may take longer to load than nobody asks for it.
+    active = now if not traffic.known(now) or (state.replicas and not ready) else traffic.active_at(now)
+    state = _noted(scaling, state, clock.state, active, now)
+    active = max(state.active_at, active or 0.0)
+    idle = now - active >= scaling.idle
     kept = 0 if idle else min(max(scaling.prewarm, 1), scaling.max)
     least = max(scaling.min, min(clock.replicas, scaling.max))
     last = traffic.last if traffic.known(now) else None
@@ -151,7 +154,7 @@ def step(
         if idle and least < current <= max(scaling.prewarm, scaling.initial or 0, 1):
             wanted, reason, why = least, ScaleReason.IDLE, f"no request for {scaling.idle:g} s"
         if wanted < max(least, kept) and (wanted := min(max(least, kept), current)) == current:
-            why = _why_kept(scaling, state, clock, least, now)
+            why = _why_kept(scaling, active, clock, least, now)
     if wanted < least:
         wanted, reason = least, ScaleReason.SCHEDULE
         why = f"the schedule {clock.name} asks for at least {clock.replicas}"
@@ -168,7 +171,9 @@ def step(
         numbers |= {"schedule": clock.name} if reason == ScaleReason.SCHEDULE and clock.name else {}
         change = Change(before if not begun else 0, wanted, reason, numbers)
         state = _acted(state, wanted, reason, now)
-    return Scaled(state, change, why, recommended, _wake_in(scaling, state, clock, traffic, readings, recommended, now))
+    return Scaled(
+        state, change, why, recommended, _wake_in(scaling, state, clock, traffic, readings, recommended, active, now)
+    )
 
 
 def _recommended(readings: Sequence[Reading], current: int, tolerance: float) -> int:
@@ -247,25 +252,15 @@ def _pieces(
     return pieces
 
 
-def _noted(scaling: Autoscaling, state: State, schedules: Mapping[str, Any], traffic: Traffic, now: float) -> State:
-    """When a request was there last; while that is not known, one may be there now."""
-    seen = now if not traffic.known(now) else traffic.active_at(now)
-    active = state.active_at
-    if seen is not None and seen > active:
+def _noted(scaling: Autoscaling, state: State, schedules: Mapping[str, Any], active: float | None, now: float) -> State:
+    """When a request was there last."""
+    noted = state.active_at
+    if active is not None and active > noted:
         # Every write of the status is an event for all who watch: exact only when it matters, which is when it ends.
         coarse = min(max(scaling.idle / 10, 1.0), 60.0)
-        if seen - active > coarse or (seen < now - coarse / 2 and seen - active > 0.01):
-            active = round(seen, 3)
-    return replace(state, active_at=active, schedules=schedules)
-
-
-def _last_active(state: State, traffic: Traffic, now: float) -> float:
-    seen = now if not traffic.known(now) else traffic.active_at(now)
-    return max(state.active_at, seen if seen is not None else 0.0)
-
-
-def _idle(scaling: Autoscaling, state: State, traffic: Traffic, now: float) -> bool:
-    return now - _last_active(state, traffic, now) >= scaling.idle
+        if active - noted > coarse or (active < now - coarse / 2 and active - noted > 0.01):
+            noted = round(active, 3)
+    return replace(state, active_at=noted, schedules=schedules)
 
 
 def _arrived_lately(traffic: Traffic, state: State, now: float) -> bool:
@@ -274,10 +269,10 @@ def _arrived_lately(traffic: Traffic, state: State, now: float) -> bool:
     return active is not None and active > max(state.in_at or 0.0, now - 5.0)
 
 
-def _why_kept(scaling: Autoscaling, state: State, clock: schedule.Floor, least: int, now: float) -> str:
+def _why_kept(scaling: Autoscaling, active: float, clock: schedule.Floor, least: int, now: float) -> str:
     if least > scaling.min:
         return f"the schedule {clock.name} asks for at least {clock.replicas}"
-    left = max(state.active_at + scaling.idle - now, 0.0)
+    left = max(active + scaling.idle - now, 0.0)
     return f"kept until nobody has asked for {scaling.idle:g} s: about {left:.0f} s more"
 
 
@@ -301,12 +296,13 @@ def _wake_in(
     traffic: Traffic,
     readings: Sequence[Reading],
     recommended: int,
+    active: float,
     now: float,
 ) -> float | None:
     """When the clock alone may move something; a change of the traffic wakes the service by itself."""
     waits = [clock.next_at - now] if clock.next_at is not None else []
     if state.replicas > scaling.min:
-        waits.append(max(_last_active(state, traffic, now) + scaling.idle - now, 0.0) or _SOON)
+        waits.append(max(active + scaling.idle - now, 0.0) or _SOON)
     busy = any(reading.total for reading in readings)
     if state.replicas and (busy or recommended != state.replicas or not traffic.known(now)):
         waits.append(_SOON)

@@ -11,6 +11,7 @@ from modelworks.kernel.catalogue import EnvironmentSpec
 from modelworks.kernel.quantities import Bytes, Duration
 from modelworks.kernel.run import Resources
 from modelworks.kernel.spec import Spec
+from modelworks.products.serving.alerts import Alerts
 from modelworks.products.serving.scaling_spec import Autoscaling
 from modelworks.products.serving.traffic_spec import Batching, Canary, Capture, Entry, Text, Traffic
 from modelworks.products.workload import Argument, Command, EnvName, EnvValue, VolumeReference, duplicates
@@ -156,6 +157,7 @@ class ServiceSpec(Spec):
     canary: Canary | None = None
     traffic: Traffic = Field(default_factory=Traffic)
     capture: Capture | None = None
+    alerts: Alerts = Field(default_factory=Alerts)
     network: str = Field(default="isolated", pattern="^(isolated|host)$")
     grace_period: Duration = Field(default=30.0, ge=0, le=3600)
     credentials: bool = False
