@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.kernel.traffic import Traffic
-from modelworks.products.serving.slots import serving
+from modelworks.products.serving.record import Slot
+from modelworks.products.serving.slots import HUNG, serving
 
 GRACE = 2.0
 """Seconds before SIGKILL: what hangs has nothing to finish."""
@@ -20,18 +21,23 @@ def replica_id(key: str) -> str:
 
 
 def hung_replicas(
-    traffic: Traffic, runs: Mapping[str, RunObservation], draining: Mapping[str, float], now: float
+    traffic: Traffic,
+    runs: Mapping[str, RunObservation],
+    slots: Mapping[str, Slot],
+    draining: Collection[str],
+    now: float,
 ) -> frozenset[str]:
-    """The keys of the runs to stop now.
+    """The keys of the runs to stop now; ``slots`` are those of the pass before, by key.
 
     When all of them hang, what hangs may be what they all wait for: then one is replaced after the other.
     """
     last = traffic.last
     if last is None or not last.hung or now - last.at > _FRESH:
         return frozenset()
-    up = {key for key, run in runs.items() if serving(run) and key not in draining}
+    stopping = {key for key, slot in slots.items() if slot.stopping}
+    up = {key for key, run in runs.items() if serving(run) and key not in draining and key not in stopping}
     hung = {key for key in up if replica_id(key) in last.hung}
     if hung != up or not hung:
         return frozenset(hung)
-    starting = any(not run.phase.ended and key not in up and key not in draining for key, run in runs.items())
-    return frozenset() if starting else frozenset((min(hung),))
+    replacing = any(HUNG in (slot.stopping, slot.reason) and key not in up for key, slot in slots.items())
+    return frozenset() if replacing else frozenset((min(hung),))

@@ -12,7 +12,7 @@ from modelworks.products.serving.hung import hung_replicas
 from modelworks.products.serving.observe import Observed
 from modelworks.products.serving.older import Replica, older_replicas
 from modelworks.products.serving.plan import Plan
-from modelworks.products.serving.record import Record
+from modelworks.products.serving.record import Record, Slot
 from modelworks.products.serving.rollout import View, hand_over
 from modelworks.products.serving.runs import Service
 from modelworks.products.serving.slots import current_slots
@@ -27,7 +27,7 @@ def views(plan: Plan, before: Record, observed: Observed, now: float) -> tuple[V
     """Of the stable revision and of the canary; the latter is empty when there is none."""
     runs = {run.key: run for run in observed.runs}
     claims = {claim.key: claim for claim in observed.claims}
-    hung = hung_replicas(observed.traffic, runs, before.draining, now)
+    hung = hung_replicas(observed.traffic, runs, _slots(plan.stable.uid, before), before.draining, now)
     beside = {plan.canary.revision} if plan.canary is not None else set()
     dropped = _dropped(plan, before)
     draining = dict(before.draining) | {
@@ -45,6 +45,17 @@ def views(plan: Plan, before: Record, observed: Observed, now: float) -> tuple[V
         return stable, View(plan.stable, (), {}, {}, {}, now)
     runs, claims = _without(runs, own_runs, str), _without(claims, own_claims, str)
     return stable, _view(plan.canary, before, draining, runs, claims, now, hung)
+
+
+def _slots(uid: str, before: Record) -> dict[str, Slot]:
+    """Every slot of the pass before, by the key of its run."""
+    found = {before.revision: before.slots}
+    found |= {name: former.slots for name, former in before.revisions.items() if name != before.revision}
+    if before.canary is not None:
+        found[before.canary.revision] = before.canary.slots
+    return {
+        str(RunKey(uid, name, slot.ordinal, slot.incarnation)): slot for name, slots in found.items() for slot in slots
+    }
 
 
 def _dropped(plan: Plan, before: Record) -> set[str]:
