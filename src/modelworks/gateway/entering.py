@@ -50,7 +50,7 @@ class Entering:
         """Its turn on the connection has come: ask for admission."""
         service = self._service
         self._began = now = self._client.now()
-        self._queue_deadline = now + service.route.queue_timeout
+        self._queue_deadline = until = now + service.patience
         timeout = self.head.timeout
         if timeout is not None:
             self._wanted = now + timeout
@@ -60,7 +60,7 @@ class Entering:
         self._key = service.key(self.head)
         waiting, self._waiting = self._waiting, 0
         try:
-            slot = service.enter(self, now, None if timeout is None else self._wanted, self._key)
+            slot = service.enter(self, now, until, None if timeout is None else self._wanted, self._key)
         except Refused as refused:
             self._refuse(
                 service.queue_full(refused.retry_after) if refused.full else service.too_late(refused.retry_after)

@@ -122,11 +122,15 @@ class Service(Refusals):
                 return lines[i + 2]
         return None
 
-    def enter(self, waiter: Waiter, now: float, wanted: float | None, key: bytes | None) -> Slot | None:
-        """See :meth:`Admission.enter`."""
+    @property
+    def patience(self) -> float:
+        """How long a request may wait that comes now, in seconds."""
         # Without a replica there is no queue that could move: a first one may take longer than any queue should.
-        patience = self.route.queue_timeout if self.admission.slots else self.route.hold
-        slot = self.admission.enter(waiter, now, now + patience, wanted=wanted, key=key)
+        return self.route.queue_timeout if self.admission.slots else self.route.hold
+
+    def enter(self, waiter: Waiter, now: float, until: float, wanted: float | None, key: bytes | None) -> Slot | None:
+        """See :meth:`Admission.enter`."""
+        slot = self.admission.enter(waiter, now, until, wanted=wanted, key=key)
         if slot is None:
             self._arm()
             if not self.admission.slots and self._alert is not None:
