@@ -11,6 +11,7 @@ from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.registry.facade import find_version
 from modelworks.products.resolution import Resolution
 from modelworks.products.serving.revisions import CANARY_FIELDS, RESUMED, overlaid
+from modelworks.products.serving.schedule import problems as schedule_problems
 from modelworks.products.serving.spec import ServiceSpec
 from modelworks.products.serving.templates import adapter_problem, default_environment, notes
 
@@ -22,6 +23,8 @@ def resolve(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     if "." in metadata.name:
         said = f"the name of a service holds no dots: {metadata.name!r} would not be told from workspace.service"
         raise Invalid(said, fields=(FieldError("metadata.name", said),))
+    if spec.autoscaling is not None and (wrong := schedule_problems(spec.autoscaling, "spec.autoscaling")):
+        raise Invalid(wrong[0].message, fields=tuple(wrong))
     found = _facts(metadata, spec, lookup)
     data, notes = dict(found.data), list(found.notes)
     if spec.canary is not None:
