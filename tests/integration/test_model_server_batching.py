@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ class Batches:
 def code(tmp_path: Path) -> Path:
     (tmp_path / "processor.py").write_text(BATCHES)
     return tmp_path
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it never came")
 
 
 class Callers:
@@ -131,6 +140,17 @@ def test_nobody_waits_any_more(code: Path) -> None:
         assert calls(code) == [[{"n": 0}]]
         wrong = server.client.post("/", json={}, headers={"X-Mw-Timeout-Ms": "soon"})
         assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid")
+
+
+def test_a_drain_does_not_wait_for_what_is_computed_for_nobody(code: Path) -> None:
+    with serving("--processor", "python", "--entry", "processor.py:Batches", cwd=code) as server:
+        with socket.socket(socket.AF_UNIX) as leaver:
+            leaver.connect(server.address)
+            leaver.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+            _until((code / "begun").exists)
+        server.client.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
 
 
 def test_the_variable_lowers_the_size_and_nonsense_is_told(code: Path) -> None:
@@ -271,16 +291,6 @@ class Streams:
 def streams(tmp_path: Path) -> Path:
     (tmp_path / "processor.py").write_text(STREAMS)
     return tmp_path
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    import time  # noqa: PLC0415
-
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError("it never came")
 
 
 def test_events(streams: Path) -> None:

@@ -79,9 +79,10 @@ class App:
         if ticket.call is not None:
             self._dispatcher.cancel(ticket.call)
 
-    def close(self) -> None:
-        self._dispatcher.close()
+    def close(self, patience: float) -> bool:
+        """Ends what computes; False when something is left after ``patience`` seconds."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+        return self._dispatcher.close(patience)
 
     def metrics(self) -> bytes:
         dispatcher = self._dispatcher

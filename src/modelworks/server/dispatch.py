@@ -64,7 +64,8 @@ class Dispatcher:
         self._statistics = statistics
         self._threads = threads
         self._limit = threads * (batcher.limit or 1) + queue_size
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
         self._handed: deque[list[Item]] = deque()
         self._computing = 0  # batches on threads
         self._closed = False
@@ -72,8 +73,11 @@ class Dispatcher:
         self._estimates = Estimates()
         self.accepted = 0  # waiting or running
         self._each = 0.05  # a moving mean of how long a thread has for one
-        for number in range(threads):
-            threading.Thread(target=self._work, name=f"predict-{number}", daemon=True).start()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"predict-{number}", daemon=True) for number in range(threads)
+        ]
+        for worker in self._workers:
+            worker.start()
 
     @property
     def max_rows(self) -> int | None:
@@ -90,7 +94,7 @@ class Dispatcher:
 
     def oldest(self) -> float:
         """How long the first in the queue has waited (s)."""
-        with self._condition:
+        with self._lock:
             at = self._batcher.oldest()
         return max(time.monotonic() - at, 0.0) if at is not None else 0.0
 
@@ -120,7 +124,7 @@ class Dispatcher:
         else:
             call.items = [Item(work.data, work.rows, work.key, now, deadline, call)]
         call.results = [None] * len(call.items)
-        with self._condition:
+        with self._lock:
             for item in call.items:
                 self._batcher.put(item)
             if not (self._processor.inline and self._computing == 0 and self._estimates.quick(work.key)):
@@ -141,10 +145,15 @@ class Dispatcher:
         """How long a call with these rows took, before the first request."""
         self._estimates.add(work.key, work.rows, seconds)
 
-    def close(self) -> None:
-        with self._condition:
+    def close(self, patience: float) -> bool:
+        """Ends the threads; False when one still computes, for a client that has gone, after ``patience`` seconds."""
+        with self._lock:
             self._closed = True
             self._condition.notify_all()
+        end = time.monotonic() + patience
+        for worker in self._workers:
+            worker.join(max(end - time.monotonic(), 0))
+        return not any(worker.is_alive() for worker in self._workers)
 
     # On the loop
 
@@ -159,7 +168,7 @@ class Dispatcher:
         end = time.monotonic() + _TURN
         while True:
             now = time.monotonic()
-            with self._condition:
+            with self._lock:
                 due = self._batcher.due()
                 if due is None or self._handed or self._computing:
                     self._condition.notify()
@@ -227,7 +236,7 @@ class Dispatcher:
         if not call.open:
             return False
         self._end(call)
-        with self._condition:
+        with self._lock:
             for item in call.items:
                 self._batcher.discard(item)
         return True
@@ -250,7 +259,7 @@ class Dispatcher:
 
     def _work(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 batch, late = self._next()
                 if batch is None:
                     return
@@ -259,7 +268,7 @@ class Dispatcher:
                 self._loop.call_soon_threadsafe(self._late, late)
             if batch:
                 self._carry_out(batch)
-                with self._condition:
+                with self._lock:
                     self._computing -= 1
 
     def _next(self) -> tuple[list[Item] | None, list[Item]]:
@@ -324,7 +333,7 @@ class Dispatcher:
 
     def _shrink(self, rows: int) -> None:
         """Batches of so many rows have no room: half of them from now on."""
-        with self._condition:
+        with self._lock:
             if self._batcher.limit is not None and rows > 1:
                 self._batcher.limit = min(self._batcher.limit, max(rows // 2, 1))
                 print(  # noqa: T201

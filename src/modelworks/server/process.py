@@ -26,6 +26,8 @@ from modelworks.server.warmup import WarmUpFailed, warm_up
 MAX_BODY = 100 << 20
 _QUEUE_SIZE = 256
 _BACKLOG = 256
+# Seconds for what is still computed when the last client has gone.
+_PATIENCE = 2.0
 # Seconds a thread may keep the interpreter while another waits for it. Those that compute hardly hold it, and the loop
 # gives each of them its turn in time.
 _SWITCH = 0.0005
@@ -126,7 +128,11 @@ async def serve(processor: Processor, limits: Limits, path: Path | None = None) 
         for connection in tuple(connections):
             connection.close_when_idle()
         await asyncio.sleep(0.02)
-    app.close()
+    if not app.close(_PATIENCE):
+        # Nobody waits for what a thread still computes, and an interpreter that ends beneath it would abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _rows(processor: Processor, limits: Limits) -> tuple[int | None, str]:

@@ -13,6 +13,10 @@ from modelworks.server.problems import REASONS, Problem, answer_of
 from modelworks.server.streams import Stream
 
 MAX_HEADERS = 64 << 10
+# Names of headers and targets as they were written, decoded once. Callers choose them: their number has an end.
+_NAMES: dict[bytes, str] = {}
+_PATHS: dict[bytes, str] = {}
+_MOST_NAMES = 512
 
 
 class Connection(asyncio.Protocol):
@@ -83,7 +87,12 @@ class Connection(asyncio.Protocol):
         self._count_header(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        known = _NAMES.get(name)
+        if known is None:
+            known = name.decode("latin-1").lower()
+            if len(_NAMES) < _MOST_NAMES:
+                _NAMES[name] = known
+        self._headers[known] = value.decode("latin-1")
         self._count_header(len(name) + len(value))
 
     def _count_header(self, size: int) -> None:
@@ -105,12 +114,10 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        try:
-            path = httptools.parse_url(self._url).path or b"/"
-        except httptools.HttpParserInvalidURLError:
-            raise Problem(400, "invalid", "the request's target is not a path") from None
+        path = _PATHS.get(self._url) or _path(self._url)
         method = self._parser.get_method().decode("latin-1")
-        request = Request(method, path.decode("latin-1"), self._headers, b"".join(self._body))
+        body = self._body
+        request = Request(method, path, self._headers, body[0] if len(body) == 1 else b"".join(body))
         keep = self._parser.should_keep_alive()
         self._body = []
         if self._busy:
@@ -197,6 +204,17 @@ class Connection(asyncio.Protocol):
         if not self._busy and self._transport is not None:
             self._closing = True
             self._transport.close()
+
+
+def _path(url: bytes) -> str:
+    """A target's path, without the query."""
+    try:
+        path: str = (httptools.parse_url(url).path or b"/").decode("latin-1")
+    except httptools.HttpParserInvalidURLError:
+        raise Problem(400, "invalid", "the request's target is not a path") from None
+    if len(_PATHS) < _MOST_NAMES and len(url) < 256:
+        _PATHS[url] = path
+    return path
 
 
 def _head(answer: Answer, keep: bool) -> bytes:
