@@ -10,7 +10,25 @@ import pytest
 
 # Where it is put together once for all tests of this machine's user.
 _CACHE = Path.home() / ".cache" / "modelworks-tests" / "gemma"
-PACKAGE = "xllamacpp"
+# The second writes adapters of the tests' own.
+PACKAGES = ("xllamacpp", "gguf")
+_ADAPTER = """
+import sys
+import gguf, numpy
+writer = gguf.GGUFWriter(sys.argv[1], "gemma3")
+writer.add_type("adapter")
+writer.add_string("adapter.type", "lora")
+writer.add_float32("adapter.lora.alpha", 8.0)
+random = numpy.random.default_rng(0)
+for layer in range(18):
+    for name, shape in (("lora_a", (4, 640)), ("lora_b", (1024, 4))):
+        weights = random.standard_normal(shape).astype(numpy.float32) / 2
+        writer.add_tensor(f"blk.{layer}.attn_q.weight.{name}", weights)
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+"""
 
 
 def gguf() -> Path:
@@ -29,5 +47,10 @@ def python_with_llamacpp(folder: Path) -> Path:
     uv = [sys.executable, "-m", "uv"]
     python = folder / "venv" / "bin" / "python"
     subprocess.run([*uv, "venv", "-q", "--python", sys.executable, str(folder / "venv")], check=True)
-    subprocess.run([*uv, "pip", "install", "-q", "--python", str(python), PACKAGE], check=True)
+    subprocess.run([*uv, "pip", "install", "-q", "--python", str(python), *PACKAGES], check=True)
     return python
+
+
+def write_adapter(python: Path, file: Path) -> None:
+    """A LoRA adapter of the model with weights at random, which changes what it says."""
+    subprocess.run([str(python), "-c", _ADAPTER, str(file)], check=True)

@@ -92,6 +92,17 @@ def test_llamacpp_makes_vectors_when_asked(python: Path) -> None:
         assert [len(item["embedding"]) for item in answer["data"]] == [640, 640]
 
 
+def test_an_adapter_is_laid_over_its_base(python: Path, tmp_path: Path) -> None:
+    body = {"prompt": "The capital of France is", "max_tokens": 12, "temperature": 0}
+    language_model.write_adapter(python, tmp_path / "adapter.gguf")
+    base = str(language_model.gguf())
+    with serving(python, base, "--", "-c", "512") as (_, client):
+        plain = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+    with serving(python, str(tmp_path), "--base", base, "--", "-c", "512") as (_, client):
+        assert [adapter["path"] for adapter in client.get("/lora-adapters").json()] == [str(tmp_path / "adapter.gguf")]
+        assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] != plain
+
+
 def test_llamacpp_says_what_it_does_not_find(python: Path, tmp_path: Path) -> None:
     assert f"{tmp_path} holds no .gguf file; it holds nothing" in refused(
         "llamacpp", "--model", str(tmp_path), python=python

@@ -10,7 +10,7 @@ import pytest
 from modelworks.engines import commands
 from modelworks.engines.commands import Serving
 from modelworks.kernel.run import Resources
-from modelworks.products.serving import templates
+from modelworks.products.serving import adapters, templates
 from modelworks.products.serving.spec import Processor, ServiceSpec
 
 TEMPLATES = [processor for processor in Processor if processor.template]
@@ -84,23 +84,51 @@ def test_what_is_missing_is_said_at_once() -> None:
     assert templates.notes(spec("triton", image="nvcr.io/nvidia/tritonserver:25.01-py3"), Resources()) == ()
 
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+def test_an_adapter_is_served_over_its_base() -> None:
+    over = templates.template_command(spec("llamacpp"), "chat", Resources(), based=True)
+    assert over.command[:8] == (
+        "python", "-m", "modelworks.engines", "llamacpp", "--model", "/mnt/model", "--base", "/mnt/base",
+    )  # fmt: skip
+    contained = templates.template_command(spec("vllm", image="x/vllm:1"), "chat", Resources(), based=True)
+    assert "vllm serve /mnt/base" in contained.command[2]
+    assert "--lora-modules chat=/mnt/model" in contained.command[2]
+    own = spec("python", entry="a.py:A", code="s3://code/a/")
+    assert templates.merging(own) == ("python", "-m", "modelworks.engines.merge", "--")
+    assert templates.merging(spec("command", command="x")) == ()
 
 
 @pytest.mark.parametrize(
-    ("processor", "files", "more", "problem"),
+    ("files", "adapter"),
     [
-        ("vllm", ADAPTER, {}, "give base_model"),
-        ("vllm", ADAPTER, {"base_model": "qwen:1"}, None),
-        ("vllm", (*ADAPTER, "config.json"), {}, None),
-        ("tfserving", ADAPTER, {"base_model": "qwen:1"}, "does not serve"),
-        ("onnx", ADAPTER, {}, "does not serve"),
-        ("onnx", ("model.onnx",), {}, None),
-        ("command", ADAPTER, {"command": "serve"}, None),
+        (("adapter_config.json", "adapter_model.safetensors"), True),
+        (("adapter_config.json", "config.json", "model.safetensors"), False),
+        (("model.onnx",), False),
     ],
 )
-def test_an_adapter_needs_what_it_was_trained_on(
-    processor: str, files: tuple[str, ...], more: dict[str, Any], problem: str | None
-) -> None:
-    found = templates.adapter_problem(spec(processor, **more), files)
-    assert found is None if problem is None else problem in str(found)
+def test_a_folder_that_is_an_adapter_alone(files: tuple[str, ...], adapter: bool) -> None:
+    assert adapters.is_adapter(files) is adapter
+
+
+def test_who_serves_an_adapter() -> None:
+    assert adapters.refusal(spec("vllm")) is None
+    assert "which tfserving does not serve; these do: vllm, llamacpp, python" in str(
+        adapters.refusal(spec("tfserving"))
+    )
+    assert adapters.needs_base(spec("vllm"))
+    assert not adapters.needs_base(spec("command", command="serve"))
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "names"),
+    [
+        ("Qwen/Qwen2.5-0.5B", ("qwen2.5-0.5b",)),
+        ("/ml/input/data/Tiny_Llama/", ("tiny-llama",)),
+        ("base:3", ("base:3",)),
+        ("", ()),
+    ],
+)
+def test_what_a_base_may_be_registered_as(trained_on: str, names: tuple[str, ...]) -> None:
+    assert adapters.references(trained_on) == names
+    said = adapters.missing(trained_on)
+    assert "give base_model" in said
+    assert not names or f"register that as {names[0].partition(':')[0]}" in said

@@ -24,7 +24,7 @@ from modelworks.products.context import Context
 from modelworks.products.mounts import MODELS, workspace_bucket
 from modelworks.products.registry import queries
 from modelworks.products.registry.queries import ModelVersion
-from modelworks.products.registry.source import copy_files, read_metrics, read_source
+from modelworks.products.registry.source import copy_files, read_base_model, read_metrics, read_source
 from modelworks.products.registry.spec import ModelSpec
 
 
@@ -44,6 +44,7 @@ def register(context: Context, workspace: str, model: str, candidate: Candidate)
     client = ObjectClient(context.credentials)
     source = read_source(client, candidate.uri, candidate.path)
     metrics = {**read_metrics(client, source), **candidate.metrics}
+    base = read_base_model(client, source)
     bucket = workspace_bucket(workspace)
     buckets.create(context.credentials(), bucket)
     target = ObjectUri(bucket, f"{MODELS}{model}/{source.digest.removeprefix('sha256:')[:32]}/")
@@ -59,7 +60,7 @@ def register(context: Context, workspace: str, model: str, candidate: Candidate)
             size=source.size,
             files=source.files,
             metrics=metrics,
-            lineage=candidate.lineage,
+            lineage={**candidate.lineage, **({"base_model": base} if base else {})},
             description=candidate.description,
         )
         told = f"version {version.version}, {format_bytes(version.size)} in {len(version.files)} files"

@@ -18,6 +18,7 @@ from modelworks.objectstore.uri import ObjectUri
 
 _MANIFEST = ".manifest.json"
 _METRICS = "metrics.json"
+_ADAPTER = "adapter_config.json"
 _LARGEST_METRICS = 1024**2
 _MOST_FILES = 100_000
 _PARALLEL = 8
@@ -85,6 +86,19 @@ def read_metrics(client: ObjectClient, source: Source) -> dict[str, float]:
         for name, value in list(data.items())[:1000]
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def read_base_model(client: ObjectClient, source: Source) -> str | None:
+    """What a LoRA adapter among the files says that it was trained on."""
+    found = next((file for file in source.files if file["path"] == _ADAPTER), None)
+    if found is None or found["size"] > _LARGEST_METRICS:
+        return None
+    try:
+        data = json.loads(client.get(ObjectUri(source.root.bucket, source.root.key + _ADAPTER)))
+    except ValueError:
+        return None  # a file of that name that is no adapter's
+    named = data.get("base_model_name_or_path") if isinstance(data, dict) else None
+    return named[:1024].replace("\0", "") if isinstance(named, str) and named else None
 
 
 def copy_files(client: ObjectClient, source: Source, target: ObjectUri) -> None:

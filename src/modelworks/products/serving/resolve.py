@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelworks.kernel.errors import FieldError, Invalid
+from modelworks.kernel.errors import FieldError, Invalid, NotFound
 from modelworks.kernel.resource import Metadata
 from modelworks.kernel.run import Resources
 from modelworks.products.kind import Lookup, Resolved
-from modelworks.products.registry.facade import find_version
+from modelworks.products.registry.facade import ModelVersion, find_version
 from modelworks.products.resolution import Resolution
+from modelworks.products.serving import adapters
 from modelworks.products.serving.revisions import CANARY_FIELDS, RESUMED, overlaid
 from modelworks.products.serving.schedule import problems as schedule_problems
 from modelworks.products.serving.spec import ServiceSpec
-from modelworks.products.serving.templates import adapter_problem, default_environment, notes
+from modelworks.products.serving.templates import default_environment, notes
 
 _SCHEMES = ("s3://", "oss://")
 
@@ -61,9 +62,10 @@ def _facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     resolution = Resolution("Service", metadata, lookup)
     resolution.workload(spec, default_environment=default_environment(spec))
     if spec.model is not None:
-        resolution.data["model"] = _model(resolution, spec.model, "spec.model", adapter_of=spec)
-    if spec.base_model is not None:
-        resolution.data["base_model"] = _model(resolution, spec.base_model, "spec.base_model")
+        resolution.data["model"], version = _model(resolution, spec.model, "spec.model")
+        base = _base(resolution, spec, version) if version is not None else spec.base_model
+        if base is not None:
+            resolution.data["base_model"], _ = _model(resolution, base, "spec.base_model")
     if spec.warm_up is not None:
         resolution.data["warm_up"] = resolution.uri(spec.warm_up, "spec.warm_up", folder=True)
     if spec.capture is not None:
@@ -72,19 +74,43 @@ def _facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     return resolution.resolved()
 
 
-def _model(resolution: Resolution, wanted: str, path: str, *, adapter_of: ServiceSpec | None = None) -> dict[str, Any]:
+def _base(resolution: Resolution, spec: ServiceSpec, version: ModelVersion) -> str | None:
+    """What the model is laid over: the spec's, else the registered model that an adapter says it was trained on."""
+    if not adapters.is_adapter(str(file["path"]) for file in version.files):
+        return spec.base_model
+    refused = adapters.refusal(spec)
+    if refused is not None:
+        raise Invalid(f"{spec.model}: {refused}", fields=(FieldError("spec.processor", refused),))
+    if spec.base_model is not None:
+        return spec.base_model
+    trained_on = str(version.lineage.get("base_model") or "")
+    for name in (trained_on,) if trained_on.startswith(_SCHEMES) else adapters.references(trained_on):
+        if name.startswith(_SCHEMES) or _registered(resolution, name):
+            resolution.notes.append(f"base_model {name}: {spec.model} was trained on {trained_on}")
+            return name
+    if not adapters.needs_base(spec):
+        return None
+    said = adapters.missing(trained_on)
+    raise Invalid(f"{spec.model}: {said}", fields=(FieldError("spec.base_model", said),))
+
+
+def _registered(resolution: Resolution, reference: str) -> bool:
+    try:
+        find_version(resolution.lookup.connection, resolution.workspace, reference)
+    except (NotFound, Invalid):
+        return False
+    return True
+
+
+def _model(resolution: Resolution, wanted: str, path: str) -> tuple[dict[str, Any], ModelVersion | None]:
+    """The facts of a model, and its version where it is a registered one."""
     substitution = resolution.lookup.settings.substitute("model", wanted)
     resolution.substituted(substitution)
     reference = substitution.used if substitution else wanted
     if reference.startswith(_SCHEMES):
         # A prefix has no digest of its own: what is in it when a replica starts is what it serves.
-        return {"uri": resolution.uri(reference, path, folder=not reference.endswith(".onnx"))}
+        return {"uri": resolution.uri(reference, path, folder=not reference.endswith(".onnx"))}, None
     found = find_version(resolution.lookup.connection, resolution.workspace, reference, path=path)
     if found.note is not None:
         resolution.notes.append(found.note)
-    if adapter_of is not None:
-        problem = adapter_problem(adapter_of, tuple(str(file["path"]) for file in found.files))
-        if problem is not None:
-            at = "spec.base_model" if "base_model" in problem else "spec.processor"
-            raise Invalid(f"{wanted}: {problem}", fields=(FieldError(at, problem),))
-    return {"uri": found.uri, "digest": found.digest, "version": found.version, "size": found.size}
+    return {"uri": found.uri, "digest": found.digest, "version": found.version, "size": found.size}, found

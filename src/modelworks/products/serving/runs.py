@@ -12,7 +12,7 @@ from modelworks.kernel.run import Access, EnvironmentRef, Input, Listen, Resourc
 from modelworks.products.mounts import code_input, log_uri, volume_mounts
 from modelworks.products.serving.revisions import revision
 from modelworks.products.serving.spec import BASE_MODEL_PATH, MODEL_PATH, ServiceSpec
-from modelworks.products.serving.templates import health_path, template_command
+from modelworks.products.serving.templates import health_path, merging, template_command
 from modelworks.products.workload import arguments, expand, expand_variables
 
 WARM_UP_PATH = "/mnt/warm-up"
@@ -67,7 +67,8 @@ def run_spec(service: Service, key: str, halvings: int = 0) -> RunSpec:
     inputs = _inputs(resolved)
     platform = {"MW_SERVICE": service.name, "MW_REVISION": service.revision}
     model = {"MW_MODEL_DIR": MODEL_PATH} if resolved.get("model") else {}
-    template = template_command(spec, service.name, service.resources) if spec.processor.template else None
+    based = bool(resolved.get("base_model"))
+    template = template_command(spec, service.name, service.resources, based) if spec.processor.template else None
     own = (dict(template.env) if template else {}) | expand_variables(spec.env, platform | model)
     platform |= _batching(spec)
     shipped = log_uri(service.workspace, key)
@@ -76,7 +77,7 @@ def run_spec(service: Service, key: str, halvings: int = 0) -> RunSpec:
         workspace=service.workspace,
         kind="Service",
         name=service.name,
-        command=template.command if template else _command(spec, platform | model | own),
+        command=template.command if template else _command(spec, platform | model | own, based),
         environment=EnvironmentRef.parse(resolved["environment"]) if resolved.get("environment") else None,
         env=platform | own | _halved(spec, platform | own, halvings),
         resources=service.resources,
@@ -89,7 +90,7 @@ def run_spec(service: Service, key: str, halvings: int = 0) -> RunSpec:
     )
 
 
-def _command(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
+def _command(spec: ServiceSpec, known: dict[str, str], based: bool) -> tuple[str, ...]:
     if spec.command is not None:
         # On the host's network the port is the agent's to choose: only a shell sees it in time.
         port = "${PORT}" if isinstance(spec.command, str) else str(spec.port)
@@ -101,7 +102,8 @@ def _command(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
         command += ("--entry", spec.entry)
     if spec.warm_up is not None:
         command += ("--warm-up", WARM_UP_PATH)
-    return command
+    # A class of the user's finds one model: what was trained, laid into what it was trained on.
+    return (*merging(spec), *command) if based else command
 
 
 def _batching(spec: ServiceSpec) -> dict[str, str]:

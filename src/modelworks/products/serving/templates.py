@@ -19,8 +19,6 @@ _DEFAULT_HEALTH = Readiness().path
 # The shipped environment of those that packages alone can make.
 _ENVIRONMENTS = {Processor.VLLM: "vllm", Processor.LLAMACPP: "llamacpp"}
 _CONFIGURATION = '"${TMPDIR:-/tmp}/config.properties"'
-ADAPTER_FILES = ("adapter_config.json",)
-_LORA = (Processor.VLLM, Processor.LLAMACPP)
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,17 @@ class TemplateCommand:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-def template_command(spec: ServiceSpec, name: str, resources: Resources) -> TemplateCommand:
-    """Of a service called ``name`` whose processor is a template."""
-    in_image = spec.image is not None
-    command = _in_image(spec, name, resources) if in_image else _in_environment(spec, resources)
+def template_command(spec: ServiceSpec, name: str, resources: Resources, based: bool = False) -> TemplateCommand:
+    """Of a service called ``name`` whose processor is a template; ``based``: there is a base model for its adapter."""
+    command = _in_environment(spec, resources, based)
+    if spec.image is not None:
+        command = _in_image(spec, name, resources, based)
     return TemplateCommand(command, spec.port, health_path(spec, name), _variables(spec))
+
+
+def merging(spec: ServiceSpec) -> tuple[str, ...]:
+    """What stands before the command of a processor that knows no adapters, so that it finds the merged model."""
+    return ("python", "-m", "modelworks.engines.merge", "--") if spec.processor is Processor.PYTHON else ()
 
 
 def health_path(spec: ServiceSpec, name: str) -> str:
@@ -73,35 +77,22 @@ def notes(spec: ServiceSpec, resources: Resources) -> tuple[str, ...]:
     return ()
 
 
-def adapter_problem(spec: ServiceSpec, files: tuple[str, ...]) -> str | None:
-    """What is wrong with serving these ``files`` (paths below the model), when they are a LoRA adapter alone."""
-    names = {path.rpartition("/")[2] for path in files}
-    if not names.intersection(ADAPTER_FILES) or names.intersection(("config.json", "model.safetensors")):
-        return None
-    if spec.processor in _LORA or spec.processor in (Processor.PYTHON, Processor.COMMAND, Processor.IMAGE):
-        if spec.base_model is None and spec.processor not in (Processor.COMMAND, Processor.IMAGE):
-            return "the model is a LoRA adapter alone: give base_model, what it was trained on"
-        return None
-    return f"the model is a LoRA adapter alone, which {spec.processor} does not serve; vllm, llamacpp and python do"
-
-
-def _in_environment(spec: ServiceSpec, resources: Resources) -> tuple[str, ...]:
+def _in_environment(spec: ServiceSpec, resources: Resources, based: bool) -> tuple[str, ...]:
     command = ["python", "-m", "modelworks.engines", str(spec.processor), "--model", MODEL_PATH]
-    if spec.base_model is not None:
+    if based:
         command += ["--base", BASE_MODEL_PATH]
     if resources.gpu:
         command += ["--gpus", str(resources.gpu)]
     return (*command, "--", *spec.args)
 
 
-def _in_image(spec: ServiceSpec, name: str, resources: Resources) -> tuple[str, ...]:
-    adapter = spec.base_model is not None
+def _in_image(spec: ServiceSpec, name: str, resources: Resources, based: bool) -> tuple[str, ...]:
     serving = Serving(
         service=name,
-        model=BASE_MODEL_PATH if adapter else MODEL_PATH,
+        model=BASE_MODEL_PATH if based else MODEL_PATH,
         port="$PORT",
         host="127.0.0.1" if spec.network == "host" else "0.0.0.0",
-        adapter=MODEL_PATH if adapter else None,
+        adapter=MODEL_PATH if based else None,
         rank=64,  # nobody has looked at the adapter's
         gpus=resources.gpu,
         args=spec.args,
