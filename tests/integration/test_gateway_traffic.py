@@ -306,7 +306,7 @@ def test_the_traffic_is_reported_as_it_changes(tmp_path: Path) -> None:
             for _ in range(100):
                 await client.post()
             await client.post(extra="")
-            sample = await reports.until("uid-digits", arrived=100)
+            sample = await reports.until("uid-digits", arrived=100, rejected={"unauthorized": 1})
             assert {name: (r.answered, r.errors) for name, r in sample.revisions.items()} == {
                 "a": (50, 0),
                 "b": (50, 50),

@@ -16,6 +16,7 @@ from modelworks.gateway.balance import deck, least_loaded, shares, stickiest
 from modelworks.gateway.bucket import Bucket
 from modelworks.gateway.door import Door
 from modelworks.gateway.lanes import Lane, Place, Slot, Waiter, whole_seconds
+from modelworks.gateway.pace import FALL
 from modelworks.gateway.table import Replica, Route
 
 _SUSPECT_FIRST = 0.25
@@ -42,6 +43,7 @@ class Admission:
         self._door = door
         self._shuffle = shuffle
         self._route = route
+        self._limited = False  # whether there is a limit over all replicas
         self.slots: tuple[Slot, ...] = ()
         self._lanes: dict[str, Lane] = {}  # who takes requests
         self._aside: Lane | None = None  # who only gets copies
@@ -72,7 +74,7 @@ class Admission:
         lane = self._only
         if lane is None:
             lane = self._lanes[self._draw(key)]
-        slot = None if self._route.concurrency_limit is not None and self._at_limit() else self._pick(lane, now)
+        slot = None if self._limited and self._at_limit() else self._pick(lane, now)
         if slot is None and lane is not self._only and key is None:
             self._deck.append(lane.name)  # whoever asks next for the same request draws the same
         return slot
@@ -80,7 +82,7 @@ class Admission:
     def take_aside(self, revision: str, now: float) -> Slot | None:
         """A free slot of that very revision, for a copy; it must not delay anybody."""
         lane = self._aside or self._lanes.get(revision)
-        if lane is None or lane.queue or (self._route.concurrency_limit is not None and self._at_limit()):
+        if lane is None or lane.queue or self._at_limit():
             return None
         return self._pick(lane, now)
 
@@ -131,7 +133,11 @@ class Admission:
         slot.in_flight -= 1
         lane = slot.lane
         if held is not None:
-            lane.pace.held(held)
+            pace = lane.pace
+            if held < pace.mean:
+                pace.mean += FALL * (held - pace.mean)  # mostly; a call would be most of what this costs
+            else:
+                pace.held(held)
         if good and slot.watched:
             slot.answered_well()
         if self._places:
@@ -172,6 +178,7 @@ class Admission:
     def update(self, route: Route, now: float) -> list[Slot]:
         """Take the table's new word; answers the slots that left. Their requests go on, and new ones do not come."""
         self._route = route
+        self._limited = route.concurrency_limit is not None
         kept = {_identity(slot.replica): slot for slot in self.slots}
         lanes = self._arrange(route)
         slots: list[Slot] = []

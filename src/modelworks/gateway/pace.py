@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-_FALL, _RISE = 0.1, 0.02  # weights of a sample in the mean: quickly down, slowly up
+FALL, _RISE = 0.1, 0.02  # weights of a sample in the mean: quickly down, slowly up
 _LEAP = 4.0  # a sample counts as at most so many times the mean: a stall is not the new normal
 _YOUNG = 5
 _WINDOWS = 4
@@ -36,7 +36,7 @@ class Pace:
             self.samples += 1
             self.mean = mean + (seconds - mean) / self.samples
         elif seconds < mean:
-            self.mean = mean + _FALL * (seconds - mean)
+            self.mean = mean + FALL * (seconds - mean)
         else:
             self.mean = mean + _RISE * (min(seconds, _LEAP * mean + 0.01) - mean)
 
