@@ -17,6 +17,7 @@ from modelworks.cli.explain import print_explained
 from modelworks.cli.get import Labels, message, phase
 from modelworks.cli.output import age, log_writer
 from modelworks.cli.problems import ExitCode
+from modelworks.cli.tasks import tasks
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk import services
 from modelworks.sdk.client import Client, Document
@@ -130,6 +131,7 @@ verb(app, "update")(releases.update)
 verb(app, "rollback")(releases.rollback)
 verb(app, "resume")(releases.resume)
 verb(app, "revisions")(releases.revisions)
+verb(app, "tasks")(tasks)
 
 
 @verb(app, "delete")

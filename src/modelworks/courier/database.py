@@ -30,10 +30,17 @@ class Away(Exception):
 
 
 class Link:
-    """One connection in autocommit mode, used by one caller at a time. ``prepare`` runs on each new one."""
+    """One connection in autocommit mode, used by one caller at a time.
 
-    def __init__(self, home: Home, name: str, prepare: Work[None] | None = None) -> None:
-        self._home, self._name, self._prepare = home, name, prepare
+    ``prepare`` runs on each new one; ``stirred`` is called when it has something to say while nobody asks it: a
+    notification, or its end.
+    """
+
+    def __init__(
+        self, home: Home, name: str, prepare: Work[None] | None = None, stirred: Callable[[], None] | None = None
+    ) -> None:
+        self._home, self._name, self._prepare, self._stirred = home, name, prepare, stirred
+        self._watched: int | None = None
         self._lock = asyncio.Lock()
         self._connection: psycopg.AsyncConnection | None = None
         self._complaint = ""
@@ -41,6 +48,7 @@ class Link:
     async def run(self, work: Work[T]) -> T:
         """What ``work`` returns. Raises Away."""
         async with self._lock:
+            self._unwatch()
             try:
                 connection = self._connection
                 if connection is None or connection.closed:
@@ -57,6 +65,7 @@ class Link:
                 await self._drop()  # cancelled in the middle, or our mistake: its state is not known
                 raise
             self._complaint = ""
+            self._watch(connection)
             return found
 
     async def insist(self, work: Work[T]) -> T:
@@ -90,7 +99,24 @@ class Link:
                 raise
         return connection
 
+    def _watch(self, connection: psycopg.AsyncConnection) -> None:
+        if self._stirred is not None and not connection.closed:
+            self._watched = connection.fileno()
+            asyncio.get_running_loop().add_reader(self._watched, self._stir)
+
+    def _unwatch(self) -> None:
+        """Before anybody else waits for the descriptor, and before it is closed: its number is soon another's."""
+        if self._watched is not None:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = None
+
+    def _stir(self) -> None:
+        self._unwatch()
+        if self._stirred is not None:
+            self._stirred()
+
     async def _drop(self) -> None:
+        self._unwatch()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
@@ -22,8 +23,8 @@ from modelworks.courier.submit import Full, Submission, Submitter
 from modelworks.courier.waiting import Waiting
 from modelworks.db import tasks as sql
 from modelworks.gateway.problems import Problem
-from modelworks.kernel.quantities import parse_duration
 
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|)")
 _LONGEST_WAIT = 300.0
 _HEARTBEAT = 15.0
 _LARGEST_EVENT = 1024 * 1024  # a longer result is fetched, and not told in an event
@@ -176,7 +177,7 @@ class Desk:
         text = (asked.get("wait") or ["0s"])[-1]
         try:
             # A request that hangs longer than the gateway waits for its first byte would be cut off.
-            wait = min(parse_duration(text), _LONGEST_WAIT, service.route.keepalive * 0.8)
+            wait = min(_seconds(text), _LONGEST_WAIT, service.route.keepalive * 0.8)
         except ValueError as error:
             return Problem(400, "bad-request", f"wait: {error}")
         loop = asyncio.get_running_loop()
@@ -270,6 +271,14 @@ def document_of(row: tuple[Any, ...]) -> dict[str, Any]:
         "attempts": attempts,
         **{name: at.isoformat() if isinstance(at, datetime) else None for name, at in times.items()},
     }
+
+
+def _seconds(text: str) -> float:
+    """``30s``, ``500ms``, ``2m`` or plain seconds. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"not a duration: {text!r}; write 30s")
+    return float(found[1]) * {"ms": 0.001, "m": 60.0}.get(found[2], 1.0)
 
 
 def _id_of(uid: str, key: str) -> str:

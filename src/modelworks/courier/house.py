@@ -36,19 +36,19 @@ class House:
 
     def __init__(
         self,
-        make_link: Callable[[Callable[[Any], Any]], Link],
+        make_link: Callable[[Callable[[Any], Any], Callable[[], None]], Link],
         submitter: Submitter,
         counters: Callable[[str], Counters],
         changed: Callable[[dict[str, Service], int], None],
     ) -> None:
         self.number = secrets.randbelow(2**31 - 1) + 1
         self.keeper = False
-        self.link = make_link(self._enter)
+        self._wake = asyncio.Event()
+        self.link = make_link(self._enter, self._wake.set)
         self._submitter, self._counters, self._changed = submitter, counters, changed
         self._services: dict[str, Service] = {}
         self._documents: list[str] | None = None
         self._couriers = 1
-        self._wake = asyncio.Event()
         self._measure_at = self._clean_at = 0.0
         self._removed = True  # there may be tasks of a service that went while nobody looked
 
@@ -60,7 +60,7 @@ class House:
                 if self.keeper and (now >= self._clean_at or self._removed):
                     self._clean_at, self._removed = now + _CLEAN, False
                     await self._clean()
-                await self.link.run(self._look)  # the last: it leaves the connection watched for notifications
+                await self.link.run(self._look)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK if self._services or self._documents is None else _QUIET):
                     await self._wake.wait()
@@ -74,17 +74,9 @@ class House:
         await connection.execute("NOTIFY mw_routes")
         await connection.execute("LISTEN mw_routes")
         connection.add_notify_handler(lambda _: self._wake.set())
-        loop, descriptor = asyncio.get_running_loop(), connection.fileno()
-        loop.add_reader(descriptor, self._stirred, descriptor)
-
-    def _stirred(self, descriptor: int) -> None:
-        """The connection has something to say: a notification, or its end. Read with the next look."""
-        asyncio.get_running_loop().remove_reader(descriptor)
-        self._wake.set()
 
     async def _look(self, connection: psycopg.AsyncConnection) -> None:
-        loop, descriptor = asyncio.get_running_loop(), connection.fileno()
-        loop.remove_reader(descriptor)
+        loop = asyncio.get_running_loop()
         if not self.keeper:
             row = await (await connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (sql.LOCK_CLASS,))).fetchone()
             self.keeper = bool(row and row[0])
@@ -106,7 +98,6 @@ class House:
                     self._changed(self._services, self._couriers)
             if loop.time() >= self._measure_at:
                 await self._measure(connection)
-        loop.add_reader(descriptor, self._stirred, descriptor)
 
     def _take(self, documents: list[str], couriers: int) -> None:
         services, bad = parse(json.loads(document) for document in documents)

@@ -143,8 +143,8 @@ class Courier:
         for link in self._links:
             await link.close()
 
-    def _link(self, home: Home, name: str, prepare: Any = None) -> Link:
-        link = Link(home, name, prepare)
+    def _link(self, home: Home, name: str, prepare: Any = None, stirred: Any = None) -> Link:
+        link = Link(home, name, prepare, stirred)
         self._links.append(link)
         return link
 

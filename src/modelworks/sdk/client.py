@@ -219,6 +219,17 @@ class Client:
         headers = self.http.knock(self.service_endpoint(name), token).headers
         return "x-mw-replica" in headers and revision in ("", headers.get("x-mw-revision"))
 
+    def tasks_accepted(self, name: str, token: str) -> bool:
+        """Whether the gateway takes the token of an asynchronous service, and the courier knows it."""
+        return self.http.knock(self.service_endpoint(name), token).status_code == 200
+
+    def service_tasks(
+        self, name: str, *, state: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Document:
+        """``{counts, items, next_cursor}``: the newest tasks first, of one state (pending, running, done) or of all."""
+        params = {"state": state, "limit": limit, "cursor": cursor}
+        return dict(self._call("GET", f"/services/{_part(name)}/tasks", params))
+
     def token_accepted(self, name: str, token: str) -> bool:
         """Whether the gateway takes the token, also of a service that is stopped."""
         answer = self.http.knock(self.service_endpoint(name), token)

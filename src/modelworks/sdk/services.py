@@ -26,8 +26,10 @@ def wait_ready(
     service = until(client, KIND, name, lambda s: _settled(s, phases), on_change=on_change, timeout=timeout)
     if phase_of(service) == "Running":
         token, revision = client.service_token(name), str(status_of(service).get("revision") or "")
+        # Of an asynchronous service the courier answers, and no replica.
+        later = service["spec"].get("tasks") is not None
         _await(
-            lambda: client.service_answers(name, token, revision),
+            lambda: client.tasks_accepted(name, token) if later else client.service_answers(name, token, revision),
             f"service {name} runs, but the gateway does not know it yet",
         )
     elif phase_of(service) == "Stopped":
@@ -43,7 +45,8 @@ def _settled(service: Document, phases: Sequence[str]) -> bool:
     """Whether nothing more is to come by itself: an older revision that still serves is about to be replaced."""
     status = status_of(service)
     replicas, draining = status.get("replicas") or (), status.get("draining") or {}
-    old = any(r["ready"] and r["revision"] != status["revision"] and r["key"] not in draining for r in replicas)
+    meant = (status.get("revision"), (status.get("canary") or {}).get("revision"))
+    old = any(r["ready"] and r["revision"] not in meant and r["key"] not in draining for r in replicas)
     if status.get("reason") == "Reversed" and "Failed" in phases:
         return True  # the new revision was taken back
     if status.get("phase") == "Degraded" and "Failed" in phases:
