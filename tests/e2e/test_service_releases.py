@@ -1,0 +1,154 @@
+"""Canary, promotion, rollback and reversal at a constant load: whoever calls never notices."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests import leftovers, traffic
+from tests.agents import poll
+from tests.cli_platform import Mw, fresh
+
+from modelworks.kernel.errors import Conflict, NotFound
+from modelworks.sdk import services
+from modelworks.sdk.client import Client
+from modelworks.sdk.waiting import phase_of
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("releases")]
+RATE = 200.0
+PROGRAM = """
+    import os
+    class Echo:
+        def initialize(self):
+            self.version, self.fails = os.environ["VERSION"], os.environ.get("FAILS")
+        def process(self, data):
+            if self.fails:
+                raise ValueError("this revision is broken")
+            return {"version": self.version}
+    """
+
+
+@pytest.fixture(scope="module")
+def mw() -> Iterator[Mw]:
+    with fresh() as one:
+        yield one
+        one.ok("down", "--grace", "5")
+        assert leftovers.of_platform(one.home) == []
+
+
+@pytest.fixture(scope="module")
+def client(mw: Mw) -> Iterator[Client]:
+    document = json.loads(mw.home.client.read_text())
+    one = Client(document["url"], document["api_key"])
+    yield one
+    one.close()
+
+
+def write(folder: Path, name: str, version: str, **spec: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "code.py").write_text(textwrap.dedent(PROGRAM))
+    own = {"processor": "python", "entry": "code.py:Echo", "code": ".", "env": {"VERSION": version}}
+    spec = {"instance_type": "local.tiny", "grace_period": "5s", **own, **spec}
+    document = {"kind": "Service", "metadata": {"name": name}, "spec": spec}
+    (folder / "service.yaml").write_text(yaml.safe_dump(document))
+
+
+def status(client: Client, name: str) -> dict[str, Any]:
+    return dict(client.get("Service", name).get("status") or {})
+
+
+def settled(client: Client, name: str, own: int, beside: int = 0) -> bool:
+    """So many replicas of the service's revision, so many of its canary, and no others."""
+    document = client.get("Service", name)
+    found = document["status"]
+    canary = (found.get("canary") or {}).get("revision")
+    ready = [one["revision"] for one in found["replicas"] if one["ready"]]
+    return (
+        found["observed_generation"] == document["metadata"]["generation"]
+        and len(found["replicas"]) == own + beside
+        and ready.count(found["revision"]) == own
+        and ready.count(canary) == beside
+    )
+
+
+def versions(calls: traffic.Client) -> list[str]:
+    return sorted(json.loads(body)["version"] for body in calls.seen.bodies)
+
+
+def test_canary_promotion_and_rollback_at_a_constant_load(mw: Mw, client: Client, tmp_path: Path) -> None:
+    write(tmp_path / "calm", "calm", "1", replicas=2)
+    mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=tmp_path / "calm")
+    first = status(client, "calm")["revision"]
+    with pytest.raises(Conflict):
+        services.update_canary(client, "calm", weight=10)
+    with traffic.steady(client.service_endpoint("calm"), client.service_token("calm"), RATE) as calls:
+        calls.wait_answers(50)
+        services.update_canary(client, "calm", weight=10, env={"VERSION": "2"})
+        poll(lambda: settled(client, "calm", 2, 1))
+        poll(lambda: versions(calls) == ["1", "2"])
+        runs = {one["key"] for one in status(client, "calm")["replicas"]}
+        services.update_canary(client, "calm", weight=50)
+        poll(lambda: settled(client, "calm", 2, 1))
+        calls.wait_answers(100)
+        assert {one["key"] for one in status(client, "calm")["replicas"]} == runs
+        second = status(client, "calm")["canary"]["revision"]
+        services.update_canary(client, "calm", weight=100)
+        poll(lambda: settled(client, "calm", 2))
+        assert status(client, "calm")["revision"] == second
+        assert runs & {one["key"] for one in status(client, "calm")["replicas"]}, "the canary's replica was kept"
+        calls.wait_answers(50)
+        services.rollback(client, "calm")
+        poll(lambda: settled(client, "calm", 2) and status(client, "calm")["revision"] == first)
+        calls.wait_answers(50)
+        services.rollback(client, "calm", to=2)
+        poll(lambda: settled(client, "calm", 2) and status(client, "calm")["revision"] == second)
+        calls.wait_answers(50)
+    assert calls.seen.failed == [], str(calls.seen)
+    listed = services.revisions(client, "calm")
+    assert [(one["number"], one["revision"], one["current"]) for one in listed] == [
+        (2, second, True),
+        (1, first, False),
+    ]
+    with pytest.raises(NotFound, match="no revision 7"):
+        services.rollback(client, "calm", to=7)
+    assert client.get("Service", "calm")["spec"]["env"] == {"VERSION": "2"}
+
+
+def test_a_canary_is_ended_by_weight_zero(client: Client) -> None:
+    """After the test above."""
+    with traffic.steady(client.service_endpoint("calm"), client.service_token("calm"), RATE) as calls:
+        services.update_canary(client, "calm", weight=50, env={"VERSION": "3"})
+        poll(lambda: settled(client, "calm", 2, 1))
+        poll(lambda: "3" in versions(calls))
+        services.update_canary(client, "calm", weight=0)
+        poll(lambda: settled(client, "calm", 2))
+        calls.wait_answers(50)
+    assert calls.seen.failed == [], str(calls.seen)
+    assert "canary" not in client.get("Service", "calm")["spec"]
+
+
+def test_a_canary_that_is_worse_is_taken_back_by_itself(client: Client) -> None:
+    """After the tests above: it fails every request that it gets, and soon gets none."""
+    with traffic.steady(client.service_endpoint("calm"), client.service_token("calm"), RATE) as calls:
+        services.update_canary(client, "calm", weight=50, env={"FAILS": "1"})
+        poll(lambda: status(client, "calm").get("reversed"))
+        poll(lambda: settled(client, "calm", 2))
+        failed = len(calls.seen.failed)
+        calls.wait_answers(200)
+        assert len(calls.seen.failed) == failed
+    assert all(text.startswith("500") for _, text in calls.seen.failed)
+    found = status(client, "calm")
+    assert phase_of(client.get("Service", "calm")) == "Degraded"
+    assert found["reason"] == "Reversed"
+    assert "answers failed" in found["message"]
+    assert any(event["reason"] == "Reversed" for event in client.events(kind="Service", name="calm")[0])
+    newest, *others = services.revisions(client, "calm")
+    assert "answers failed" in newest["reversed"]
+    assert {one["reversed"] for one in others} == {None}
+    services.update_canary(client, "calm", weight=0)
+    poll(lambda: phase_of(client.get("Service", "calm")) == "Running")
