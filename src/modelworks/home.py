@@ -107,6 +107,11 @@ class Home:
         return self.run / "courier.sock"
 
     @property
+    def capture_socket(self) -> Path:
+        """Where the courier takes captured requests, from the gateways."""
+        return self.run / "courier-capture.sock"
+
+    @property
     def courier_control_socket(self) -> Path:
         """The courier's control socket: its metrics and what it tells of its queues."""
         return self.run / "courier-control.sock"

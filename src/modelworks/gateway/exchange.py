@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from modelworks.gateway.answer import Answer
+from modelworks.gateway.capture import Record
 from modelworks.gateway.client import HELD_BY_UPSTREAM, HELD_FOR_REPLICA, Answerable
 from modelworks.gateway.entering import Entering
-from modelworks.gateway.heads import RequestHead, ResponseHead
+from modelworks.gateway.events import Events, is_event_stream
+from modelworks.gateway.heads import RequestHead, ResponseHead, split_lines
+from modelworks.gateway.hint import LINE, Hint, may_want
 from modelworks.gateway.known import WholeAnswer, plain_request
 from modelworks.gateway.lanes import Slot
 from modelworks.gateway.problems import Problem
@@ -18,7 +21,7 @@ _LOST_RETRIES = 2
 class Exchange(Entering):
     """A request on its way, and its answer."""
 
-    __slots__ = ("_answer", "_losses", "_started")
+    __slots__ = ("_answer", "_events", "_hint", "_losses", "_record", "_started")
 
     def __init__(
         self, client: Answerable, service: Service, head: RequestHead, out: bytes, buffer: int, complete: bool = False
@@ -27,8 +30,19 @@ class Exchange(Entering):
         self._started = False
         self._answer: Answer | None = None
         self._losses = 0
+        self._events: Events | None = None
+        self._hint = Hint() if may_want(head) else None
+        capture = service.capture
+        self._record = capture.draw(service.route, head, out if complete else None) if capture is not None else None
 
     # The client's side
+
+    def request_body(self, data: bytes) -> None:
+        if self._hint is not None:
+            self._hint.add(data)
+        if self._record is not None:
+            self._record.request.add(data)
+        super().request_body(data)
 
     def sent(self, slot: Slot, upstream: UpstreamConnection, began: float) -> None:
         """It has its turn, its replica and its connection already, and all of it went there at ``began``."""
@@ -113,6 +127,9 @@ class Exchange(Entering):
             return False
         self._started = True
         body = data[known.body :]
+        if self._record is not None:
+            self._record.answering(split_lines(known.lines))
+            self._record.answer.add(body)
         client.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (known.lines, self._ours(slot), known.length, body))
         self._finish(slot, upstream, known.status, True, True)
         return True
@@ -134,6 +151,10 @@ class Exchange(Entering):
     def answer_body(self, data: bytes) -> None:
         if self._answer is not None:
             self._answer.body(data)
+            if self._events is not None:
+                self._events.add(data, self._client.now())
+            if self._record is not None:
+                self._record.answer.add(data)
 
     def answer_end(self) -> None:
         if self._answer is not None:
@@ -216,6 +237,10 @@ class Exchange(Entering):
             service = self._service
             service.silence.note(client.now() - (self._deadline - service.route.keepalive))
         answer.head(response, head, self._ours(slot), keep)
+        if is_event_stream(response):
+            self._events = Events(slot.door.counts, self._began)
+        if self._record is not None:
+            self._record.answering(response.lines)
         if answer.whole and (response.length or response.chunked or response.length is None):
             upstream.expect_no_body()
 
@@ -223,7 +248,8 @@ class Exchange(Entering):
         """Our lines in the answer's head."""
         door = slot.door
         queued = self._entered - self._began
-        return b"%b%d\r\n" % (door.lines, queued * 1000) if queued and door.lines else door.unqueued
+        lines = b"%b%d\r\n" % (door.lines, queued * 1000) if queued and door.lines else door.unqueued
+        return lines + LINE if self._hint is not None and self._hint.wanted else lines
 
     def _switch(self, answer: Answer, response: ResponseHead) -> None:
         upstream = self._upstream
@@ -244,6 +270,8 @@ class Exchange(Entering):
         now = client.now()
         slot.door.counts.answered(status, now - self._began)
         service.heard(slot)
+        if self._record is not None:
+            self._tell(self._record, slot, status, now)
         if reusable:
             if client.blocked:
                 upstream.transport.resume_reading()
@@ -253,6 +281,16 @@ class Exchange(Entering):
             upstream.close()
         self._leave(slot, now, now - self._entered, status < 500)
         client.done(keep)
+
+    def _tell(self, record: Record, slot: Slot, status: int, now: float) -> None:
+        capture = self._service.capture
+        if capture is not None:
+            replica = slot.replica
+            queued = self._entered - self._began
+            line = record.line(
+                status=status, seconds=now - self._began, queued=queued, replica=replica.id, revision=replica.revision
+            )
+            capture.send(line)
 
     @property
     def _status(self) -> int:

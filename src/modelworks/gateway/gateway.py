@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from modelworks.gateway import auth
+from modelworks.gateway.capture import Capture
 from modelworks.gateway.client import Request
 from modelworks.gateway.common import Hub
 from modelworks.gateway.direct import Direct
@@ -52,6 +53,7 @@ class Gateway:
         # Calls back after the next reading of the routes; False when there will be none.
         self.refresh: Callable[[Callable[[], None]], bool] = _never
         self.signatures = Signatures()
+        self.capture = Capture(None, self._loop)
         self.hub: Hub | None = None  # where several gateways have one port
         self._digests = auth.TokenDigests()
         self._leaving: list[Service] = []
@@ -78,9 +80,7 @@ class Gateway:
                 dismissed += self._remove(service)
                 service = None
             if service is None:
-                service = Service(
-                    route, self._loop, self.limits, waiting=self._waiting, alert=self._alert, hub=self.hub
-                )
+                service = self._service(route)
             elif service.route != route:
                 dismissed += service.update(route)
             services[name.encode()] = service
@@ -144,6 +144,8 @@ class Gateway:
             connections=len(self.clients),
             routes_age=self.now() - self.applied_at,
             waiting_bytes=self._waiting.bytes,
+            captured=self.capture.sent,
+            capture_dropped=self.capture.dropped,
         )
 
     def status(self) -> dict[str, object]:
@@ -187,6 +189,7 @@ class Gateway:
             service.close()
         with contextlib.suppress(asyncio.TimeoutError):  # connections that are being cut: not worth more than a moment
             await asyncio.wait_for(self._gone(), 1.0)
+        self.capture.close()
         if self.hub is not None:
             self.hub.close()
 
@@ -258,7 +261,15 @@ class Gateway:
         return [self._controller] if self._courier is None else [self._controller, self._courier]
 
     def _service(self, route: Route) -> Service:
-        return Service(route, self._loop, self.limits, waiting=self._waiting, alert=self._alert, hub=self.hub)
+        return Service(
+            route,
+            self._loop,
+            self.limits,
+            waiting=self._waiting,
+            alert=self._alert,
+            hub=self.hub,
+            capture=self.capture,
+        )
 
     def _remove(self, service: Service) -> list[Waiter]:
         waiting = service.remove()

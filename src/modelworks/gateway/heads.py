@@ -33,7 +33,7 @@ _SPECIAL = {
     b"x-real-ip": DROP,
     b"x-mw-timeout-ms": TIMEOUT,
 }
-_OURS_IN_ANSWERS = {b"server", b"x-mw-replica", b"x-mw-revision", b"x-mw-queue-ms"}
+_OURS_IN_ANSWERS = {b"server", b"x-mw-replica", b"x-mw-revision", b"x-mw-queue-ms", b"x-mw-hint"}
 _REMEMBERED = 2048
 
 
@@ -227,6 +227,16 @@ def without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
         if lines[i].lower() not in names:
             kept += lines[i : i + 4]
     return kept
+
+
+def split_lines(text: bytes) -> list[bytes]:
+    """A status line and headers as bytes → the headers, four parts each."""
+    lines: list[bytes] = []
+    for line in text.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b": ")
+        if colon:
+            lines += (name, colon, value, b"\r\n")
+    return lines
 
 
 class ResponseHead:

@@ -27,14 +27,17 @@ class Histogram:
 
 
 class RevisionMetrics:
-    """``answers`` by status as the replicas gave it; ``broken``: answers that never came whole."""
+    """``answers`` by status as the replicas gave it; ``broken``: answers that never came whole. ``events`` of
+    event streams, ``first_event`` after so many seconds, and ``event_seconds`` from the first to the last of each."""
 
-    __slots__ = ("answers", "broken", "latency")
+    __slots__ = ("answers", "broken", "event_seconds", "events", "first_event", "latency")
 
     def __init__(self) -> None:
         self.answers: dict[int, int] = {}
-        self.broken = 0
+        self.broken = self.events = 0
         self.latency = Histogram()
+        self.first_event = Histogram()
+        self.event_seconds = 0.0
 
     def answered(self, status: int, seconds: float) -> None:
         answers = self.answers
@@ -107,7 +110,15 @@ class Gauge(NamedTuple):
     hung: int
 
 
-def render(gauges: Iterable[Gauge], *, connections: int, routes_age: float, waiting_bytes: int = 0) -> str:
+def render(
+    gauges: Iterable[Gauge],
+    *,
+    connections: int,
+    routes_age: float,
+    waiting_bytes: int = 0,
+    captured: int = 0,
+    capture_dropped: int = 0,
+) -> str:
     """Prometheus text format 0.0.4."""
     rows = list(gauges)
     lines: list[str] = []
@@ -117,6 +128,11 @@ def render(gauges: Iterable[Gauge], *, connections: int, routes_age: float, wait
         ("mw_gateway_waiting_bytes", f"{waiting_bytes}"),
     ):
         lines += [f"# TYPE {name} gauge", f"{name} {value}"]
+    for name, value in (
+        ("mw_gateway_captured_total", f"{captured}"),
+        ("mw_gateway_capture_dropped_total", f"{capture_dropped}"),
+    ):
+        lines += [f"# TYPE {name} counter", f"{name} {value}"]
     lines.append("# TYPE mw_gateway_requests_total counter")
     for g, revision, counts in _revisions(rows):
         for status, count in sorted(counts.answers.items()):
@@ -134,6 +150,7 @@ def render(gauges: Iterable[Gauge], *, connections: int, routes_age: float, wait
     for g, revision, counts in _revisions(rows):
         latency = counts.latency
         lines += _histogram("mw_gateway_request_seconds", _of(g, revision), latency.buckets, latency.seconds)
+    lines += _events(rows)
     lines.append("# TYPE mw_gateway_queue_seconds histogram")
     for g in rows:
         waits = g.metrics.waits
@@ -142,6 +159,20 @@ def render(gauges: Iterable[Gauge], *, connections: int, routes_age: float, wait
         buckets[0] += max(0, sum(c.total for c in g.metrics.revisions.values()) - sum(buckets))
         lines += _histogram("mw_gateway_queue_seconds", f'service="{_label(g.service)}"', buckets, waits.seconds)
     return "\n".join(lines) + "\n"
+
+
+def _events(rows: Sequence[Gauge]) -> list[str]:
+    """Of those revisions that have answered with events."""
+    found = [(_of(g, name), counts) for g, name, counts in _revisions(rows) if counts.events]
+    lines = ["# TYPE mw_gateway_events_total counter"]
+    lines += [f"mw_gateway_events_total{{{label}}} {counts.events}" for label, counts in found]
+    lines.append("# TYPE mw_gateway_event_seconds_total counter")
+    lines += [f"mw_gateway_event_seconds_total{{{label}}} {counts.event_seconds:.6f}" for label, counts in found]
+    lines.append("# TYPE mw_gateway_first_event_seconds histogram")
+    for label, counts in found:
+        first = counts.first_event
+        lines += _histogram("mw_gateway_first_event_seconds", label, first.buckets, first.seconds)
+    return lines
 
 
 def _of_services(rows: Sequence[Gauge]) -> list[tuple[str, str, list[str]]]:

@@ -13,6 +13,7 @@ import socket
 import uvloop
 
 from modelworks.cipher import Cipher
+from modelworks.gateway.capture import Capture
 from modelworks.gateway.common import Hub
 from modelworks.gateway.control import ControlSocket
 from modelworks.gateway.gateway import Gateway
@@ -45,6 +46,7 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     name = os.environ.get(NAME) or "gateway"
     if name != "gateway" or int(os.environ.get(COUNT) or 1) > 1:
         gateway.hub = Hub(home.gateways_shared)
+    gateway.capture = Capture(home.capture_socket, loop)
     source = Source(home, gateway.apply)
     gateway.refresh = source.refresh
     source.load_snapshot()

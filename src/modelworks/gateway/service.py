@@ -11,6 +11,7 @@ from typing import Protocol
 
 from modelworks.gateway.admission import Admission
 from modelworks.gateway.bucket import Bucket
+from modelworks.gateway.capture import Capture
 from modelworks.gateway.common import Hub, SharedAdmission
 from modelworks.gateway.door import Door
 from modelworks.gateway.heads import RequestHead
@@ -67,6 +68,7 @@ class Service(Refusals):
         waiting: WaitingBytes | None = None,
         alert: Callable[[Service], None] | None = None,
         hub: Hub | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.route = route
         self.metrics = ServiceMetrics()
@@ -77,6 +79,8 @@ class Service(Refusals):
         self.longest_whole = 0
         self.bucket: Bucket | None = None
         self._alert = alert
+        self._capture = capture
+        self.capture: Capture | None = None  # while requests are to be captured
         self._loop = loop
         self._limits = limits
         self._leaving: list[Slot] = []
@@ -197,7 +201,10 @@ class Service(Refusals):
     def _follow(self) -> None:
         route = self.route
         self.ready = route.state == "ready" and bool(route.replicas) and not route.tasks
-        self.straight = self.ready and route.rate_limit is None and route.mirror is None
+        self.capture = self._capture if route.capture is not None else None
+        if self.capture is not None:
+            self.capture.ready()
+        self.straight = self.ready and route.rate_limit is None and route.mirror is None and self.capture is None
         self.sticky = bool(route.sticky_header) and len(route.weights) > 1
         self.longest_whole = min(route.max_body, self._limits.buffer)
         if route.rate_limit is None:
