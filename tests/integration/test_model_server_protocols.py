@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.gateway_lab import TOKEN, document, lab
 from tests.model_server import Server, refused, serving
+
+from modelworks.gateway.table import Table
 
 onnx = pytest.importorskip("onnx")
 helper = onnx.helper
@@ -68,6 +73,31 @@ def test_the_unmodified_client_of_the_protocol(several: Server, binary: bool, co
         assert found.get_response()["id"] == "7"
         # All outputs, binary unless asked otherwise.
         assert np.array_equal(client.infer("any", inputs).as_numpy("half"), a.astype("float16"))
+
+
+async def _through_the_gateway(folder: Path, address: str, ask: Callable[[str], None]) -> None:
+    async with lab(folder) as one:
+        one.gateway.apply(Table.parse([document(address)]))
+        await asyncio.to_thread(ask, f"127.0.0.1:{one.port}/api/predict/digits")
+
+
+def test_the_unmodified_client_through_the_gateway(tmp_path: Path) -> None:
+    http = pytest.importorskip("tritonclient.http")
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
+    save(tmp_path, nodes, [tensor("x", "FLOAT", ["n", 2])], [tensor("y", "FLOAT", ["n", 2])])
+
+    def ask(url: str) -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with http.InferenceServerClient(url) as client:
+            assert client.is_model_ready("any", headers=headers)
+            item = http.InferInput("x", [3, 2], "FP32")
+            item.set_data_from_numpy(np.ones((3, 2), dtype="float32"))
+            for packed in (None, "gzip"):
+                found = client.infer("any", [item], headers=headers, request_compression_algorithm=packed)
+                assert found.as_numpy("y").tolist() == [[2, 2]] * 3
+
+    with serving("--processor", "onnx", "--model", str(tmp_path)) as server, tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_through_the_gateway(Path(folder), server.address, ask))
 
 
 def test_the_client_sees_the_server(several: Server) -> None:
