@@ -196,6 +196,53 @@ def test_torchserve_is_told_its_addresses_in_a_file(tmp_path: Path) -> None:
     assert re.search(r"^inference_address=http://127.0.0.1:9123$", written, re.MULTILINE)
 
 
+TINY = """
+import sys
+from pathlib import Path
+import peft, torch, transformers
+folder = Path(sys.argv[1])
+config = transformers.GPT2Config(
+    vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=1
+)
+base = transformers.GPT2LMHeadModel(config)
+base.save_pretrained(folder / "base")
+(folder / "base" / "vocab.txt").write_text("a")
+lora = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["c_attn"], init_lora_weights=False)
+adapted = peft.get_peft_model(base, lora).eval()
+adapted.save_pretrained(folder / "adapter")
+print(round(adapted(torch.arange(8)[None]).logits.sum().item(), 3))
+"""
+SUM = """
+import os, sys
+import torch, transformers
+assert sys.argv[1] == os.environ["MW_MODEL_DIR"] and os.path.exists(os.path.join(sys.argv[1], "vocab.txt"))
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+print(round(model(torch.arange(8)[None]).logits.sum().item(), 3))
+"""
+
+
+@pytest.mark.timeout(400)  # three processes that import PyTorch
+def test_a_merged_adapter_says_what_it_said_over_its_base(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    made = subprocess.run([sys.executable, "-c", TINY, str(tmp_path)], capture_output=True, text=True, check=True)
+    adapter, base = str(tmp_path / "adapter"), str(tmp_path / "base")
+    own = {"MW_MODEL_DIR": adapter, "MW_BASE_MODEL_DIR": base, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "modelworks.engines.merge", "--", sys.executable, "-c", SUM, adapter]
+    done = subprocess.run(command, env=variables() | own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == made.stdout.splitlines()[-1]
+    alone = variables() | {"MW_MODEL_DIR": adapter}
+    done = subprocess.run(command, env=alone, capture_output=True, text=True, check=False)
+    assert (done.returncode, "give the service base_model" in done.stderr) == (3, True)
+
+
+def test_what_is_no_adapter_is_not_merged(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "modelworks.engines.merge", "--", "echo", str(tmp_path)]
+    own = variables() | {"MW_MODEL_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{tmp_path}\n"
+
+
 @pytest.mark.parametrize("processor", TEMPLATES)
 def test_in_an_image_a_shell_puts_in_the_port(processor: Processor, tmp_path: Path) -> None:
     bin = programs(tmp_path / "bin")

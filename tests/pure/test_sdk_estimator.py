@@ -208,3 +208,20 @@ def test_characters_cut_in_two_are_whole(tmp_path: Path) -> None:
         for byte in "ä–😀".encode():
             write(bytes([byte]))
     assert path.read_text(encoding="utf-8") == "ä–😀"
+
+
+def test_options_say_how_many_there_are(api: StubApi, session: Session) -> None:
+    model = Model("oss://bucket/model/", InferenceSpec(processor="onnx"), session=session)
+    scaled = {"metadata.auto_scale.min_replica": 1, "metadata.auto_scale.max_replica": 4, "metadata.instance": 2}
+    model.deploy("a", options=scaled, service_type="Async", wait=False)
+    model.deploy("b", wait=False)
+    first, second = (body["manifests"][0]["spec"] for body in api.bodies("/apply"))
+    assert first["autoscaling"] == {"min": 1, "max": 4, "initial": 2}
+    assert first["tasks"] == {}
+    assert "replicas" not in second
+
+
+def test_another_version_by_its_number(api: StubApi, session: Session) -> None:
+    api.routes["POST /services/digits/rollback"] = httpx.Response(202, json=api.add("Service", "digits"))
+    Predictor("digits", session=session).switch_version(2, wait=False)
+    assert api.bodies("/services/digits/rollback") == [{"to": "2"}]

@@ -39,7 +39,7 @@ class Model:
     def deploy(
         self,
         service_name: str,
-        instance_count: int | None = 1,
+        instance_count: int | None = None,
         instance_type: str | None = None,
         resource_config: Mapping[str, Any] | None = None,
         resource_id: str | None = None,
@@ -53,18 +53,23 @@ class Model:
     ) -> Predictor:
         """Create or change a service. ``resource_config`` is ``{cpu, memory, gpu}`` (memory in MB, or ``2Gi``).
 
-        ``options`` are service JSON, also dotted. Raises Invalid for wrong input, WorkloadFailed when the service does
-        not become ready.
+        ``options`` are service JSON, also dotted. ``instance_count`` is one when the options say nothing of it, and
+        what autoscaling begins with. ``service_type`` ``"Async"`` makes an asynchronous service. Raises Invalid for
+        wrong input, WorkloadFailed when the service does not become ready.
         """
         warn_unknown("Model.deploy", unknown)
         warn_unused(
             "Model.deploy",
-            {"resource_id": resource_id, "service_type": service_type, "inference_method": inference_method},
+            {"resource_id": resource_id, "inference_method": inference_method},
         )
         spec = InferenceSpec(**(inference_spec or self.inference_spec or InferenceSpec()).to_dict())
         spec.merge_options(options or {})
+        if service_type is not None:
+            spec.add_option("metadata.type", service_type)
+        if instance_count is not None:
+            spec.add_option("metadata.instance", instance_count)
         translation = spec.translation()
-        service = self._service_spec(translation, instance_count, instance_type, resource_config)
+        service = self._service_spec(translation, instance_type, resource_config)
         manifest = {
             "kind": services.KIND,
             "metadata": {
@@ -109,13 +114,10 @@ class Model:
     def _service_spec(
         self,
         translation: Translation,
-        instance_count: int | None,
         instance_type: str | None,
         resource_config: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         spec = dict(translation.spec)
-        if instance_count is not None:
-            spec["replicas"] = instance_count
         if resource_config:
             memory = resource_config.get("memory")
             sized = {**resource_config, "memory": f"{memory}Mi"} if isinstance(memory, int) else dict(resource_config)

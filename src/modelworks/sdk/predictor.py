@@ -18,7 +18,7 @@ from modelworks.kernel.errors import (
 )
 from modelworks.sdk.client import Document
 from modelworks.sdk.serializers import JsonSerializer, Serializer
-from modelworks.sdk.services import KIND, check_ready, wait_ready
+from modelworks.sdk.services import KIND, check_ready, rollback, wait_ready
 from modelworks.sdk.session import Session, get_default_session
 from modelworks.sdk.waiting import until
 
@@ -128,6 +128,12 @@ class Predictor:
         self.session.client.stop_service(self.service_name)
         if wait:
             wait_ready(self.session.client, self.service_name, phases=("Stopped",))
+
+    def switch_version(self, version: str | int | None = None, wait: bool = True) -> None:
+        """Go to the revision with that number (``mw service revisions``); None: to the one before."""
+        rollback(self.session.client, self.service_name, version)
+        if wait:
+            self.wait_for_ready()
 
     def delete_service(self, wait: bool = True) -> None:
         self.session.client.delete(KIND, self.service_name)
