@@ -83,3 +83,13 @@ def test_ten_times_as_much_is_refused_and_the_rest_is_served(home: Home, listeni
         # Nothing of the flood is left: the next ones find no queue.
         until(lambda: queued(home) == 0)
         assert statuses(send(target, 20, 1)) == {200: 20}
+
+
+def test_what_waits_is_bounded_in_bytes_too(home: Home, listening: socket.socket) -> None:
+    with service(home, listening, concurrency=1) as (target, child):
+        target = Target(target.url, b"x" * 60_000, TOKEN)
+        assert statuses(send(target, 20, 1)) == {200: 20}
+        before = memory(child)
+        found = statuses(send(target, 400, 3))
+        assert set(found) == {200, 429}
+        assert memory(child, "VmHWM") - before <= 64 * _MIB

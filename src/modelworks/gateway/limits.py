@@ -15,7 +15,7 @@ class Limits:
     # What a client may send ahead of a replica that does not take it (yet).
     buffer: int = 64 * 1024
     # What the requests that wait for a replica may hold of memory together; with half of it, no more is read of them.
-    waiting: int = 32 * 1024 * 1024
+    waiting: int = 24 * 1024 * 1024
     # A refused request's body up to this is read and dropped, so that its connection can be kept.
     discard: int = 256 * 1024
     api_body: int = 64 * 1024 * 1024

@@ -81,7 +81,8 @@ class ServiceMetrics:
 
     def forget(self, present: Iterable[str]) -> None:
         """Drop the oldest of many revisions that have no replica any more."""
-        gone = [name for name in self.revisions if name not in set(present)]
+        kept = set(present)
+        gone = [name for name in self.revisions if name not in kept]
         for name in gone[: max(0, len(gone) - _GONE_KEPT)]:
             del self.revisions[name]
 

@@ -61,8 +61,8 @@ class Reports:
 
     def _each_second(self) -> None:
         self._timer = None
+        self._alerts.clear()  # only those of the last moment matter
         if not self._told:
-            self._alerts.clear()
             return
         self._timer = self._loop.call_later(_EVERY, self._each_second)
         self._tell(self._services(), list(self._told))
