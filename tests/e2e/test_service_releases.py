@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from tests import leftovers, traffic
@@ -60,6 +61,10 @@ def write(folder: Path, name: str, version: str, **spec: Any) -> None:
 
 def status(client: Client, name: str) -> dict[str, Any]:
     return dict(client.get("Service", name).get("status") or {})
+
+
+def keys(client: Client, name: str) -> set[str]:
+    return {one["key"] for one in status(client, name)["replicas"]}
 
 
 def settled(client: Client, name: str, own: int, beside: int = 0) -> bool:
@@ -152,3 +157,80 @@ def test_a_canary_that_is_worse_is_taken_back_by_itself(client: Client) -> None:
     assert {one["reversed"] for one in others} == {None}
     services.update_canary(client, "calm", weight=0)
     poll(lambda: phase_of(client.get("Service", "calm")) == "Running")
+
+
+def test_an_update_that_is_worse_is_taken_back_by_itself(mw: Mw, client: Client, tmp_path: Path) -> None:
+    write(tmp_path / "careful", "careful", "1", replicas=2, traffic={"reversal": {"window": "30s"}})
+    folder = tmp_path / "careful"
+    mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=folder)
+    first = status(client, "careful")["revision"]
+    with traffic.steady(client.service_endpoint("careful"), client.service_token("careful"), RATE) as calls:
+        calls.wait_answers(100)
+        write(folder, "careful", "2", replicas=2, env={"VERSION": "2", "FAILS": "1"})
+        mw.ok("service", "create", "-f", "service.yaml", cwd=folder)
+        poll(lambda: status(client, "careful").get("reversed"))
+        poll(lambda: settled(client, "careful", 2) and status(client, "careful")["revision"] == first)
+        failed = len(calls.seen.failed)
+        calls.wait_answers(200)
+        assert len(calls.seen.failed) == failed
+    assert all(text.startswith("500") for _, text in calls.seen.failed)
+    assert "was taken back" in status(client, "careful")["message"]
+    assert "unchanged" in mw.ok("service", "create", "-f", "service.yaml", cwd=folder)
+    client.resume_service("careful")
+    poll(lambda: settled(client, "careful", 2) and status(client, "careful")["revision"] != first)
+    services.rollback(client, "careful")
+    poll(lambda: settled(client, "careful", 2) and status(client, "careful")["revision"] == first)
+    mw.ok("service", "delete", "careful")
+
+
+HANGS = """
+    import threading
+    class Moody:
+        def initialize(self):
+            self.hangs = False
+        def process(self, data):
+            self.hangs = self.hangs or bool(data.get("hang"))
+            if self.hangs:
+                threading.Event().wait()
+            return {}
+    """
+
+
+def test_a_replica_that_answers_its_health_check_and_hangs_is_replaced(mw: Mw, client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "moody"
+    write(folder, "moody", "1", replicas=2, entry="code.py:Moody", hang_timeout="2s")
+    (folder / "code.py").write_text(textwrap.dedent(HANGS))
+    mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=folder)
+    before = keys(client, "moody")
+    url, token = client.service_endpoint("moody"), client.service_token("moody")
+    with httpx.Client(trust_env=False, timeout=60.0, headers={"Authorization": token}) as http:
+        assert http.post(url, json={"hang": True}).status_code == 502, "it ends with its replica"
+        poll(lambda: settled(client, "moody", 2) and keys(client, "moody") != before)
+        assert len(before & keys(client, "moody")) == 1
+        assert {http.post(url, json={}).status_code for _ in range(20)} == {200}
+    mw.ok("service", "delete", "moody")
+
+
+GREEDY = """
+    class Greedy:
+        def process(self, data):
+            held = [bytearray(b"x" * (8 << 20)) for _ in range(int(data.get("take", 0)))]
+            return {"held": len(held)}
+    """
+
+
+def test_a_replica_that_ran_out_of_memory_comes_back_smaller(mw: Mw, client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "greedy"
+    own = {"batching": {"max_batch_size": 8}, "concurrency": 8}
+    write(folder, "greedy", "1", entry="code.py:Greedy", **own)
+    (folder / "code.py").write_text(textwrap.dedent(GREEDY))
+    mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=folder)
+    url, token = client.service_endpoint("greedy"), client.service_token("greedy")
+    with httpx.Client(trust_env=False, timeout=60.0, headers={"Authorization": token}) as http:
+        assert http.post(url, json={"take": 4096}).status_code == 502
+        poll(lambda: status(client, "greedy")["slots"][0].get("halvings") == 1)
+        poll(lambda: settled(client, "greedy", 1))
+        assert status(client, "greedy")["slots"][0]["reason"] == "OutOfMemory"
+        assert "ran out of memory and gets smaller batches" in status(client, "greedy")["message"]
+        assert http.post(url, json={"take": 1}).json() == {"held": 1}
+    mw.ok("service", "delete", "greedy")

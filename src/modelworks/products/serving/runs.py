@@ -155,7 +155,7 @@ def _inputs(resolved: Mapping[str, Any]) -> tuple[Input, ...]:
         paths = (BASE_MODEL_PATH,)
         found.append(Input(channel="base", uri=base["uri"], paths=paths, digest=digest, env="MW_BASE_MODEL_DIR"))
     if resolved.get("warm_up"):
-        found.append(Input(channel="warm-up", uri=resolved["warm_up"], paths=(WARM_UP_PATH,), env="MW_WARM_UP_DIR"))
+        found.append(Input(channel="warm-up", uri=resolved["warm_up"], paths=(WARM_UP_PATH,), env="MW_WARM_UP"))
     if resolved.get("code"):
         found.append(code_input(resolved["code"]))
     return tuple(found)
