@@ -10,6 +10,7 @@ import typer
 
 from modelworks.cli.apply import Target, remove
 from modelworks.cli.command import invocation, noun, verb
+from modelworks.cli.compile import compile_model
 from modelworks.cli.output import age
 from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.kernel.quantities import format_bytes
@@ -131,6 +132,9 @@ def delete_model(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Opt
     if ":" in name:
         raise NotFound("single versions are not deleted", remedy=f"mw model delete {name.partition(':')[0]}")
     remove(call, call.connect(), [Target(KIND, name)], wait=wait)
+
+
+verb(app, "compile")(compile_model)
 
 
 def _split(reference: str) -> tuple[str, str, str]:

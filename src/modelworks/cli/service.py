@@ -17,6 +17,7 @@ from modelworks.cli.explain import print_explained
 from modelworks.cli.get import Labels, message, phase
 from modelworks.cli.output import age, log_writer
 from modelworks.cli.problems import ExitCode
+from modelworks.cli.stress import stress
 from modelworks.cli.tasks import tasks
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk import services
@@ -169,6 +170,9 @@ def call_service(
         sys.stdout.flush()
     if answer.status_code >= 400:
         raise typer.Exit(ExitCode.FAILED)
+
+
+verb(app, "stress")(stress)
 
 
 def wait_ready(call: Invocation, client: Client, name: str, timeout: float | None = None) -> Document:
