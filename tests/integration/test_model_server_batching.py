@@ -49,6 +49,10 @@ def _until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came")
 
 
+# An object of the class Whole in a module beside the model.
+PICKLE = b"cwhole\nWhole\n)\x81."
+
+
 class Callers:
     """Requests that are under way at the same time."""
 
@@ -202,6 +206,35 @@ def test_a_fixed_first_dimension_is_not_batched(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         output, _ = server.process.communicate(timeout=20)
         assert b"each request alone: it cannot be batched" in output
+
+
+def test_an_output_without_the_rows_ends_batches(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(PICKLE)
+    arguments = ("--processor", "sklearn", "--model", str(tmp_path), "--max-batch-size", "8")
+    path = str(tmp_path)
+    (tmp_path / "whole.py").write_text(
+        "class Whole:\n    n_features_in_ = 1\n    def predict(self, x):\n        return [sum(x[:, 0])]\n"
+    )
+    with serving(*arguments, PYTHONPATH=path, MW_MAX_BATCH_DELAY_MS="2000") as server:
+        for _ in range(2):
+            callers = Callers(server.client)
+            for number in range(8):
+                callers.send(json=[[number]])
+            answers = callers.join()
+            assert sorted(answer.json()["predictions"][0] for answer in answers) == list(range(8))
+        server.process.send_signal(signal.SIGTERM)
+        said = server.process.communicate(timeout=20)[1].decode()
+        assert said.count("no batches from now on: the output 'predictions' of 8 rows has 1") == 1
+
+
+def test_a_full_batch_does_not_wait_for_its_delay(tmp_path: Path) -> None:
+    arguments = ("--processor", "onnx", "--model", str(make_onnx(tmp_path)), "--max-batch-size", "4")
+    # Longer than the client waits.
+    with serving(*arguments, MW_MAX_BATCH_DELAY_MS="100000") as server:
+        callers = Callers(server.client)
+        for number in range(8):
+            callers.send(json=[[number, 0, 0, 0]])
+        assert sorted(answer.json()["predictions"][0][0] for answer in callers.join()) == list(range(8))
 
 
 def test_many_at_once_get_their_own_rows(tmp_path: Path) -> None:

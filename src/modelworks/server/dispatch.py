@@ -18,7 +18,7 @@ from modelworks.server.batching import Batcher, Item, rows_of
 from modelworks.server.estimates import QUICK, Estimates
 from modelworks.server.messages import Answer, Events
 from modelworks.server.problems import Problem, answer_of
-from modelworks.server.processors.base import Processor, Work
+from modelworks.server.processors.base import Processor, Unbatchable, Work
 from modelworks.server.statistics import Statistics
 from modelworks.server.streams import Stream
 
@@ -31,13 +31,14 @@ _NO_MEMORY = ("out of memory", "bad_alloc", "Failed to allocate", "RESOURCE_EXHA
 class Call:
     """One prediction on its way. Its items are the pieces of its rows; most have one."""
 
-    __slots__ = ("done", "encode", "items", "open", "results", "stream")
+    __slots__ = ("done", "encode", "items", "missing", "open", "results", "stream")
 
     def __init__(self, encode: Callable[[Any], Answer], done: Done) -> None:
         self.encode = encode
         self.done = done
         self.items: list[Item] = []
         self.results: list[Any] = []
+        self.missing = 0
         self.open = True  # neither answered nor given up
         self.stream: Stream | None = None
 
@@ -70,6 +71,7 @@ class Dispatcher:
         self._computing = 0  # batches on threads
         self._closed = False
         self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
         self._estimates = Estimates()
         self.accepted = 0  # waiting or running
         self._each = 0.05  # a moving mean of how long a thread has for one
@@ -123,7 +125,8 @@ class Dispatcher:
             call.items = [Item(data, rows, work.key, now, deadline, call) for data, rows in pieces]
         else:
             call.items = [Item(work.data, work.rows, work.key, now, deadline, call)]
-        call.results = [None] * len(call.items)
+        call.missing = len(call.items)
+        call.results = [None] * call.missing
         with self._lock:
             for item in call.items:
                 self._batcher.put(item)
@@ -163,6 +166,12 @@ class Dispatcher:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
+    def _flush_later(self, seconds: float) -> None:
+        """Look again then; what arrives meanwhile may fill the batch before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._flush)
+
     def _flush(self) -> None:
         self._flush_due = False
         end = time.monotonic() + _TURN
@@ -174,13 +183,11 @@ class Dispatcher:
                     self._condition.notify()
                     return
                 if due > now:
-                    self._flush_due = True
-                    self._loop.call_later(due - now, self._flush)
+                    self._flush_later(due - now)
                     return
                 if now >= end:
-                    self._flush_due = True
                     # After the sockets, not before: call_soon would come first.
-                    self._loop.call_later(0, self._flush)
+                    self._flush_later(0)
                     return
                 batch, late = self._batcher.take(now)
                 estimate = self._estimates.get(batch[0].key, rows_of(batch)) if batch else 0.0
@@ -205,10 +212,12 @@ class Dispatcher:
                 continue
             items = call.items
             if len(items) > 1:
-                call.results[items.index(item)] = (result,)
-                if not all(call.results):
+                # Pieces were put one after the other.
+                call.results[item.order - items[0].order] = result
+                call.missing -= 1
+                if call.missing:
                     continue
-                result = self._processor.join([piece for (piece,) in call.results])
+                result = self._processor.join(call.results)
             self._end(call)
             try:
                 answer = call.encode(result)
@@ -316,7 +325,9 @@ class Dispatcher:
     def _alone(self, batch: list[Item], error: Exception) -> list[Any]:
         if len(batch) == 1:
             return [error]
-        if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
+        if isinstance(error, Unbatchable):
+            self._no_batches(error)
+        elif isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
             self._shrink(rows_of(batch))
         results: list[Any] = []
         for item in batch:
@@ -341,3 +352,10 @@ class Dispatcher:
                     file=sys.stderr,
                     flush=True,
                 )
+
+    def _no_batches(self, error: Unbatchable) -> None:
+        with self._lock:
+            if self._batcher.limit is None:
+                return
+            self._batcher.limit = None
+        print(f"no batches from now on: {error}", file=sys.stderr, flush=True)  # noqa: T201

@@ -8,6 +8,7 @@ from collections.abc import Hashable
 # A call that takes longer than this does not run on the event loop: health checks and new requests would wait for it.
 QUICK = 0.001
 _KEYS = 1024
+_MOST_BITS = 14
 
 
 class Estimates:
@@ -33,7 +34,12 @@ class Estimates:
             self._quick.add(key)
 
     def get(self, key: Hashable, rows: int) -> float | None:
-        return self._known.get((key, rows.bit_length()))
+        """Of calls with about so many rows, else with more; None when none was seen."""
+        known, bits = self._known, rows.bit_length()
+        found = known.get((key, bits))
+        if found is None:
+            found = next((known[key, more] for more in range(bits + 1, _MOST_BITS) if (key, more) in known), None)
+        return found
 
     def quick(self, key: Hashable) -> bool:
         """Whether some call of this key was quick; a larger one need not be."""

@@ -21,6 +21,10 @@ class Work:
     timeout: float | None = None
 
 
+class Unbatchable(Exception):
+    """What the model gave cannot be divided among the requests: each is computed alone from then on."""
+
+
 class Processor(Protocol):
     """Made once, before the replica is ready.
 

@@ -12,7 +12,7 @@ from modelworks.server import images, v2
 from modelworks.server.engines.base import Engine, zeros
 from modelworks.server.messages import NPY, Answer, Request
 from modelworks.server.problems import BadInput, Problem
-from modelworks.server.processors.base import Work
+from modelworks.server.processors.base import Unbatchable, Work
 from modelworks.server.processors.tensors import (
     Array,
     TensorSpec,
@@ -84,7 +84,7 @@ class TensorProcessor:
         for name, value in results.items():
             found = len(value) if hasattr(value, "__len__") else None
             if found != total:
-                raise ValueError(f"the output {name!r} of {total} rows has {found}: its first dimension is no batch")
+                raise Unbatchable(f"the output {name!r} of {total} rows has {found}: its first dimension is no batch")
         pieces, begin = [], 0
         for count in counts:
             pieces.append({name: value[begin : begin + count] for name, value in results.items()})
