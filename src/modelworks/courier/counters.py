@@ -73,8 +73,8 @@ def source() -> str:
     return f"courier-{os.getpid()}-{time.time_ns() // 1_000_000}"
 
 
-def render(rows: Iterable[tuple[str, Counters]]) -> str:
-    """Prometheus text format 0.0.4, of services by name."""
+def render(rows: Iterable[tuple[str, Counters]], captured: int = 0, capture_dropped: int = 0) -> str:
+    """Prometheus text format 0.0.4, of services by name; captured requests of all of them."""
     found = sorted(rows, key=lambda row: row[0])
     lines: list[str] = []
     gauges: tuple[tuple[str, str, Callable[[Counters], float]], ...] = (
@@ -107,4 +107,6 @@ def render(rows: Iterable[tuple[str, Counters]]) -> str:
                 lines.append(f'mw_tasks_attempt_seconds_bucket{{{label},le="{bound}"}} {total}')
             lines.append(f"mw_tasks_attempt_seconds_sum{{{label}}} {one.seconds:.6f}")
             lines.append(f"mw_tasks_attempt_seconds_count{{{label}}} {total}")
+    lines += ["# TYPE mw_captures_total counter", f"mw_captures_total {captured}"]
+    lines += ["# TYPE mw_captures_dropped_total counter", f"mw_captures_dropped_total {capture_dropped}"]
     return "\n".join(lines) + "\n"

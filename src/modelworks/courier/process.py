@@ -11,6 +11,7 @@ from typing import Any
 
 import uvloop
 
+from modelworks.courier.capture import Captures, to_store
 from modelworks.courier.control import Control, bind, unbind
 from modelworks.courier.counters import Counters, render, source
 from modelworks.courier.database import Link
@@ -43,6 +44,7 @@ async def serve(home: Home) -> None:
     control = Control(home.courier_control_socket, source(), courier.metrics, courier.status, courier.report)
     courier.urgent = control.urgent
     await control.start()
+    await courier.captures.start()
     bound, inode = bind(home.courier_socket)
     server = await loop.create_unix_server(courier.connection, sock=bound)
     gc.collect()
@@ -53,6 +55,7 @@ async def serve(home: Home) -> None:
     courier.draining = True
     unbind(home.courier_socket, inode)
     server.close()
+    await courier.captures.stop()
     await courier.drain()
     control.stop()
     for task in (*background, stopped):
@@ -74,6 +77,7 @@ class Courier:
         self._connections: set[Connection] = set()
         self._links: list[Link] = []
         link = partial(self._link, home)
+        self.captures = Captures(home.capture_socket, to_store(home))
         self._waiting = Waiting(link("wait"))
         self._submitter = Submitter(link("submit"))
         self._ledger = Ledger(link("ledger"), self._written)
@@ -90,7 +94,7 @@ class Courier:
         """Everything that goes on beside the requests."""
         parts = (
             self._submitter.run(), self._ledger.run(), self._house.run(), self._dispatcher.run(),
-            self._waiting.run(), self._webhooks.run(),
+            self._waiting.run(), self._webhooks.run(), self.captures.run(),
         )  # fmt: skip
         return {asyncio.create_task(part) for part in parts}
 
@@ -102,7 +106,7 @@ class Courier:
 
     def metrics(self) -> str:
         """Prometheus text."""
-        return render(services_by_name(self.services, self.counters))
+        return render(services_by_name(self.services, self.counters), self.captures.kept, self.captures.dropped)
 
     def report(self) -> dict[str, Any]:
         """The services of a traffic report, by uid."""
@@ -116,6 +120,7 @@ class Courier:
             "keeper": self._house.keeper,
             "working": self._dispatcher.working,
             "unwritten": self._ledger.depth,
+            "captured_bytes": self.captures.waiting,
             "services": {
                 one.route.service: {
                     "state": one.route.state,
