@@ -137,9 +137,9 @@ def kill(mw: Mw, uid: str, name: str, rest: random.Random) -> None:
         os.kill(identity.pid, signal.SIGKILL)
 
 
-def check(submissions: Submissions) -> None:
+def check(submissions: Submissions, timeout: float = 120.0) -> None:
     """Every accepted task has one result, its own, and the same one whenever it is asked for."""
-    first = submissions.results()
+    first = submissions.results(timeout)
     assert len(set(submissions.accepted.values())) == len(submissions.accepted)
     assert {number: found["number"] for number, found in first.items()} == {n: n for n in submissions.accepted}
-    assert submissions.results() == first
+    assert submissions.results(timeout) == first
