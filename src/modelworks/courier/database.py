@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 _CONNECT_TIMEOUT = 5
 _OPTIONS = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+# Longer than any statement may take: a server that says nothing at all is not waited for.
+_LONGEST_WORK = 60.0
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 1.0
 # What passes by itself: a server that is away or starting, a statement that took too long, a schema still to be made.
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.UndefinedTable, OSError, ValueError, KeyError)
@@ -53,7 +55,8 @@ class Link:
                 connection = self._connection
                 if connection is None or connection.closed:
                     connection = self._connection = await self._connect()
-                found = await work(connection)
+                async with asyncio.timeout(_LONGEST_WORK):
+                    found = await work(connection)
             except _AWAY as error:
                 await self._drop()
                 reason = " ".join(str(error).split()) or type(error).__name__

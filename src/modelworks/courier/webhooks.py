@@ -46,11 +46,11 @@ class Webhooks:
     async def run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(_LOOK if self._services else None):
                     await self._wake.wait()
             self._wake.clear()
             if not self._services:
-                await self._wake.wait()
+                continue  # nothing is asked of the database where nobody uses this
             with contextlib.suppress(Away):
                 rows = await self._link.run(_claim)
                 if rows:
