@@ -38,7 +38,10 @@ SERVER = """
             self.answer({})
         def do_POST(self):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            time.sleep(pause)
+            time.sleep(max(pause, 0.0))
+            end = time.thread_time() - pause
+            while time.thread_time() < end:
+                pass
             self.answer({"began": boot + began, "able": able})
         def answer(self, document):
             body = json.dumps(document).encode()
@@ -174,6 +177,24 @@ def test_out_under_load_and_in_again(mw: Mw, client: Client, tmp_path: Path) -> 
     assert decisions[-2]["numbers"]["metrics"][0]["total"] > 4.4
     events = [one["reason"] for one in client.events("Service", "load")[0]]
     assert "Scaled" in events
+
+
+def test_out_by_the_cpu_that_is_used(mw: Mw, client: Client, tmp_path: Path) -> None:
+    scaling = {"min": 1, "max": 2, "metrics": {"cpu": 0.5}}
+    create(mw, tmp_path / "busy", "busy", -0.02, autoscaling=scaling, resources={"cpu": "50m", "memory": "128Mi"})
+    poll(lambda: replicas(client, "busy") == ("Running", 1, 1), 60)
+    url, token = client.service_endpoint("busy"), mw.ok("service", "token", "busy").strip()
+    with httpx.Client(trust_env=False, timeout=60) as http:
+
+        def scaled() -> bool:
+            for _ in range(20):
+                assert http.post(url, json={}, headers={"Authorization": token}).status_code == 200
+            return replicas(client, "busy")[1] == 2
+
+        poll(scaled, 60)
+    (metric,) = explained(mw, "busy")["decisions"][0]["numbers"]["metrics"]
+    assert metric["metric"] == "cpu"
+    assert metric["total"] > 0.55
 
 
 def test_a_service_that_nothing_scales_shows_its_queue(mw: Mw, client: Client, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from modelworks.control.periodic import Periodic, Task, trim_events
 from modelworks.control.reconcile import Reconciler
 from modelworks.control.scheduler import Scheduler
 from modelworks.control.traffic import TrafficStore
+from modelworks.control.usage import UsageReader
 from modelworks.db.engine import connect
 from modelworks.db.listen import CLAIMS, RESOURCES, Listener
 from modelworks.db.schema import is_current
@@ -53,6 +54,7 @@ def run(home: Home) -> None:
     _wait_for_schema(engine, home)
     fleet, listener = Fleet(), Listener(url)
     traffic = TrafficStore(lambda uid: reconciler.wake(uid))
+    usage = UsageReader(fleet, lambda uid: reconciler.wake(uid))
     context = Context(
         engine=engine,
         home=home,
@@ -65,7 +67,7 @@ def run(home: Home) -> None:
         traffic=traffic.peek,
     )
     actor = Actor(engine, fleet, context.cipher, context.credentials, home.volumes)
-    reconciler = Reconciler(engine, KINDS, settings, fleet, actor, owner=_owner(home), traffic=traffic)
+    reconciler = Reconciler(engine, KINDS, settings, fleet, actor, owner=_owner(home), traffic=traffic, usage=usage)
     scheduler = Scheduler(engine)
     observer = Observer(AgentClient(home.agent_socket), fleet, reconciler.wake, recorder(engine))
     followers = Followers(home, traffic)
@@ -78,7 +80,7 @@ def run(home: Home) -> None:
     listener.subscribe(RESOURCES, reconciler.wake)
     listener.subscribe(CLAIMS, scheduler.wake)
     app = create_app(context)
-    threads = (listener, observer, scheduler, reconciler, followers, periodic)
+    threads = (listener, observer, scheduler, reconciler, followers, usage, periodic)
     for thread in threads:
         thread.start()
     # uvicorn raises the signal again when it is done, and this is what it then meets.

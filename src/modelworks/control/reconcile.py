@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 from modelworks.control.act import LEASE_SECONDS, Actor, is_quiet
 from modelworks.control.fleet import Fleet
 from modelworks.control.traffic import TrafficStore
+from modelworks.control.usage import UsageReader
 from modelworks.control.world import FleetWorld
 from modelworks.db import claims, events, resources
 from modelworks.db.resources import Lease, LeaseLost, Settled
@@ -57,6 +58,7 @@ class Reconciler:
         *,
         owner: str | None = None,
         traffic: TrafficStore | None = None,
+        usage: UsageReader | None = None,
         clock: Callable[[], datetime] = _utcnow,
         workers: int = 4,
         poll: float = _POLL,
@@ -67,6 +69,7 @@ class Reconciler:
         self._fleet = fleet
         self._actor = actor
         self._traffic = traffic
+        self._usage = usage
         self._owner = owner or secrets.token_hex(6)
         self._clock = clock
         self._poll = poll
@@ -200,7 +203,7 @@ class Reconciler:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 wanted = claims.of(connection, [lease.resource.uid for lease in left])
                 batch = [lease.resource for lease in left]
-                world = FleetWorld(connection, self._settings, self._fleet, wanted, batch, self._traffic)
+                world = FleetWorld(connection, self._settings, self._fleet, wanted, batch, self._traffic, self._usage)
                 while left:
                     lease = left[0]
                     try:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from modelworks.control.fleet import Fleet
 from modelworks.control.traffic import TrafficStore
+from modelworks.control.usage import UsageReader
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.traffic import Traffic
@@ -29,6 +30,7 @@ class FleetWorld:
     claims_by_uid: Mapping[str, Sequence[ClaimView]]
     resources: Sequence[Resource]
     store: TrafficStore | None = None
+    usage: UsageReader | None = None
     _shared: dict[object, Any] = field(default_factory=dict)
 
     def runs(self, uid: str) -> Sequence[RunObservation]:
@@ -40,6 +42,10 @@ class FleetWorld:
 
     def traffic(self, uid: str, every: float | None = None) -> Traffic:
         return Traffic() if self.store is None else self.store.traffic(uid, every)
+
+    def measure(self, uid: str) -> None:
+        if self.usage is not None:
+            self.usage.measure(uid)
 
     def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:
         if load not in self._shared:

@@ -73,6 +73,10 @@ class World(Protocol):
         """
         ...
 
+    def measure(self, uid: str) -> None:
+        """Keep what its runs use fresh (``RunObservation.usage``), with a pass every few seconds."""
+        ...
+
     def shared(self, load: Callable[[Connection, Sequence[Resource]], T]) -> T:
         """``load`` of all resources of this pass, asked once: a query for each would cost more than all the rest."""
         ...

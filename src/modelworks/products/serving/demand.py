@@ -24,6 +24,8 @@ STEADY = 15.0  # seconds that the present value is the mean of
 _FEWEST = 10.0
 # A backlog that grows while ordered replicas start asks for no more of them than this times what its arrivals need.
 _BACKLOG = 1.5
+# What a replica uses to start is no load: its use counts so many seconds after its process began.
+_STARTING = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ def readings(
             means = _without_backlog(means, traffic, now)
         found.append(_counted("concurrency", metrics.concurrency, means, current, tolerance))
     if metrics.cpu is not None:
-        found.append(_used("cpu", metrics.cpu, _shares(ready, "cpu", resources.cpu / 1000), current, tolerance))
+        found.append(_used("cpu", metrics.cpu, _shares(ready, "cpu", resources.cpu / 1000, now), current, tolerance))
     if metrics.gpu is not None:
-        found.append(_used("gpu", metrics.gpu, _shares(ready, "gpu", 1.0), current, tolerance))
+        found.append(_used("gpu", metrics.gpu, _shares(ready, "gpu", 1.0, now), current, tolerance))
     return tuple(found)
 
 
@@ -118,9 +120,10 @@ def _without_backlog(means: dict[float, float | None], traffic: Traffic, now: fl
     return {seconds: None if mean is None else min(mean, needed) for seconds, mean in means.items()}
 
 
-def _shares(ready: Sequence[RunObservation], resource: str, whole: float) -> list[float] | None:
-    """Each ready replica's use, 1 for all it has; None while one has not been measured."""
-    if not ready or any(resource not in run.usage for run in ready):
+def _shares(ready: Sequence[RunObservation], resource: str, whole: float, now: float) -> list[float] | None:
+    """Each ready replica's use, 1 for all it has; None while one was not measured since it started."""
+    fresh = any(run.started_at is not None and now - run.started_at < _STARTING for run in ready)
+    if not ready or fresh or any(resource not in run.usage for run in ready):
         return None
     return [run.usage[resource] / whole for run in ready]
 

@@ -34,6 +34,9 @@ class Observed:
 
 def observe(resource: Resource, world: World) -> Observed:
     """Raises Unavailable when a node cannot be asked: the service is then left as it is, and goes on serving."""
+    targets = (resource.spec.get("autoscaling") or {}).get("metrics") or {}
+    if targets.get("cpu") or targets.get("gpu"):
+        world.measure(resource.uid)
     return Observed(
         runs=tuple(world.runs(resource.uid)),
         claims=tuple(world.claims(resource.uid)),
