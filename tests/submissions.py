@@ -27,6 +27,8 @@ PROCESSOR = """
 import time
 class Echo:
     def process(self, data):
+        if "number" not in data:
+            return b'{"detail": "no number"}', 422
         return {"number": data["number"], "execution": time.time_ns()}
 """
 SERVICE = (
