@@ -100,9 +100,9 @@ def _await(condition: Callable[[], bool], failure: str) -> None:
 
 
 def check_ready(service: Document) -> Document:
-    """The service when it runs. Raises WorkloadFailed with its message and last lines."""
+    """The service when it runs, or is scaled to zero. Raises WorkloadFailed with its message and last lines."""
     status, name = status_of(service), service["metadata"]["name"]
-    if status.get("phase") == "Running":
+    if status.get("phase") in ("Running", "Idle"):
         return service
     lines = [f"  | {line}" for line in list(status.get("last_lines") or ())[-10:]]
     message = str(status.get("message") or status.get("phase") or "not ready")

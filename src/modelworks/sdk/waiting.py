@@ -12,7 +12,7 @@ from modelworks.kernel.errors import NotFound, TimedOut, Unavailable
 from modelworks.sdk.client import Client, Document
 
 JOB_ENDED = ("Succeeded", "Failed", "Cancelled")
-SERVICE_SETTLED = ("Running", "Failed", "Stopped")
+SERVICE_SETTLED = ("Running", "Idle", "Failed", "Stopped")
 _SLICE = 20.0
 
 
