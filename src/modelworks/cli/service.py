@@ -17,6 +17,7 @@ from modelworks.cli.explain import print_explained
 from modelworks.cli.get import Labels, message, phase
 from modelworks.cli.output import age, log_writer
 from modelworks.cli.problems import ExitCode
+from modelworks.cli.profile import profile
 from modelworks.cli.stress import stress
 from modelworks.cli.tasks import tasks
 from modelworks.kernel.errors import Invalid
@@ -173,6 +174,7 @@ def call_service(
 
 
 verb(app, "stress")(stress)
+verb(app, "profile")(profile)
 
 
 def wait_ready(call: Invocation, client: Client, name: str, timeout: float | None = None) -> Document:

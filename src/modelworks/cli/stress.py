@@ -67,8 +67,7 @@ def stress(
         planned = schedule.constant(rate, length)
     client = call.connect()
     target = target_of(client, name, data, path=path, method=method, content_type=content_type)
-    first = recorded[0] if recorded else None
-    probe(client, name, target, body=first.body if first else target.body, path=first.path if first else path)
+    probe(client, name, target, recorded[0] if recorded else None)
     generator = Generator(target, seconds("--timeout", timeout))
     rates = "a recording" if recorded else f"{planned[0].rate:g}/s" + (" and more" if len(planned) > 1 else "")
     call.out.note(f"sending {rates} to {name}; Ctrl-C ends it and shows what was measured")
@@ -181,10 +180,12 @@ def target_of(client: Client, name: str, data: str | None, **options: Any) -> Ta
     return Target(client.service_endpoint(name), client.service_token(name), body, method=method, **options)
 
 
-def probe(client: Client, name: str, target: Target, body: bytes | None, path: str = "") -> None:
+def probe(client: Client, name: str, target: Target, recorded: schedule.Recorded | None = None) -> None:
     """One request before thousands. Raises WorkloadFailed when the service refuses what would be sent."""
-    headers = {"Content-Type": target.content_type} if body is not None else {}
-    answer = Predictor(name, session=Session.of(client)).raw_predict(body, path or None, headers, target.method, 60.0)
+    one = recorded or schedule.Recorded(0.0, target.body, target.path, target.method, target.content_type)
+    headers = {"Content-Type": one.content_type or target.content_type} if one.body is not None else {}
+    predictor = Predictor(name, session=Session.of(client))
+    answer = predictor.raw_predict(one.body, one.path or None, headers, one.method, 60.0)
     if answer.status_code >= 400 and answer.status_code not in _PASSING:
         said = answer.content[:300].decode(errors="replace")
         raise WorkloadFailed(

@@ -206,6 +206,10 @@ class Client:
     ) -> Iterator[bytes]:
         return self._log(f"/services/{_part(name)}/log", {"replica": replica, "follow": follow}, offset)
 
+    def service_usage(self, name: str) -> list[Document]:
+        """``[{key, revision, ready, memory_limit, items: [{at, cpu, memory, …}]}]``, of every replica that runs."""
+        return _items(self._call("GET", f"/services/{_part(name)}/usage"))
+
     def service_endpoint(self, name: str) -> str:
         """``http://<gateway>/api/predict/<service>``; ``<workspace>.<service>`` outside the workspace ``default``."""
         path = name if self.workspace == "default" else f"{self.workspace}.{name}"

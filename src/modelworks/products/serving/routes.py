@@ -17,7 +17,7 @@ from modelworks.kernel.run import RunKey, RunPhase
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.logs import Parts, stream
-from modelworks.products.serving import explain, metrics, releases, tasks
+from modelworks.products.serving import explain, metrics, releases, tasks, usage
 from modelworks.products.serving.facade import SERVICE
 from modelworks.products.serving.queries import TOKEN, rotate_token
 from modelworks.products.serving.routing import service_path
@@ -27,7 +27,7 @@ _routes = APIRouter(prefix="/services", tags=["services"])
 
 def router() -> APIRouter:
     whole = APIRouter()
-    for part in (_routes, releases.router(), explain.router(), metrics.router(), tasks.router()):
+    for part in (_routes, releases.router(), explain.router(), metrics.router(), tasks.router(), usage.router()):
         whole.routes.extend(part.routes)
     return whole
 

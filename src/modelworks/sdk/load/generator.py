@@ -55,6 +55,7 @@ class _Waiting:
     at: float
     request: bytes
     outcome: Outcome
+    done: asyncio.Future[bool] | None = None  # whether it was answered well
 
 
 @dataclass
@@ -91,6 +92,30 @@ class Generator:
                     return
         finally:
             self._close()
+
+    async def busy(self, callers: int, duration: float) -> None:
+        """``callers`` that each send again as soon as they are answered: what a replica can do, not what users see."""
+        self._began = began = time.perf_counter()
+        outcome = Outcome(0.0, duration)
+        self.outcomes.append(outcome)
+        request, end = self.target.request(), began + duration
+
+        async def caller() -> None:
+            while (now := time.perf_counter()) < end:
+                done = asyncio.get_running_loop().create_future()
+                outcome.sent += 1
+                self._unanswered += 1
+                self._give(_Waiting(now, request, outcome, done))
+                if not await done:
+                    await asyncio.sleep(0.05)  # who is refused at once does not hammer
+
+        try:
+            await asyncio.gather(*(caller() for _ in range(callers)))
+        finally:
+            self._close()
+            self._idle.clear()
+            self._live.clear()
+            self._open = 0
 
     async def replay(self, recorded: Sequence[Recorded]) -> None:
         """A recording, at its own times."""
@@ -210,6 +235,8 @@ class Generator:
         now = time.perf_counter()
         waiting.outcome.count(answer, now - waiting.at)
         waiting.outcome.elapsed = now - self._began
+        if waiting.done is not None and not waiting.done.done():
+            waiting.done.set_result(200 <= answer.status < 400)
         self._unanswered -= 1
         if not self._unanswered:
             self._settled.set()
