@@ -42,14 +42,14 @@ async def serve(path: str, seconds: float) -> None:
 
 
 @contextmanager
-def paced(path: Path, seconds: float) -> Iterator[None]:
-    """Such a replica at ``path`` for as long as the block lasts."""
+def paced(path: Path, seconds: float) -> Iterator[int]:
+    """Such a replica at ``path`` for as long as the block lasts; its process id."""
     command = [sys.executable, "-m", "tests.paced_replica", str(path), str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
-            yield
+            yield child.pid
         finally:
             child.kill()
             child.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 from collections import Counter
@@ -58,6 +60,11 @@ def queued(home: Home) -> int:
     return int(json.loads(ask(home, "status") or "")["services"]["digits"]["queued"])
 
 
+def hung(home: Home) -> list[str]:
+    found: list[str] = json.loads(ask(home, "status") or "")["services"]["digits"]["hung"]
+    return found
+
+
 def statuses(calls: Sequence[Call]) -> Counter[int]:
     return Counter(call.status for call in calls)
 
@@ -93,3 +100,20 @@ def test_what_waits_is_bounded_in_bytes_too(home: Home, listening: socket.socket
         found = statuses(send(target, 400, 3))
         assert set(found) == {200, 429}
         assert memory(child, "VmHWM") - before <= 64 * _MIB
+
+
+def test_a_replica_that_stands_still_is_out_within_ten_seconds(home: Home, listening: socket.socket) -> None:
+    second = home.run / "second.sock"
+    with service(home, listening) as (target, _):
+        found = json.loads(home.gateway_snapshot.read_text())["routes"][0]["replicas"]
+        both = [*found, {"id": "1-0", "address": f"unix:{second}", "revision": "r1"}]
+    with paced(second, 0.01) as pid, service(home, listening, replicas=both) as (target, _):
+        assert statuses(send(target, 50, 1)) == {200: 50}
+        os.kill(pid, signal.SIGSTOP)
+        # It still takes connections, as a process does that stands still; what it was given has no answer yet.
+        calls = send(target, 20, 1, patience=0.5)
+        assert statuses(calls)[200] < 20
+        # Clients that give up soon do not hide it: what they waited counts together.
+        while hung(home) != ["1-0"]:
+            send(target, 50, 1, patience=0.5)
+        assert statuses(send(target, 50, 1)) == {200: 50}

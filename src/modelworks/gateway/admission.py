@@ -352,7 +352,7 @@ class Admission:
         slot = least_loaded(lane.slots, self._turn)
         if slot is not None:
             if slot.in_flight == slot.excused:
-                slot.heard = now
+                slot.heard = now - slot.silent
             slot.in_flight += 1
         return slot
 

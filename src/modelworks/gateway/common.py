@@ -190,7 +190,7 @@ class SharedAdmission(Admission):
             if load < slot.limit and (row is None or row.take(slot.limit)):
                 if self._count():
                     if slot.in_flight == slot.excused:
-                        slot.heard = now
+                        slot.heard = now - slot.silent
                     slot.in_flight += 1
                     return slot
                 if row is not None:

@@ -206,9 +206,9 @@ class Entering:
         excused = not self.request_complete or self.tunnel or self._client.blocked
         if excused != self._excused:
             self._excused = excused
+            if not excused and slot.in_flight == slot.excused:
+                slot.heard = self._client.now() - slot.silent  # it owes nobody else a word
             slot.excused += 1 if excused else -1
-            if not excused:
-                slot.heard = self._client.now()
 
     def _leave(self, slot: Slot, now: float, held: float | None, good: bool = False) -> None:
         """Its slot is for another one."""
@@ -216,6 +216,9 @@ class Entering:
         if self._excused:
             self._excused = False
             slot.excused -= 1
+        elif held is not None and slot.in_flight - 1 <= slot.excused:
+            # Clients that give up early must not hide that nothing is ever said to them.
+            slot.silent = now - slot.heard
         self._service.admission.release(slot, now, held, good)
 
     def _hold(self, size: int) -> None:

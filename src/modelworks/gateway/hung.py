@@ -62,5 +62,5 @@ def forgiven(slots: tuple[Slot, ...], now: float) -> list[Slot]:
 
 
 def hung(slots: tuple[Slot, ...]) -> frozenset[str]:
-    """The ids of those that hold requests and say nothing."""
-    return frozenset(slot.replica.id for slot in slots if slot.hung and slot.in_flight)
+    """The ids of those that said nothing to their requests, whether these are still there or have given up."""
+    return frozenset(slot.replica.id for slot in slots if slot.hung)

@@ -151,7 +151,7 @@ class Service(Refusals):
     def heard(self, slot: Slot) -> None:
         """Bytes have come from a replica."""
         now = self._loop.time()
-        slot.heard = now
+        slot.heard, slot.silent = now, 0.0
         if slot.hung:
             self.admission.revive(slot, now)
 

@@ -97,7 +97,7 @@ class Straight:
         door = slot.door
         door.pool.put(upstream, now)
         door.counts.answered(known.status, seconds)
-        slot.heard = now
+        slot.heard, slot.silent = now, 0.0
         if seconds > service.silence.longest:
             service.silence.longest = seconds
         if slot.hung:
