@@ -170,8 +170,9 @@ class Admission:
             self._reshape(now)
 
     def revive(self, slot: Slot, now: float) -> None:
-        """One that was taken for hung has answered."""
+        """One that was taken for hung has answered, or gets another chance."""
         slot.hung = False
+        slot.silent = 0.0
         slot.watched = slot.limit < slot.ceiling
         self.reopen(slot, now)
 
