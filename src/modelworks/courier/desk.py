@@ -95,7 +95,7 @@ class Desk:
             405 if request.method not in ("GET", "HEAD") else 404,
             "method-not-allowed" if request.method not in ("GET", "HEAD") else "not-found",
             f"{service.route.service} is an asynchronous service: POST submits a task.",
-            remedy="Results are at sink?requestId=ID and tasks/ID; see docs/serving.md, Asynchronous services.",
+            remedy="Results are at sink?requestId=ID and tasks/ID; see docs/serving-async.md.",
         )
 
     async def _submit(self, service: Service, request: Request) -> Reply | Problem:
