@@ -152,6 +152,9 @@ def test_python_processor(code: Path) -> None:
         assert client.post("/", json={"a": [1, 2]}).json() == {"got": {"a": [1, 2]}}
         raw = client.post("/", content=b"you", headers={"content-type": "text/plain"})
         assert (raw.status_code, raw.content) == (201, b"hello you")
+        form = {"content-type": "application/x-www-form-urlencoded"}  # what `curl -d` says of every body
+        assert client.post("/", content=b' {"a": 1}', headers=form).json() == {"got": {"a": 1}}
+        assert client.post("/", content=b"you", headers=form).content == b"hello you"
         failed = client.post("/", json={"fail": True})
         assert failed.status_code == 500
         assert failed.json()["detail"] == "ValueError: no such thing"

@@ -1,6 +1,6 @@
 """A class of the user's: ``initialize()`` once, ``process(data)`` for every request.
 
-``process`` gets the parsed document of an ``application/json`` body, else the bytes. It returns what JSON can hold,
+``process`` gets the parsed document of a JSON body, else the bytes. It returns what JSON can hold,
 bytes, or ``(bytes, status)``; a generator of it is a stream of events. Classes with ``pre_process`` and
 ``post_process`` have them called around it. Classes of ``allspark.BaseProcessor`` get bytes and call their own
 ``pre_process`` and ``post_process``, as there.
@@ -28,6 +28,7 @@ from modelworks.server.processors.tensors import dump_json, parse_json, plain, r
 
 BINARY = "application/octet-stream"
 SHIMS = Path(__file__).parents[1] / "shims"
+FORM = "application/x-www-form-urlencoded"
 _END = object()
 
 
@@ -64,7 +65,7 @@ class PythonProcessor:
         if self._raw:
             return Work((request.body, request.accepts(SSE)), _same)
         data: Any = request.body
-        if request.media_type == JSON and data:
+        if data and (request.media_type == JSON or _json_as_form(request.media_type, data)):
             data = parse_json(data)
         elif request.media_type == NPY:
             data = read_npy(data)
@@ -158,6 +159,11 @@ class PythonProcessor:
         if not hasattr(source, "__iter__"):
             raise TypeError(f"stream() returned {type(source).__name__}; it returns a generator")
         return Events(_encoded(iter(source)))
+
+
+def _json_as_form(media_type: str, body: bytes) -> bool:
+    """Whether it is what `curl -d '{…}'` sends: JSON that calls itself a form, where these brackets are escaped."""
+    return media_type == FORM and bytes(body[:64]).lstrip()[:1] in (b"{", b"[")
 
 
 class _LoopThread:
