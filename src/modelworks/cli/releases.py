@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from modelworks.sdk.client import Client, Document
 
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has settled.")]
-Count = Annotated[int | None, typer.Option(min=0)]
+_DIGEST, _DIGITS = re.compile(r"([0-9a-f]{12})[0-9a-f]{52}"), r"\1…"
 
 
 def update(
@@ -122,4 +123,5 @@ def _state(revision: Document) -> str:
 
 
 def _what(what: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in what.items())
+    """Digests, of packed code for one, as short as they can still be told apart."""
+    return " ".join(f"{key}={_DIGEST.sub(_DIGITS, str(value))}" for key, value in what.items())

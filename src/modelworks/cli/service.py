@@ -30,6 +30,8 @@ from modelworks.sdk.waiting import status_of
 app = noun("service", "Services: deploy, call, start, stop.")
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is ready (or stopped, or gone).")]
+# What the platform keeps to go on from: whole specs of older revisions. `mw get service NAME -o yaml` and --json show it.
+_REMEMBERED = frozenset(("slots", "history", "revisions", "replaced"))
 
 
 @verb(app, "create")
@@ -69,8 +71,9 @@ def get_service(ctx: typer.Context, name: Name) -> None:
     service = {**client.get(services.KIND, name), "endpoint": client.service_endpoint(name)}
     if call.out.as_json:
         call.out.document(service)
-    else:
-        call.out.yaml(service)
+        return
+    told = {key: value for key, value in (service.get("status") or {}).items() if key not in _REMEMBERED}
+    call.out.yaml({**service, "status": told})
 
 
 @verb(app, "explain")

@@ -22,7 +22,10 @@ def wait_ready(
     on_change: Callable[[Document], None] | None = None,
     timeout: float | None = None,
 ) -> Document:
-    """The service once all its wanted replicas are ready and of its latest revision, or it has failed or is stopped."""
+    """The service once all its wanted replicas are ready and of its latest revision, or it has failed or is stopped.
+
+    With a canary: once that serves, too, or fails.
+    """
     service = until(client, KIND, name, lambda s: _settled(s, phases), on_change=on_change, timeout=timeout)
     if phase_of(service) == "Running":
         token, revision = client.service_token(name), str(status_of(service).get("revision") or "")
@@ -47,6 +50,12 @@ def _settled(service: Document, phases: Sequence[str]) -> bool:
     replicas, draining = status.get("replicas") or (), status.get("draining") or {}
     meant = (status.get("revision"), (status.get("canary") or {}).get("revision"))
     old = any(r["ready"] and r["revision"] not in meant and r["key"] not in draining for r in replicas)
+    if status.get("canary") and status.get("phase") in ("Running", "Degraded"):
+        beside = [r for r in replicas if r["revision"] == meant[1] and r["key"] not in draining]
+        if any(slot.get("failures") for slot in status["canary"].get("slots") or ()):
+            return "Failed" in phases
+        if not any(r["ready"] for r in beside):
+            return False
     if status.get("reason") == "Reversed" and "Failed" in phases:
         return True  # the new revision was taken back
     if status.get("phase") == "Degraded" and "Failed" in phases:
