@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
@@ -12,17 +13,17 @@ import pytest
 
 from modelworks.runtime.container import Engine, find_engine
 
-SERVER = "localhost/modelworks-test-server:1"
+SERVER = "localhost/modelworks-test-http"
 _APPLETS = ("sh", "httpd", "cat", "echo", "sleep", "id", "env", "dd", "tail", "ls", "touch", "kill", "setsid")
-_CGI = """#!/bin/sh
-echo "Content-Type: text/plain"; echo
-echo "greeting=$GREETING port=$PORT path=$PATH"; id -u; cat /mnt/model/* 2>/dev/null
+_CGI = r"""#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+echo "greeting=$GREETING port=$PORT path=$PATH version=$VERSION"; id -u; cat /mnt/model/* 2>/dev/null
 """
 # It drains: what it said last is in the log.
 _MAIN = """#!/bin/sh
 trap 'echo drained; kill $server; exit 0' TERM
 httpd -f -p "127.0.0.1:$PORT" -h /www & server=$!
-echo "serving as $(id -u)"
+echo "serving as $(id -u) with $# arguments: $*"
 wait $server
 """
 
@@ -35,13 +36,18 @@ def engine() -> Engine:
     return found
 
 
-def server(engine: Engine) -> str:
-    """An image whose server listens on $PORT and answers /health and /cgi-bin/who; made once a machine."""
+def server(engine: Engine, version: int = 1) -> str:
+    """An image whose server listens on $PORT and answers /health and /cgi-bin/who; made once a machine.
+
+    Its entry point takes arguments, and says ``version``, with which its tag begins.
+    """
+    made_of = hashlib.sha256(f"{_APPLETS}{_CGI}{_MAIN}".encode()).hexdigest()[:8]
+    reference = f"{SERVER}:{version}-{made_of}"
     busybox = shutil.which("busybox")
     if busybox is None:
         pytest.skip("needs busybox (busybox-static)")
-    if engine.call("image", "inspect", SERVER).returncode == 0:
-        return SERVER
+    if engine.call("image", "inspect", reference).returncode == 0:
+        return reference
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         for name in ("bin", "www/cgi-bin", "tmp", "etc", "proc", "sys", "dev", "mnt"):
@@ -56,6 +62,7 @@ def server(engine: Engine) -> str:
         archive = Path(folder) / "image.tar"
         with tarfile.open(archive, "w") as tar:
             tar.add(root, arcname=".")
-        made = engine.call("import", "--change", 'CMD ["/bin/serve"]', str(archive), SERVER)
+        changes = ("--change", 'ENTRYPOINT ["/bin/serve"]', "--change", f"ENV VERSION={version}")
+        made = engine.call("import", *changes, str(archive), reference)
         assert made.returncode == 0, made.stderr
-    return SERVER
+    return reference

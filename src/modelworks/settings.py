@@ -149,6 +149,11 @@ class Settings(Spec):
                 return Substitution(field=field, requested=value, used=rule.to) if rule.to != value else None
         return None
 
+    def kept(self, field: str, value: str) -> bool:
+        """Whether the first rule that matches names the value itself: the user wants it as it is, whatever its name."""
+        rules: tuple[Rule, ...] = getattr(self.substitutions, f"{field}s")
+        return next((rule.to == value for rule in rules if rule.matches(value)), False)
+
     def price(self, resources: Resources) -> float:
         """Price per hour of resources that no instance type names."""
         prices = self.prices

@@ -248,7 +248,7 @@ def test_in_an_image_a_shell_puts_in_the_port(processor: Processor, tmp_path: Pa
     bin = programs(tmp_path / "bin")
     document = {"processor": str(processor), "model": "chat:1", "image": "registry.example/it:1"}
     spec = ServiceSpec.parse({**document, "args": ["--note", "it's $HOME"]}, at="spec")
-    shell = template_command(spec, "chat", Resources()).command
+    shell = template_command(spec, "chat", Resources(), contained=True).command
     own = {"PATH": f"{bin}:/usr/bin:/bin", "PORT": "9123", "TMPDIR": str(tmp_path)}
     done = subprocess.run(shell, env=own, capture_output=True, text=True, check=False)
     words = done.stdout.splitlines()

@@ -21,7 +21,7 @@ def spec(processor: str, **more: Any) -> ServiceSpec:
 
 
 def command(one: ServiceSpec, gpu: int = 0) -> templates.TemplateCommand:
-    return templates.template_command(one, "chat", Resources(gpu=gpu))
+    return templates.template_command(one, "chat", Resources(gpu=gpu), contained=one.image is not None)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_what_is_missing_is_said_at_once() -> None:
 
 
 def test_an_adapter_is_served_over_its_base() -> None:
-    over = templates.template_command(spec("llamacpp"), "chat", Resources(), based=True)
+    over = templates.template_command(spec("llamacpp"), "chat", Resources(), contained=False, based=True)
     assert over.command[:8] == (
         "python", "-m", "modelworks.engines", "llamacpp", "--model", "/mnt/model", "--base", "/mnt/base",
     )  # fmt: skip
-    contained = templates.template_command(spec("vllm", image="x/vllm:1"), "chat", Resources(), based=True)
+    contained = templates.template_command(spec("vllm"), "chat", Resources(), contained=True, based=True)
     assert "vllm serve /mnt/base" in contained.command[2]
     assert "--lora-modules chat=/mnt/model" in contained.command[2]
     own = spec("python", entry="a.py:A", code="s3://code/a/")

@@ -49,7 +49,8 @@ class Preparation:
         try:
             return await self.tools.work(environments.ensure, ref, self.say)
         except EnvironmentFailed as error:
-            message = f"the environment cannot be built: {summary(error.detail)}"
+            said = summary(error.detail)
+            message = said if self.spec.image else f"the environment cannot be built: {said}"
             if error.remedy:
                 message += f"; {error.remedy}"
             raise Ended(RunReason.ENVIRONMENT_FAILED, message, error.detail) from error

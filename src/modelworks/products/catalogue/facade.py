@@ -9,6 +9,7 @@ from modelworks.products.catalogue.resolve import (
     find_environment,
     find_instance_type,
     resolve_environment,
+    resolve_image,
     resolve_shape,
 )
 from modelworks.products.kind import Kind
@@ -47,5 +48,6 @@ __all__ = [
     "find_environment",
     "find_instance_type",
     "resolve_environment",
+    "resolve_image",
     "resolve_shape",
 ]

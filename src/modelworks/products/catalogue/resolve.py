@@ -51,16 +51,27 @@ def resolve_environment(
     if isinstance(value, Mapping):
         value = EnvironmentSpec.parse(value, at=path)
     if isinstance(value, EnvironmentSpec):
-        if value.image is None:
+        if value.image is None or lookup.settings.kept("image", value.image):
             return EnvironmentChoice(value.ref())
         used = lookup.settings.substitute("image", value.image) or lookup.settings.environment_alias(value.image)
         if used is None:
             return EnvironmentChoice(value.ref())
-        return EnvironmentChoice(_environment(lookup, workspace, used.used, f"{path}.image"), used)
+        return EnvironmentChoice(_instead(lookup, workspace, used.used, f"{path}.image"), used)
     used = lookup.settings.substitute("image", value)
     if used is None and find_environment(lookup, workspace, value) is None:
         used = lookup.settings.environment_alias(value)
     return EnvironmentChoice(_environment(lookup, workspace, used.used if used else value, path), used)
+
+
+def resolve_image(lookup: Lookup, workspace: str, image: str, path: str) -> EnvironmentChoice:
+    """A reference that is meant as an image: the shipped aliases do not count, the user's own substitutions do.
+
+    Raises Invalid at ``path`` for what is no reference.
+    """
+    used = lookup.settings.substitute("image", image)
+    if used is not None:
+        return EnvironmentChoice(_instead(lookup, workspace, used.used, path), used)
+    return EnvironmentChoice(_in_image(image, path))
 
 
 def resolve_shape(
@@ -101,6 +112,21 @@ def find_environment(lookup: Lookup, workspace: str, name: str) -> EnvironmentSp
     if own is not None and own.deleting is None:
         return EnvironmentSpec.parse(own.spec)
     return lookup.settings.find_environment(name)
+
+
+def _instead(lookup: Lookup, workspace: str, name: str, path: str) -> EnvironmentRef:
+    """What stands for an image: an environment by its name, or another image, such as the same in a nearer registry."""
+    if ("/" in name or ":" in name) and find_environment(lookup, workspace, name) is None:
+        return _in_image(name, path)
+    return _environment(lookup, workspace, name, path)
+
+
+def _in_image(image: str, path: str) -> EnvironmentRef:
+    try:
+        return EnvironmentSpec(image=image).ref()
+    except ValueError as error:
+        said = f"not an image reference: {image!r}; write it as registry/name:tag"
+        raise Invalid(said, fields=(FieldError(path, said),)) from error
 
 
 def _environment(lookup: Lookup, workspace: str, name: str, path: str) -> EnvironmentRef:

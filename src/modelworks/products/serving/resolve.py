@@ -10,7 +10,7 @@ from modelworks.kernel.run import Resources
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.registry.facade import ModelVersion, find_version
 from modelworks.products.resolution import Resolution
-from modelworks.products.serving import adapters
+from modelworks.products.serving import adapters, images
 from modelworks.products.serving.revisions import CANARY_FIELDS, RESUMED, overlaid
 from modelworks.products.serving.schedule import problems as schedule_problems
 from modelworks.products.serving.spec import ServiceSpec
@@ -61,6 +61,7 @@ def _below(path: str, given: set[str]) -> bool:
 def _facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
     resolution = Resolution("Service", metadata, lookup)
     resolution.workload(spec, default_environment=default_environment(spec))
+    images.resolve(resolution, spec)
     if spec.model is not None:
         resolution.data["model"], version = _model(resolution, spec.model, "spec.model")
         base = _base(resolution, spec, version) if version is not None else spec.base_model

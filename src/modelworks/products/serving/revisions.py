@@ -88,6 +88,10 @@ def overlaid(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The spec of the canary: the service's own with the canary's fields in their place, variables merged."""
     canary = spec.get("canary") or {}
     own = {name: value for name, value in spec.items() if name != "canary"}
+    for given, other in (("image", "environment"), ("environment", "image")):
+        # One is instead of the other.
+        if canary.get(given) is not None and canary.get(other) is None:
+            own.pop(other, None)
     for name in CANARY_FIELDS:
         value = canary.get(name)
         if value is not None:

@@ -11,7 +11,7 @@ from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import Access, EnvironmentRef, Input, Listen, Resources, RunKey, RunSpec, Transport
 from modelworks.products.mounts import code_input, log_uri, volume_mounts
 from modelworks.products.serving.revisions import revision
-from modelworks.products.serving.spec import BASE_MODEL_PATH, MODEL_PATH, ServiceSpec
+from modelworks.products.serving.spec import BASE_MODEL_PATH, MODEL_PATH, Processor, ServiceSpec
 from modelworks.products.serving.templates import health_path, merging, template_command
 from modelworks.products.workload import arguments, expand, expand_variables
 
@@ -68,17 +68,26 @@ def run_spec(service: Service, key: str, halvings: int = 0) -> RunSpec:
     platform = {"MW_SERVICE": service.name, "MW_REVISION": service.revision}
     model = {"MW_MODEL_DIR": MODEL_PATH} if resolved.get("model") else {}
     based = bool(resolved.get("base_model"))
-    template = template_command(spec, service.name, service.resources, based) if spec.processor.template else None
+    environment = EnvironmentRef.parse(resolved["environment"]) if resolved.get("environment") else None
+    contained = environment is not None and environment.image is not None
+    template = (
+        template_command(spec, service.name, service.resources, contained=contained, based=based)
+        if spec.processor.template
+        else None
+    )
     own = (dict(template.env) if template else {}) | expand_variables(spec.env, platform | model)
     platform |= _batching(spec)
+    command = template.command if template else _command(spec, platform | model | own, based)
+    args = _arguments(spec, platform | model | own)
     shipped = log_uri(service.workspace, key)
     return RunSpec(
         key=key,
         workspace=service.workspace,
         kind="Service",
         name=service.name,
-        command=template.command if template else _command(spec, platform | model | own, based),
-        environment=EnvironmentRef.parse(resolved["environment"]) if resolved.get("environment") else None,
+        command=command if contained else command + args,
+        args=args if contained else (),
+        environment=environment,
         env=platform | own | _halved(spec, platform | own, halvings),
         resources=service.resources,
         inputs=inputs,
@@ -91,10 +100,11 @@ def run_spec(service: Service, key: str, halvings: int = 0) -> RunSpec:
 
 
 def _command(spec: ServiceSpec, known: dict[str, str], based: bool) -> tuple[str, ...]:
-    if spec.command is not None:
+    if spec.processor in (Processor.COMMAND, Processor.IMAGE):
         # On the host's network the port is the agent's to choose: only a shell sees it in time.
         port = "${PORT}" if isinstance(spec.command, str) else str(spec.port)
-        return tuple(expand(part, {"PORT": port} | known) for part in arguments(spec.command))
+        own = arguments(spec.command) if spec.command is not None else ()
+        return tuple(expand(part, {"PORT": port} | known) for part in own)
     command: tuple[str, ...] = ("python", "-m", "modelworks.server", "--processor", str(spec.processor))
     if spec.model is not None:
         command += ("--model", MODEL_PATH)
@@ -104,6 +114,13 @@ def _command(spec: ServiceSpec, known: dict[str, str], based: bool) -> tuple[str
         command += ("--warm-up", WARM_UP_PATH)
     # A class of the user's finds one model: what was trained, laid into what it was trained on.
     return (*merging(spec), *command) if based else command
+
+
+def _arguments(spec: ServiceSpec, known: dict[str, str]) -> tuple[str, ...]:
+    """Behind the command, or the image's own. A template has put its own where they belong."""
+    if spec.processor is not Processor.IMAGE:
+        return ()
+    return tuple(expand(part, {"PORT": str(spec.port)} | known) for part in spec.args)
 
 
 def _batching(spec: ServiceSpec) -> dict[str, str]:

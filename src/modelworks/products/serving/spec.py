@@ -178,6 +178,10 @@ class ServiceSpec(Spec):
             raise ValueError(f"entry is for the processor python, not for {processor}")
         if self.image is not None and processor is not Processor.IMAGE and not processor.template:
             raise ValueError(f"image is for the processor image and the templates, not for {processor}")
+        if self.image is not None and self.environment is not None:
+            raise ValueError("give either image or environment, not both: an image brings its own packages")
+        if self.args and isinstance(self.command, str):
+            raise ValueError("args follow a command that is a list; write them into the command's text")
         if self.args and processor is not Processor.IMAGE and not processor.template:
             raise ValueError(f"args is for the processor image and the templates, not for {processor}")
         if self.batching is not None and not processor.own_server:

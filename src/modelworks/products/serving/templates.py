@@ -31,11 +31,17 @@ class TemplateCommand:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-def template_command(spec: ServiceSpec, name: str, resources: Resources, based: bool = False) -> TemplateCommand:
-    """Of a service called ``name`` whose processor is a template; ``based``: there is a base model for its adapter."""
-    command = _in_environment(spec, resources, based)
-    if spec.image is not None:
+def template_command(
+    spec: ServiceSpec, name: str, resources: Resources, *, contained: bool, based: bool = False
+) -> TemplateCommand:
+    """Of a service called ``name`` whose processor is a template.
+
+    ``contained``: it runs in an image; ``based``: there is a base model for its adapter.
+    """
+    if contained:
         command = _in_image(spec, name, resources, based)
+    else:
+        command = _in_environment(spec, resources, based)
     return TemplateCommand(command, spec.port, health_path(spec, name), _variables(spec))
 
 
