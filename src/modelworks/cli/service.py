@@ -30,7 +30,7 @@ from modelworks.sdk.waiting import status_of
 app = noun("service", "Services: deploy, call, start, stop.")
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is ready (or stopped, or gone).")]
-# What the platform keeps to go on from: whole specs of older revisions. `mw get service NAME -o yaml` and --json show it.
+# Whole specs of older revisions, from which the platform goes on: `mw get service NAME -o yaml` and --json show them.
 _REMEMBERED = frozenset(("slots", "history", "revisions", "replaced"))
 
 
