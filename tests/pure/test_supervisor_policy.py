@@ -90,6 +90,14 @@ def test_a_healthy_minute_makes_up_for_earlier_failures() -> None:
     assert policy.failures_after(7, ready_since=None, now=1e9) == 8
 
 
+def test_an_end_that_was_asked_for_is_no_failure_but_one_right_after_the_start_is() -> None:
+    assert policy.failures_after(3, ready_since=100.0, now=101.0, good=True) == 0
+    assert policy.failures_after(3, ready_since=100.0, now=100.1, good=True) == 4
+    assert policy.failures_after(3, ready_since=None, now=1e9, good=True) == 4
+    ended = Seen(exited_at=5.0, failures=0, was_ready=True)
+    assert policy.plan({"gateway": NEEDS["gateway"]}, {"gateway": ended}, 5.0).start == ("gateway",)
+
+
 def test_the_first_start_fails_after_three_ends_but_a_process_that_was_ready_is_waited_for() -> None:
     ended = Seen(exited_at=5.0, failures=3)
     gave_up = policy.give_up(NEEDS, {"weed": ended}, began=0.0, now=6.0)

@@ -55,7 +55,7 @@ class Child:
             os.close(self.pidfd)
         self.last_exit = exit_text(code)
         done = self.unit.step and code == 0
-        failures = 0 if done else policy.failures_after(self.seen.failures, self.seen.ready_since, now)
+        failures = 0 if done else policy.failures_after(self.seen.failures, self.seen.ready_since, now, good=code == 0)
         self.seen = Seen(
             exited_at=now, failures=failures, was_ready=self.seen.was_ready or done, done=done, ready_since=None
         )

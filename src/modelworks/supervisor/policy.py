@@ -13,6 +13,8 @@ FIRST_DELAY = 0.2
 LONGEST_DELAY = 30.0
 HEALTHY_AFTER = 60.0
 """A process that was ready for so long has made up for its earlier failures."""
+ASKED_AFTER = 0.5
+"""A good end of a process that was ready for so long was asked for, by SIGTERM: it starts again at once."""
 GIVE_UP_AFTER = 3
 """Failures of one process, never yet ready, after which `mw up` fails rather than waits."""
 STARTUP_TIMEOUT = 120.0
@@ -76,10 +78,12 @@ def delay(failures: int) -> float:
     return min(FIRST_DELAY * 2.0 ** min(failures - 1, 20), LONGEST_DELAY)
 
 
-def failures_after(failures: int, ready_since: float | None, now: float) -> int:
-    """The count after an unwanted end at ``now``."""
-    healthy = ready_since is not None and now - ready_since >= HEALTHY_AFTER
-    return 1 if healthy else failures + 1
+def failures_after(failures: int, ready_since: float | None, now: float, *, good: bool = False) -> int:
+    """The count after an end at ``now`` that the supervisor did not want; ``good``: with exit code 0."""
+    ready_for = now - ready_since if ready_since is not None else 0.0
+    if good and ready_for >= ASKED_AFTER:
+        return 0
+    return 1 if ready_for >= HEALTHY_AFTER else failures + 1
 
 
 def plan(needs: Mapping[str, Need], seen: Mapping[str, Seen], now: float) -> Plan:

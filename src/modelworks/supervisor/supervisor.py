@@ -257,7 +257,8 @@ class Supervisor:
             self._report.line(f"{child.unit.name} done ({took:.1f} s)")
         else:
             wait = policy.delay(child.seen.failures)
-            self._report.line(f"{child.unit.name}: {child.last_exit}; it starts again in {wait:.1f} s")
+            when = f"in {wait:.1f} s" if wait else "now"
+            self._report.line(f"{child.unit.name}: {child.last_exit}; it starts again {when}")
 
     def _check_start(self, now: float) -> None:
         gave_up = policy.give_up(self._needs(), self._seen(), self._began, now)
