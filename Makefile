@@ -35,6 +35,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/uv
 develop: $(VENV)/.developed  ## .installed, with what tests and linters need
 
 $(VENV)/.developed: $(VENV)/.installed
+	@# By pip: uv would take a build for GPUs where a smaller one is at hand.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --group test --group lint
 	@touch $@
 

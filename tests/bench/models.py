@@ -42,8 +42,12 @@ def efficientnet(path: Path) -> Path:
     ).eval()
 
     class Whole(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = network((image.permute(0, 3, 1, 2).float() - 127.0) / 128.0)
+            found: torch.Tensor = self.network((image.permute(0, 3, 1, 2).float() - 127.0) / 128.0)
             return found
 
     torch.onnx.export(
