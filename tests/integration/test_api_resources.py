@@ -111,6 +111,14 @@ def test_watch_ends_after_its_time(api: Api) -> None:
     assert answer.text.count("event: resource") == 1
 
 
+def test_watch_tells_at_once_that_a_single_resource_is_not_there(api: Api) -> None:
+    """It may have gone between the last look and the watch: who waits for its end must not wait for nothing."""
+    answer = api.client.get("/watch", params={"kind": "env", "name": "gone", "timeout": 0})
+    assert answer.text.startswith("event: deleted\n")
+    assert '"name":"gone"' in answer.text
+    assert api.client.get("/watch", params={"kind": "env", "timeout": 0}).text == ""
+
+
 def test_events_are_read_by_cursor_and_waited_for(api: Api) -> None:
     api.apply(environment("one"))
     page = api.client.get("/events", params={"wait": 5}).json()

@@ -138,11 +138,14 @@ async def watch(
 ) -> StreamingResponse:
     """Server-sent events: `resource` with each document, now and whenever it has changed; `deleted` when it went.
 
+    A single resource (`kind` and `name`) that is not there is told as `deleted` at once: it may have gone just now.
     Changes that follow each other closely may be told as one.
     """
     full = cast(Context, context)
     watched = Watch(workspace, find_kind(context.kinds, kind).name if kind else None, name)
     first = await run_sync(_look, full, watched, None)  # so that a database that is away is a problem, not a cut stream
+    if not first and watched.kind and watched.name:
+        first = [("deleted", 0, {"workspace": workspace, "kind": watched.kind, "name": watched.name})]
     return StreamingResponse(_follow(full, watched, first, timeout), media_type="text/event-stream")
 
 
