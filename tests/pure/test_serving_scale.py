@@ -150,6 +150,23 @@ def test_a_small_difference_is_within_the_tolerance() -> None:
     assert it.counts() == [1]
 
 
+@given(seed=st.integers(0, 10_000), most=st.integers(2, 8), held=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_step_is_not_taken_for_less_than_it_is(seed: int, most: int, held: bool) -> None:
+    """Without windows and cooldowns too: means that have not caught up with a step take no replica away."""
+    metrics = {"concurrency": 4} if held else {"qps": 20}
+    none = dict.fromkeys(
+        ("scale_out_stabilization", "scale_in_stabilization", "scale_out_cooldown", "scale_in_cooldown"), "0s"
+    )
+    simulation = Simulation(scaling(min=0, max=most, initial=1, metrics=metrics, **none), seed=seed)
+    simulation.run(30, 2.0, 0 if held else None)
+    before = len(simulation.changes)
+    simulation.run(12, 20.0 * 2 * most, 8 * most if held else None)
+    counts = [simulation.changes[before - 1][1].after, *simulation.counts()[before:]]
+    assert counts == sorted(counts), counts
+    assert counts[-1] == most
+
+
 def test_a_lasting_difference_is_acted_on() -> None:
     it = Simulation(scaling(metrics={"concurrency": 4}))
     it.run(20, 100, held=8)

@@ -19,6 +19,7 @@ from modelworks.products.serving.scaling_spec import Metrics
 
 # Seconds looked at, and how many standard deviations above what is expected are no chance.
 _LOOKS = ((1.0, 5.0), (3.0, 5.0), (6.0, 4.5), (15.0, 4.0), (60.0, 3.5), (300.0, 3.0))
+_LATELY = (3.0, 6.0)
 STEADY = 15.0  # seconds that the present value is the mean of
 # Fewer than so many requests are no peak: deviations mean little where next to nothing is expected.
 _FEWEST = 10.0
@@ -30,12 +31,16 @@ _STARTING = 10.0
 
 @dataclass(frozen=True)
 class Reading:
-    """One metric now. ``total`` is None while it is not known; ``peak`` is a larger one that is no chance."""
+    """One metric now. ``total`` is None while it is not known; ``peak`` is a larger one that is no chance.
+
+    ``lately`` is the most of the short looks: a mean that has not caught up with a step must not take replicas away.
+    """
 
     metric: str
     target: float
     total: float | None
     peak: float | None = None
+    lately: float = 0.0
 
     def wanted(self, current: int, tolerance: float) -> int | None:
         """How many replicas it asks for; ``current`` while it is within the tolerance, None while it is unknown."""
@@ -43,9 +48,10 @@ class Reading:
             return None
         if self.peak is not None:
             return max(replicas_for(self.peak, self.target), current)
-        if self.total >= current * self.target * (1 - tolerance):
+        most = max(self.total, self.lately)
+        if most >= current * self.target * (1 - tolerance):
             return current
-        return min(replicas_for(self.total, self.target), current)
+        return min(replicas_for(most, self.target), current)
 
     def document(self, current: int) -> dict[str, Any]:
         """As it is stored with a decision and shown: totals, and the value for each replica."""
@@ -108,7 +114,8 @@ def _counted(
         and value > expected + deviations * math.sqrt(expected / seconds)
         and (seconds <= STEADY or (steady is not None and steady > expected))
     ]
-    return Reading(metric, target, steady, max(peaks, default=None))
+    lately = max((value for seconds in _LATELY if (value := values[seconds]) is not None), default=0.0)
+    return Reading(metric, target, steady, max(peaks, default=None), lately)
 
 
 def _without_backlog(means: dict[float, float | None], traffic: Traffic, now: float) -> dict[float, float | None]:

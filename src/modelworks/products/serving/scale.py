@@ -190,7 +190,7 @@ def _wanted(
     highest = max(recommended, *_inside(state.highs, scaling.scale_in_stabilization, now), 0)
     if lowest > current:
         until = (state.out_at or 0.0) + scaling.scale_out_cooldown
-        correcting = state.out_at is not None and now - state.out_at <= CORRECTION
+        correcting = _correcting(state, now)
         if until > now and not correcting:
             return current, ScaleReason.LOAD, f"{lowest} are wanted; scale_out_cooldown for another {until - now:.0f} s"
         return lowest, ScaleReason.LOAD, f"the load asks for {recommended}"
@@ -214,6 +214,11 @@ def _wanted(
             f"{recommended} would do; {highest} were wanted within {window:g} s (stabilisation)",
         )
     return current, ScaleReason.LOAD, "what there is is what is wanted, within the tolerance"
+
+
+def _correcting(state: State, now: float) -> bool:
+    """The last action was to scale out, a moment ago."""
+    return state.out_at is not None and state.out_at >= (state.in_at or 0.0) and now - state.out_at <= CORRECTION
 
 
 def _inside(pieces: Sequence[Piece], window: float, now: float) -> list[int]:
@@ -280,8 +285,7 @@ def _acted(state: State, wanted: int, reason: ScaleReason, now: float) -> State:
     moment, out_at, in_at = round(now, 3), state.out_at, state.in_at
     if wanted > state.replicas:
         # A correction belongs to the action it corrects.
-        correction = reason == ScaleReason.LOAD and out_at is not None and now - out_at <= CORRECTION
-        out_at = out_at if correction else moment
+        out_at = out_at if reason == ScaleReason.LOAD and _correcting(state, now) else moment
     elif wanted < state.replicas:
         in_at = moment
     # From zero it counts as active from now on, however long the request that woke it waits.
