@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from tests import language_model, leftovers
+from tests.agents import poll
 from tests.cli_platform import Mw, fresh
 
 from modelworks.sdk.client import Client
@@ -71,6 +73,25 @@ def test_chat_streams_and_counts(chat: openai.OpenAI) -> None:
     assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]) > 4
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 16
+
+
+def test_what_the_engine_says_of_itself_is_seen(chat: openai.OpenAI, mw: Mw) -> None:
+    def seen() -> dict[str, float]:
+        explained = json.loads(mw.ok("service", "explain", "chat", "--json"))
+        return dict(explained["replicas"][0]["usage"]) if explained["replicas"] else {}
+
+    poll(lambda: {"running", "waiting", "batch_mean"} <= set(seen()), timeout=60)
+    with chat.completions.create(
+        model="chat", prompt="Once upon a time", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+    ) as stream:
+        next(iter(stream))
+        poll(lambda: seen().get("tokens_per_second", 0.0) > 0, timeout=60)
+        assert seen()["running"] == 1.0
+        document = json.loads(mw.home.client.read_text())
+        headers = {"Authorization": f"Bearer {document['api_key']}"}
+        text = httpx.get(f"{document['url']}/api/v1/metrics", headers=headers, trust_env=False).raise_for_status().text
+        assert 'mw_engine_requests_running{process="controller",service="chat",replica="' in text
+        assert "requests computed" in mw.ok("service", "explain", "chat")
 
 
 def test_a_refusal_is_the_clients_own_error(chat: openai.OpenAI, mw: Mw) -> None:

@@ -17,9 +17,10 @@ from modelworks.agent import endings
 from modelworks.agent.access import RunAccess
 from modelworks.agent.finish import Finisher
 from modelworks.agent.logs import PERIOD as LOG_PERIOD
-from modelworks.agent.metrics import RunMeter, Sample
+from modelworks.agent.metrics import OBSERVED, RunMeter, Sample
 from modelworks.agent.prepare import Ended, Preparation
 from modelworks.agent.readiness import Readiness
+from modelworks.agent.scrape import EngineMetrics
 from modelworks.agent.tools import Tools
 from modelworks.agent.waiting import Duty, keep, readable
 from modelworks.kernel.errors import ModelworksError, Unavailable
@@ -57,6 +58,7 @@ class RunLife:
         self.progress = Progress()
         self.usage: Sample = {}
         self.meter: RunMeter | None = None
+        self.engine = EngineMetrics(launch.socket_path(tools.home, spec.key), lambda: self.progress.ready)
         self.started: Started | None = None
         self.result = directory.result()
         self.cpus: tuple[int, ...] = ()
@@ -89,7 +91,7 @@ class RunLife:
             ready=progress.ready,
             address=self._address() if progress.ready else None,
             log_bytes=self.directory.log_size(),
-            usage={name: self.usage[name] for name in ("cpu", "memory", "gpu") if name in self.usage},
+            usage={name: self.usage[name] for name in OBSERVED if name in self.usage} | self.engine.values,
         )
 
     def note(self, **changes: Any) -> None:
@@ -203,6 +205,8 @@ class RunLife:
         duties: list[Duty] = [self._ship]
         if self.spec.listen:
             duties.append(self._readiness(self.spec.listen).watch)
+            if self.spec.listen.metrics:
+                duties.append(partial(self.engine.watch, self.spec.listen.metrics))
         if self.spec.time_limit is not None:
             duties.append(partial(self._limit_time, self.spec.time_limit))
         if self.spec.access.expose:

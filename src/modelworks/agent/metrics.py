@@ -16,6 +16,8 @@ from modelworks.runtime.processes import Processes
 PERIOD = 2.0
 HISTORY = 1800  # samples: one hour
 Sample = dict[str, float]
+OBSERVED = ("cpu", "memory", "gpu", "gpu_memory_busy")
+"""What of a sample is in the run's observation."""
 
 
 class RunMeter:
@@ -38,14 +40,15 @@ class RunMeter:
         self._last = (now, used)
         pids = [process.pid for process in tree]
         memory = self.group.used() if self.group else processes.proportional_memory(pids)
-        gpu, gpu_memory = monitor.usage(self.gpus)
+        gpu = monitor.usage(self.gpus)
         read, written = processes.io_bytes(pids)
         sample = {
             "at": round(time.time(), 3),
             "cpu": round(cores, 3),
             "memory": float(memory),
-            "gpu": round(gpu, 3),
-            "gpu_memory": gpu_memory,
+            "gpu": round(gpu.busy, 3),
+            "gpu_memory": gpu.memory,
+            **({"gpu_memory_busy": round(gpu.memory_busy, 3)} if self.gpus else {}),
             "read": float(read),
             "written": float(written),
         }

@@ -6,13 +6,17 @@ import importlib
 import logging
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelworks.kernel.quantities import parse_bytes, parse_cpu
 from modelworks.kernel.run import NodeObservation, Resources
+from modelworks.runtime import container
 from modelworks.runtime.launch import Gpu
 from modelworks.runtime.sandbox import Isolation
 
+CONTAINER_ENGINE = "container-engine"
+"""The label of what runs images: ``podman``, ``docker``, another program's name, or ``none``."""
 RESERVE = 512 * 1024**2  # for the platform itself
 _LEAST = 256 * 1024**2
 _UNLIMITED = 1 << 60
@@ -34,7 +38,7 @@ def observe_node(isolation: Isolation, gpus: tuple[Gpu, ...]) -> NodeObservation
     return NodeObservation(
         name=name,
         capacity=capacity,
-        labels={"hostname": name},
+        labels={"hostname": name, CONTAINER_ENGINE: container.named() or "none"},
         isolation=isolation.enabled,
         isolation_note=isolation.note,
     )
@@ -51,6 +55,16 @@ def total_memory() -> int:
         if text.isdigit() and int(text) < _UNLIMITED:
             total = min(total, int(text))
     return total
+
+
+@dataclass(frozen=True)
+class GpuUsage:
+    """``busy`` is the share of time (0-1) in which a kernel ran, ``memory_busy`` that in which memory was read or
+    written, both the mean over several GPUs; ``memory`` is what is allocated on all, in bytes."""
+
+    busy: float
+    memory_busy: float
+    memory: float
 
 
 class GpuMonitor:
@@ -76,13 +90,15 @@ class GpuMonitor:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle).total  # type: ignore[attr-defined]
         return Gpu(index, str(uuid), str(name), int(memory))
 
-    def usage(self, gpus: tuple[Gpu, ...]) -> tuple[float, float]:
-        """Mean utilisation (0-1) and memory in bytes of these GPUs."""
+    def usage(self, gpus: tuple[Gpu, ...]) -> GpuUsage:
+        """What these GPUs did lately; nothing where there are none."""
         if self._nvml is None or not gpus:
-            return 0.0, 0.0
-        busy = memory = 0.0
+            return GpuUsage(0.0, 0.0, 0.0)
+        busy = memory_busy = memory = 0.0
         for gpu in gpus:
             handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu.index)
-            busy += self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            rates = self._nvml.nvmlDeviceGetUtilizationRates(handle)
+            busy += rates.gpu / 100
+            memory_busy += rates.memory / 100
             memory += self._nvml.nvmlDeviceGetMemoryInfo(handle).used
-        return busy / len(gpus), memory
+        return GpuUsage(busy / len(gpus), memory_busy / len(gpus), memory)

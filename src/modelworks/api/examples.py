@@ -207,6 +207,7 @@ def _platform() -> dict[str, Json]:
                 }
             ],
             "alerts": [],
+            "replicas": [{"replica": "1f0c9a-0-0", "usage": {"cpu": 0.42, "memory": 187695104.0}, "notes": []}],
         },
         "Revisions": {
             "items": [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from modelworks.cli.command import Invocation
 from modelworks.cli.output import age
@@ -41,8 +41,28 @@ def _head(explained: Document) -> Iterator[str]:
     rejected = {code: count for code, count in queue["rejected"].items() if count}
     if rejected:
         yield f"rejected: {', '.join(f'{count} {code}' for code, count in sorted(rejected.items()))}"
+    for replica in explained.get("replicas", ()):
+        yield f"replica {replica['replica']}: {_use(replica['usage'])}"
+        for note in replica["notes"]:
+            yield f"  note: {note}"
     for alert in explained["alerts"]:
         yield f"alert: {alert}"
+
+
+def _use(usage: Document) -> str:
+    """What a replica uses, and what its engine says."""
+    told: Mapping[str, Callable[[float], str]] = {
+        "cpu": lambda value: f"{value:.2f} cores",
+        "memory": lambda value: f"{value / 2**20:.0f} MiB",
+        "gpu": lambda value: f"GPU busy {value:.0%}",
+        "gpu_memory_busy": lambda value: f"its memory {value:.0%}",
+        "running": lambda value: f"{value:.0f} requests computed",
+        "waiting": lambda value: f"{value:.0f} wait in it",
+        "batch_mean": lambda value: f"{value:.1f} rows a batch",
+        "tokens_per_second": lambda value: f"{value:.1f} tokens/s",
+        "kv_cache": lambda value: f"KV cache {value:.0%}",
+    }
+    return ", ".join(say(usage[name]) for name, say in told.items() if name in usage)
 
 
 def _load(metric: Document) -> str:

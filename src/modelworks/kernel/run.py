@@ -119,7 +119,10 @@ class Transport(StrEnum):
 
 
 class Listen(Spec):
-    """A run that serves HTTP, and how to see that it is ready. ``liveness`` fails after ``failures`` bad probes."""
+    """A run that serves HTTP, and how to see that it is ready. ``liveness`` fails after ``failures`` bad probes.
+
+    ``metrics`` is where its engine says what it does, as Prometheus text; None: nobody asks.
+    """
 
     transport: Transport = Transport.UNIX
     port: int = Field(default=8000, ge=1, le=65535)
@@ -129,6 +132,7 @@ class Listen(Spec):
     startup: Duration = 120.0
     failures: int = 3
     network: str = Field(default="isolated", pattern="^(isolated|host)$")
+    metrics: str | None = None
 
 
 class Access(Spec):
@@ -233,7 +237,8 @@ class RunObservation(Spec):
     address: str | None = None
     log_bytes: int = 0
     outputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    usage: dict[str, float] = Field(default_factory=dict)  # last sample: cpu (cores), memory (bytes), gpu (0-1)
+    # Last sample: cpu (cores), memory (bytes), gpu and gpu_memory_busy (0-1); of its engine what agent/gauges.py names.
+    usage: dict[str, float] = Field(default_factory=dict)
     last_lines: tuple[str, ...] = ()  # of the log, once ended badly
 
 

@@ -54,16 +54,24 @@ class Engine:
         )
 
 
-@functools.cache
-def find_engine() -> Engine | None:
-    """podman, else docker, if it answers. ``MW_CONTAINER_ENGINE`` names another one, or is ``off``."""
+def named() -> str | None:
+    """The name of the engine that would be used, without asking whether it answers."""
+    return next((os.path.basename(program) for program in _programs()), None)
+
+
+def _programs() -> list[str]:
+    """Those installed, the preferred first. ``MW_CONTAINER_ENGINE`` names another one, or is ``off``."""
     wanted = os.environ.get("MW_CONTAINER_ENGINE", "")
     if wanted.lower() in ("off", "0", "false", "no"):
-        return None
-    for name in [wanted] if wanted else ["podman", "docker"]:
-        program = shutil.which(name)
-        if program is None:
-            continue
+        return []
+    found = (shutil.which(name) for name in ([wanted] if wanted else ["podman", "docker"]))
+    return [program for program in found if program is not None]
+
+
+@functools.cache
+def find_engine() -> Engine | None:
+    """podman, else docker, if it answers; see ``MW_CONTAINER_ENGINE``."""
+    for program in _programs():
         podman = os.path.basename(program) == "podman"
         # Where systemd does not run, its groups cannot be asked for; and what is asked for by path works with it too.
         engine = Engine(program, ("--cgroup-manager", "cgroupfs") if podman and os.geteuid() == 0 else ())

@@ -34,7 +34,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Status:
-    """What `mw status --json` prints. ``state`` is ``up``, ``degraded``, ``starting``, ``stopping`` or ``down``."""
+    """What `mw status --json` prints. ``state`` is ``up``, ``degraded``, ``starting``, ``stopping`` or ``down``;
+    ``images`` is what runs images (``podman``, ``docker``, ``none``), None while the agent does not answer."""
 
     state: str
     home: str
@@ -42,6 +43,7 @@ class Status:
     s3_url: str = ""
     processes: tuple[Row, ...] = ()
     isolation: bool | None = None
+    images: str | None = None
     notes: tuple[str, ...] = ()
     resources: dict[str, Any] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ def look(home: Home) -> Status:
         s3_url=state.s3_url,
         processes=tuple(rows),
         isolation=node.get("isolation"),
+        images=(node.get("labels") or {}).get("container-engine"),
         notes=tuple(notes),
         resources=_resources(home),
     )
@@ -174,6 +177,9 @@ def text(status: Status) -> str:
     lines += [f"s3         {status.s3_url}", f"home       {status.home}"]
     if status.isolation is not None:
         lines.append(f"isolation  {'on' if status.isolation else 'OFF'}")
+    if status.images is not None:
+        told = "none: neither podman nor docker is installed" if status.images == "none" else f"by {status.images}"
+        lines.append(f"images     {told}")
     for kind, phases in sorted(status.resources.items()):
         told = ", ".join(f"{count} {phase}" for phase, count in phases.items()) if isinstance(phases, dict) else phases
         lines.append(f"{kind.lower():<10} {told}")

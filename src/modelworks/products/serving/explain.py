@@ -18,6 +18,7 @@ from modelworks.kernel.spec import Spec
 from modelworks.kernel.traffic import Traffic
 from modelworks.products.context import Context, ContextOf, NamePath, WorkspaceOf
 from modelworks.products.serving.autoscale import look
+from modelworks.products.serving.engines import ReplicaNow, replicas_now
 from modelworks.products.serving.observe import Observed
 from modelworks.products.serving.record import Record
 from modelworks.products.serving.scale import ScaleReason
@@ -86,6 +87,7 @@ class Explained(Spec):
     queue: QueueDocument
     decisions: list[ScaleDocument] = Field(description="The newest first.")
     alerts: list[str]
+    replicas: list[ReplicaNow] = Field(description="Those that are ready.")
 
 
 @_routes.get("/{name}/explain", summary="Why so many replicas", operation_id="explainService")
@@ -101,7 +103,7 @@ def explain(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Expla
         decisions = scale.latest(connection, service.uid, _DECISIONS)
     now = time.time()
     traffic = context.traffic(service.uid)
-    return explained(service, traffic, _runs(context, service.uid), decisions, now)
+    return explained(service, traffic, observed_runs(context, f"{service.uid}/"), decisions, now)
 
 
 def explained(
@@ -140,6 +142,7 @@ def explained(
             )
             for d in decisions
         ],
+        replicas=replicas_now(runs),
         alerts=[_told(one) for one in conditions if one["type"] != "Ready" and one["status"] == "True"],
     )
 
@@ -169,12 +172,12 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
 
-def _runs(context: Context, uid: str) -> tuple[RunObservation, ...]:
+def observed_runs(context: Context, prefix: str) -> tuple[RunObservation, ...]:
     """Of the nodes that answer: CPU and GPU are not known of the others."""
     found: list[RunObservation] = []
     for name in context.runtimes:
         try:
-            found += context.runtimes[name].observe(f"{uid}/")
+            found += context.runtimes[name].observe(prefix)
         except ModelworksError:
             continue
     return tuple(found)

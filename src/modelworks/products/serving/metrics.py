@@ -14,7 +14,11 @@ from sqlalchemy import Connection, select
 
 from modelworks.db.tables import resources as table
 from modelworks.kernel.errors import Forbidden
+from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.products.context import ContextOf, PrincipalOf
+from modelworks.products.serving import engines
+from modelworks.products.serving.engines import ReplicaNow
+from modelworks.products.serving.explain import observed_runs
 from modelworks.products.serving.record import Record
 from modelworks.products.serving.routing import public_name
 from modelworks.products.serving.spec import ServiceSpec
@@ -41,6 +45,7 @@ class ServiceGauges:
     most: int | None
     p99_bound: float | None
     alerts: tuple[str, ...]
+    uid: str = ""
 
 
 @_routes.get(
@@ -55,7 +60,9 @@ def metrics(context: ContextOf, principal: PrincipalOf) -> PlainTextResponse:
     if principal.workspace is not None:
         raise Forbidden(f"the key {principal.name} is of the workspace {principal.workspace}; metrics are of all")
     with context.engine.connect() as connection:
-        own = render(_gauges(connection))
+        rows = list(_gauges(connection))
+    replicas = _replicas(rows, observed_runs(context, ""))
+    own = "\n".join([*render(rows).splitlines(), *engines.render(replicas), ""])
     texts = {"controller": own}
     up = {"controller": 1}
     for path in (*sorted(context.home.run.glob("gateway*.sock")), context.home.run / "courier-control.sock"):
@@ -107,11 +114,12 @@ def merged(texts: Mapping[str, str]) -> str:
 
 
 def _gauges(connection: Connection) -> Iterator[ServiceGauges]:
-    query = select(table.c.workspace, table.c.name, table.c.spec, table.c.status)
+    query = select(table.c.uid, table.c.workspace, table.c.name, table.c.spec, table.c.status)
     for row in connection.execute(query.where(table.c.kind == "Service").order_by(table.c.workspace, table.c.name)):
         spec, record = ServiceSpec.parse(row.spec, at="spec"), Record.of(row.status)
         scaling = spec.autoscaling
         yield ServiceGauges(
+            uid=row.uid,
             service=public_name(row.workspace, row.name),
             wanted=wanted_replicas(spec, record),
             ready=record.ready,
@@ -120,6 +128,17 @@ def _gauges(connection: Connection) -> Iterator[ServiceGauges]:
             p99_bound=spec.alerts.p99,
             alerts=tuple(name for name, breach in sorted(record.alerts.items()) if breach.firing),
         )
+
+
+def _replicas(rows: Iterable[ServiceGauges], runs: Iterable[RunObservation]) -> dict[str, list[ReplicaNow]]:
+    """By the names that callers know."""
+    names = {row.uid: row.service for row in rows}
+    found: dict[str, list[RunObservation]] = {}
+    for run in runs:
+        name = names.get(RunKey.parse(run.key).uid)
+        if name is not None:
+            found.setdefault(name, []).append(run)
+    return {name: engines.replicas_now(found[name]) for name in sorted(found)}
 
 
 def _ask(path: Path) -> str | None:

@@ -16,6 +16,8 @@ from modelworks.products.serving.templates import health_path, merging, template
 from modelworks.products.workload import arguments, expand, expand_variables
 
 WARM_UP_PATH = "/mnt/warm-up"
+# Templates whose server tells its metrics at the port that it serves at.
+_WITH_METRICS = frozenset((Processor.VLLM, Processor.LLAMACPP))
 _BATCH_SIZE = "MW_MAX_BATCH_SIZE"
 
 
@@ -150,6 +152,7 @@ def _listen(spec: ServiceSpec, path: str) -> Listen:
         startup=readiness.startup,
         failures=readiness.failures,
         network=spec.network,
+        metrics="/metrics" if own or spec.processor in _WITH_METRICS else None,
     )
 
 
