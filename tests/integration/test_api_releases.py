@@ -55,6 +55,7 @@ def test_what_a_canary_may_not_be(api: Api) -> None:
     assert unknown["errors"][0]["path"] == "spec.canary.model"
     assert post(api, "canary", {"entry": "a.py:B"}, 422)["status"] == 422
     assert post(api, "canary", {"weight": 101}, 422)["status"] == 422
+    assert "very revision that serves" in post(api, "canary", {"env": {"A": "1"}, "weight": 10}, 409)["detail"]
     assert "canary" not in api.client.get("/resources/services/one").json()["spec"]
     missing = api.client.post("/services/two/canary", json={"weight": 1})
     assert missing.status_code == 404

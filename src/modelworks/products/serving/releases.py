@@ -18,7 +18,7 @@ from modelworks.products.context import Context, ContextOf, NamePath, PrincipalO
 from modelworks.products.kind import Lookup
 from modelworks.products.serving.changes import Change, canary_change, former, resumed, rolled_back, summary
 from modelworks.products.serving.resolve import canary_facts, resolve
-from modelworks.products.serving.revisions import revision
+from modelworks.products.serving.revisions import overlaid, revision
 from modelworks.products.serving.spec import ServiceSpec
 from modelworks.products.serving.traffic_spec import Canary
 
@@ -154,6 +154,7 @@ def _store(
         )
         if change.canary_only:
             facts = {**service.resolved, "canary": canary_facts(metadata, spec, lookup).data}
+            _check_other(service, change, facts)
         else:
             facts = resolve(metadata, spec, lookup).data
     facts = resumed(facts) if again else facts
@@ -163,6 +164,16 @@ def _store(
     changed = resources.replace(connection, service.uid, stored, facts, service.labels)
     events.append(connection, changed.ref, changed.uid, "Updated", change.said)
     return changed.document()
+
+
+def _check_other(service: Resource, change: Change, facts: dict[str, Any]) -> None:
+    """Raises Conflict for a canary of which nothing differs: two versions of a model may be the same bytes."""
+    canary = ServiceSpec.parse(overlaid(change.spec), at="spec")
+    if revision(canary, facts["canary"]) == _revision(service):
+        raise Conflict(
+            f"the canary would be the very revision that serves: what it has of its own is what {service.ref.name} has",
+            remedy="compare `mw model get NAME`: versions of the same digest are the same model",
+        )
 
 
 def _revision(service: Resource) -> str:
