@@ -13,6 +13,7 @@ from modelworks.kernel.run import Resources
 from modelworks.settings import Settings, shipped_environments
 
 SERVER_NEEDS = {"numpy", "orjson", "uvloop", "httptools", "onnxruntime"}
+OWN_SERVERS = {"llamacpp"}
 
 
 def load(tmp_path: Path, text: str | None = None, **variables: str) -> Settings:
@@ -94,7 +95,8 @@ def test_custom_resources_have_a_price(tmp_path: Path) -> None:
 def test_shipped_environments_hold_what_the_model_server_needs_pinned_exactly() -> None:
     for name, environment in shipped_environments().environments.items():
         pins = dict(line.split("==") for line in environment.requirements)
-        assert pins.keys() >= SERVER_NEEDS, name
+        if name not in OWN_SERVERS:
+            assert pins.keys() >= SERVER_NEEDS, name
         assert pins.get("torch", "2.13.0") == "2.13.0", name
 
 

@@ -2,21 +2,70 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import ConfigDict
 from sqlalchemy import Connection
 
 from modelworks.db import resources
 from modelworks.db import tasks as sql
 from modelworks.kernel.errors import FieldError, Invalid, NotFound
 from modelworks.kernel.resource import Ref
+from modelworks.kernel.spec import Spec
 from modelworks.products.context import ContextOf, NamePath, PageSize, WorkspaceOf
 from modelworks.products.serving.facade import SERVICE
 
 _routes = APIRouter(prefix="/services", tags=["services"])
-_COLUMNS = ("id", "state", "attempts", "created_at", "finished_at", "expires_at", "status")
 State = Literal["pending", "running", "done"]
+_EXAMPLE: dict[str, Any] = {
+    "counts": {"pending": 3, "running": 1, "succeeded": 40, "failed": 0, "oldest_seconds": 1.25},
+    "items": [
+        {
+            "id": "06bc02413105aba68ad254424eeb9be7",
+            "state": "done",
+            "attempts": 1,
+            "created_at": "2026-01-31T09:00:00Z",
+            "finished_at": "2026-01-31T09:00:01Z",
+            "expires_at": "2026-02-01T09:00:01Z",
+            "status": 200,
+        }
+    ],
+    "next_cursor": None,
+}
+
+
+class TaskCounts(Spec):
+    """Of all tasks whose results are kept. ``oldest_seconds``: how long the first pending one has waited."""
+
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    oldest_seconds: float | None
+
+
+class Task(Spec):
+    """``status`` is the result's, once the task is done; after ``expires_at`` it is forgotten."""
+
+    id: str
+    state: State
+    attempts: int
+    created_at: datetime
+    finished_at: datetime | None
+    expires_at: datetime | None
+    status: int | None
+
+
+class ServiceTasks(Spec):
+    """The newest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    counts: TaskCounts
+    items: list[Task]
+    next_cursor: str | None = None
 
 
 def router() -> APIRouter:
@@ -31,7 +80,7 @@ def list_tasks(
     state: Annotated[State | None, Query(description="Only tasks in this state.")] = None,
     limit: PageSize = 100,
     cursor: Annotated[str | None, Query(max_length=32, description="`next_cursor` of the page before.")] = None,
-) -> dict[str, Any]:
+) -> ServiceTasks:
     """Counts, and the newest first. Results are the callers', who hold the service's token: they are not shown."""
     with context.engine.connect() as connection:
         service = resources.get(connection, Ref(workspace, SERVICE.name, name))
@@ -42,24 +91,22 @@ def list_tasks(
         terms = {"uid": service.uid, "state": state, "limit": limit + 1, "before": _before(cursor)}
         found = [tuple(row) for row in connection.exec_driver_sql(sql.LIST, terms)]
         counts = _counts(connection, service.uid)
-    items = [_item(row[1:]) for row in found[:limit]]
-    return {"counts": counts, "items": items, "next_cursor": str(found[limit - 1][0]) if len(found) > limit else None}
+    items = [Task(**dict(zip(Task.model_fields, row[1:], strict=True))) for row in found[:limit]]
+    return ServiceTasks(
+        counts=counts, items=items, next_cursor=str(found[limit - 1][0]) if len(found) > limit else None
+    )
 
 
-def _counts(connection: Connection, uid: str) -> dict[str, Any]:
+def _counts(connection: Connection, uid: str) -> TaskCounts:
     row = connection.exec_driver_sql(sql.COUNTS, {"uid": uid}).one()
     oldest = row.oldest
-    return {
-        "pending": row.pending,
-        "running": row.running,
-        "succeeded": row.succeeded,
-        "failed": row.failed,
-        "oldest_seconds": None if oldest is None else round(oldest, 3),
-    }
-
-
-def _item(row: tuple[Any, ...]) -> dict[str, Any]:
-    return dict(zip(_COLUMNS, row, strict=True))
+    return TaskCounts(
+        pending=row.pending,
+        running=row.running,
+        succeeded=row.succeeded,
+        failed=row.failed,
+        oldest_seconds=None if oldest is None else round(oldest, 3),
+    )
 
 
 def _before(cursor: str | None) -> int | None:
