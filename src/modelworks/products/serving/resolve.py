@@ -11,7 +11,7 @@ from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.registry.facade import ModelVersion, find_version
 from modelworks.products.resolution import Resolution
 from modelworks.products.serving import adapters, images
-from modelworks.products.serving.revisions import CANARY_FIELDS, RESUMED, overlaid
+from modelworks.products.serving.revisions import CANARY_FIELDS, RESUMED, overlaid, revision
 from modelworks.products.serving.schedule import problems as schedule_problems
 from modelworks.products.serving.spec import ServiceSpec
 from modelworks.products.serving.templates import default_environment, notes
@@ -32,6 +32,8 @@ def resolve(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
         canary = canary_facts(metadata, spec, lookup)
         data["canary"] = canary.data
         notes += [note for note in canary.notes if note not in notes]
+        if revision(ServiceSpec.parse(overlaid(spec.dump()), at="spec"), canary.data) == revision(spec, found.data):
+            notes.append("the canary is the service's own revision: nothing of it differs")
     stored = lookup.resource(metadata.workspace, "Service", metadata.name)
     if stored is not None and RESUMED in stored.resolved:
         # No fact of the spec, so it outlasts every apply.
