@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.gateway_lab import AUTH, QUICK, Lab, header, request
+from tests.gateway_lab import AUTH, QUICK, Lab, Replica, header, request
 from tests.integration.test_gateway_limits import Gate, posting, until
 from tests.integration.test_gateway_proxy import run
 
@@ -92,6 +92,30 @@ def test_the_rest_of_the_time_is_passed_on(tmp_path: Path) -> None:
         await waiting.post(extra=timeout_of(60_000))
         await waiting.post(extra=timeout_of(60_000))
         assert 59_000 < int(header(replica.heads[-1], "x-mw-timeout-ms") or 0) <= 60_000
+
+    run(tmp_path, body)
+
+
+def test_a_request_that_goes_again_says_its_time_once(tmp_path: Path) -> None:
+    async def once(replica: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one request of each connection, and closes it with the second one."""
+        for _ in range(2):
+            head = await replica.read_head(reader)
+            if replica.connections > 1 or len(replica.heads) == 1:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            else:
+                return
+            assert head
+
+    async def body(lab: Lab) -> None:
+        replica = await lab.replica(once)
+        lab.route(replica)
+        client = await lab.client()
+        for _ in range(2):
+            await client.send(f"GET /api/predict/digits HTTP/1.1\r\nHost: h\r\n{timeout_of(60_000)}\r\n")
+            assert (await client.answer())[0] == 200
+        assert replica.connections == 2
+        assert [head.lower().count(b"x-mw-timeout-ms") for head in replica.heads] == [1, 1, 1]
 
     run(tmp_path, body)
 

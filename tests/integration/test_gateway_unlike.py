@@ -201,3 +201,17 @@ def test_the_head_of_a_request_that_fits_is_its_own(tmp_path: Path, monkeypatch:
         assert (last.method, last.length, last.authorization) == (b"POST", 3, f"Bearer {TOKEN}".encode())
 
     run(tmp_path, body)
+
+
+@pytest.mark.parametrize("length", ["CONTENT-LENGTH: 0", "Content-Length:0", "content-Length:  0"])
+def test_a_length_in_an_unusual_spelling_is_read_by_the_parser_each_time(tmp_path: Path, length: str) -> None:
+    async def body(lab: Lab) -> None:
+        replica = await ready(lab)
+        client = await lab.client()
+        for i in (0, 0, 0, 1, 2, 3):
+            await client.send(f"POST /api/predict/digits HTTP/1.1\r\nHost: h\r\n{AUTH}X-Id: {i}\r\n{length}\r\n\r\n")
+            assert (await client.answer())[0] == 200
+            assert header(replica.heads[-1], "x-id") == str(i)
+            assert replica.heads[-1].lower().count(b"content-length: 0\r\n") == 1
+
+    run(tmp_path, body)

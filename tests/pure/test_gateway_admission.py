@@ -381,3 +381,19 @@ def test_times_of_those_who_have_left_are_not_kept() -> None:
         admission.due()
         assert admission.cancel(request)
     assert len(admission._times) < 200
+
+
+def test_the_time_between_two_bursts_is_no_slow_queue() -> None:
+    admission = Admission(door, route(*replicas(1), concurrency=16, queue_size=1000))
+    for burst in range(6):
+        now = 10.0 * burst
+        requests = [Request(i) for i in range(100)]
+        for request in requests:  # 0.35 s of work, wanted within 2 s
+            request.slot = admission.enter(request, now, now + 30.0, wanted=now + 2.0)
+        while inside := [request for request in requests if request.slot is not None]:
+            now += 0.05
+            for request in inside:
+                requests.remove(request)
+                assert request.slot is not None
+                admission.release(request.slot, now, 0.05, True)
+        assert not requests

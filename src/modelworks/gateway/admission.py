@@ -124,7 +124,10 @@ class Admission:
         place = self._places.pop(waiter, None)
         if place is None:
             return False
-        del place.lane.queue[waiter]
+        lane = place.lane
+        del lane.queue[waiter]
+        if not lane.queue:
+            lane.pace.rest()  # the time until somebody waits again says nothing of how fast a queue moves
         return True
 
     def release(self, slot: Slot, now: float, held: float | None, good: bool = False) -> None:
@@ -143,8 +146,6 @@ class Admission:
         if self._places:
             if lane.queue:
                 lane.pace.left(now, lane.capacity)
-            else:
-                lane.pace.rest()
             self._pump(now)
 
     def give_back(self, slot: Slot, now: float, key: bytes | None) -> None:
@@ -254,6 +255,7 @@ class Admission:
         self._times.clear()
         for lane in self._lanes.values():
             lane.queue.clear()
+            lane.pace.rest()
         return waiting
 
     def retry_after(self) -> int:

@@ -14,7 +14,7 @@ class Outgoing:
     no more than ``buffer`` are kept for another time.
     """
 
-    __slots__ = ("_buffer", "_chunked", "_gone", "_kept", "_parts", "received", "waited")
+    __slots__ = ("_buffer", "_chunked", "_gone", "_kept", "_parts", "_stamp", "received", "waited")
 
     def __init__(self, first: bytes, buffer: int, *, chunked: bool) -> None:
         self._parts = [first]
@@ -22,6 +22,7 @@ class Outgoing:
         self._chunked = chunked
         self._kept: list[bytes] | None = None
         self._gone = False
+        self._stamp = b""
         self.received = self.waited = 0
 
     @property
@@ -45,9 +46,10 @@ class Outgoing:
             self._parts.append(data)
 
     def stamp(self, line: bytes) -> None:
-        """One more header line, if the head has not gone yet."""
+        """One more header line, if the head has not gone yet; what goes again has it once, with its last value."""
         if not self._gone and self._parts:
-            self._parts[0] = self._parts[0][:-2] + line + b"\r\n"
+            self._parts[0] = self._parts[0][: -2 - len(self._stamp)] + line + b"\r\n"
+            self._stamp = line
 
     def end(self) -> None:
         if self._chunked:
