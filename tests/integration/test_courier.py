@@ -200,6 +200,38 @@ def test_a_lease_is_renewed_while_its_task_runs(courier: Lab) -> None:
     assert replica.seen[id] == 1
 
 
+def test_a_replica_that_hangs_gets_nothing_more_and_is_told_of_until_it_answers(courier: Lab) -> None:
+    go_on = threading.Event()
+
+    def hangs(body: bytes, _: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        go_on.wait(60)
+        return 200, {}, body
+
+    try:
+        replicas = courier.replica(hangs), courier.replica()
+        uid = courier.route(*replicas, concurrency=2, hang_timeout=1.0)
+        courier.knows(uid, 2)
+        with courier.traffic() as reports:
+
+            def hung() -> list[str]:
+                return next((r["services"][uid]["hung"] for r in reversed(reports()) if uid in r["services"]), [])
+
+            first = [courier.submit(uid, b"%d" % n).json()["id"] for n in range(8)]
+            until(lambda: hung() == ["0-0"])
+            assert 'mw_tasks_replicas_hung{service="digits"} 1' in courier.ask("metrics")
+            assert 1 <= len(replicas[0].seen) <= 2
+            before = replicas[0].seen.total()
+            later = [courier.submit(uid, b"later").json()["id"] for _ in range(8)]
+            assert {courier.result(uid, id).content for id in later} == {b"LATER"}
+            assert replicas[0].seen.total() == before, "it was given another one"
+            go_on.set()
+            until(lambda: hung() == [])
+        assert {courier.result(uid, id).status_code for id in first} == {200}
+    finally:
+        go_on.set()
+    assert courier.rows("SELECT max(attempts) FROM tasks") == [(1,)]
+
+
 def test_events_tell_each_state_and_the_result(courier: Lab) -> None:
     go = threading.Event()
     uid = courier.route(courier.replica(lambda body, _: (go.wait(30), (201, {"X-A": "b"}, body))[1]))

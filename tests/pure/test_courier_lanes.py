@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from modelworks.courier.lanes import Lane, Lanes
 from modelworks.courier.outcome import Answer, Broken, Result, Retry, delay, follows
+from modelworks.gateway.hung import hanging
 from modelworks.gateway.table import Replica
 
 
@@ -52,9 +53,54 @@ def test_no_limit_is_exceeded(steps: list[tuple[object, ...]], concurrency: int,
             assert 1 <= lane.limit <= max(1, min(concurrency, lane.replica.limit or concurrency) // couriers)
 
 
-@given(st.integers(1, 99), st.integers(1, 8), st.integers(1, 8))
+def test_who_hangs_gets_nothing_until_it_speaks_and_then_one_task_at_a_time() -> None:
+    lanes = Lanes()
+    lanes.update([replica(1, "a")], 4, {}, 1)
+    lane = lanes.take(0.0)
+    assert lane is not None
+    assert lane.silent_since is None, "a place that is taken is no request"
+    lane.asked(10.0)
+    assert lane.silent_since == 10.0
+    assert hanging(lanes.lanes, 40.0, 30.0) == []
+    assert hanging(lanes.lanes, 40.1, 30.0) == [lane]
+    lane.hung = True
+    assert lanes.take(41.0) is None
+    lane.said(42.0)
+    assert not lane.hung
+    assert lane.silent_since == 42.0
+    lane.ended(43.0, reached=True)
+    lanes.put(lane, good=True)
+    assert (lane.window, lane.silent_since) == (2, None)
+
+
+def test_requests_that_end_for_want_of_an_answer_do_not_hide_the_silence() -> None:
+    lanes = Lanes()
+    lanes.update([replica(1, "a")], 1, {}, 1)
+    (lane,) = lanes.lanes
+    for begin in (0.0, 10.0):
+        lane.asked(begin)
+        lane.ended(begin + 10.0, reached=True)
+    lane.asked(30.0)
+    assert lane.silent_since == 10.0, "the time in which it had nothing to answer is not counted"
+    lane.ended(31.0, reached=False)
+    lane.asked(40.0)
+    assert lane.silent_since == 20.0, "what never reached it says nothing of it"
+
+
+def test_places_are_given_back_although_shares_were_counted_anew() -> None:
+    lanes = Lanes()
+    lanes.update([replica(1, "a")], 1, {}, 1)
+    lane = lanes.take(0.0)
+    assert lane is not None
+    lanes.update([replica(2, "b")], 1, {}, 1)
+    lanes.back(lane)
+    assert lane.in_flight == 0
+
+
+@given(st.integers(1, 99).filter(lambda percent: percent != 50), st.integers(1, 8), st.integers(1, 8))
 def test_shares_of_revisions_hold(percent: int, first: int, second: int) -> None:
-    """Whoever is full, a canary never has more than its share of what was given, but for one task."""
+    """Whoever is full, a canary never has more than its share of what was given, but for one task; of two that have
+    the same share neither is one, and each takes what the other cannot."""
     lanes = Lanes()
     found = [*(replica(n, "a") for n in range(first)), *(replica(10 + n, "b") for n in range(second))]
     lanes.update(found, 1, {"a": percent, "b": 100 - percent}, 1)

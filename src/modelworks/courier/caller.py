@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import httptools
@@ -35,6 +35,7 @@ class Exchange(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._heard = asyncio.Event()
+        self._said: Callable[[], None] | None = None
         self._keep = False
         self._head_only = False
         self._parser = httptools.HttpResponseParser(self)
@@ -43,14 +44,16 @@ class Exchange(asyncio.Protocol):
     def usable(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    async def ask(self, data: bytes, *, silence: float, head_only: bool = False) -> Answer | Broken:
-        """Send ``data`` and wait. No byte for ``silence`` seconds ends it."""
+    async def ask(
+        self, data: bytes, *, silence: float, head_only: bool = False, said: Callable[[], None] | None = None
+    ) -> Answer | Broken:
+        """Send ``data`` and wait. No byte for ``silence`` seconds ends it; ``said`` is called whenever some come."""
         if not self.usable:
             return Broken("the connection was closed", sent=False)
         assert self.transport is not None
         loop = asyncio.get_running_loop()
         waiting = self._waiting = loop.create_future()
-        self._head_only, self._keep = head_only, False
+        self._head_only, self._keep, self._said = head_only, False, said
         self.transport.write(data)
         try:
             while not waiting.done():
@@ -89,6 +92,8 @@ class Exchange(asyncio.Protocol):
         if self._waiting is None:
             self.close()
             return
+        if self._said is not None:
+            self._said()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -155,8 +160,10 @@ class Pool:
         self._idle: list[Exchange] = []
         self.closed = False
 
-    async def ask(self, data: bytes, *, silence: float, head_only: bool = False) -> Answer | Broken:
-        """The answer to ``data``, a whole request."""
+    async def ask(
+        self, data: bytes, *, silence: float, head_only: bool = False, said: Callable[[], None] | None = None
+    ) -> Answer | Broken:
+        """The answer to ``data``, a whole request. See :meth:`Exchange.ask`."""
         now = asyncio.get_running_loop().time()
         exchange = self._take(now)
         if exchange is None:
@@ -165,7 +172,7 @@ class Pool:
             except OSError as error:
                 return Broken(f"nobody listens there: {error}", sent=False)
         try:
-            found = await exchange.ask(data, silence=silence, head_only=head_only)
+            found = await exchange.ask(data, silence=silence, head_only=head_only, said=said)
         except BaseException:
             exchange.close()
             raise

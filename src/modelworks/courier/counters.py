@@ -32,7 +32,8 @@ class Revision:
 
 
 class Counters:
-    """One service. ``pending``, ``running`` and ``oldest`` are the database's, of all couriers; the rest is our own."""
+    """One service. ``pending``, ``running`` and ``oldest`` are the database's, of all couriers; the rest is our own.
+    ``hung`` are the ids of replicas that hold requests and say nothing."""
 
     def __init__(self) -> None:
         self.arrived = self.retried = self.told = self.untold = 0
@@ -41,6 +42,7 @@ class Counters:
         self.revisions: dict[str, Revision] = {}
         self.pending = self.running = 0
         self.oldest = 0.0
+        self.hung: frozenset[str] = frozenset()
 
     def revision(self, name: str) -> Revision:
         found = self.revisions.get(name)
@@ -63,7 +65,7 @@ class Counters:
             "oldest": round(self.oldest, 3) if whole else 0.0,
             "arrived": self.arrived,
             "rejected": dict(self.rejected),
-            "hung": [],
+            "hung": sorted(self.hung),
             "revisions": {name: one.document() for name, one in self.revisions.items()},
         }
 
@@ -82,6 +84,7 @@ def render(rows: Iterable[tuple[str, Counters]], captured: int = 0, capture_drop
         ("mw_tasks_running", "gauge", lambda c: c.running),
         ("mw_tasks_oldest_seconds", "gauge", lambda c: round(c.oldest, 3)),
         ("mw_tasks_in_flight", "gauge", lambda c: c.in_flight),
+        ("mw_tasks_replicas_hung", "gauge", lambda c: len(c.hung)),
         ("mw_tasks_submitted_total", "counter", lambda c: c.arrived),
         ("mw_tasks_retries_total", "counter", lambda c: c.retried),
         ("mw_tasks_webhooks_total", "counter", lambda c: c.told),

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from modelworks.courier.ledger import Ledger
 from modelworks.courier.outcome import Answer, Broken, Result, Retry, exhausted, follows
 from modelworks.courier.service import Service
 from modelworks.db import tasks as sql
+from modelworks.gateway.hung import Silence, forgiven, hanging, hung
 from modelworks.gateway.table import parse_address
 
 _MOST_ROWS = 64
@@ -29,28 +30,34 @@ _MOST_UNSAVED = 2000
 _LOOK = 1.0  # seconds between claims where nothing says that there is work: retries, and other couriers' submissions
 _Row = tuple[str, int, dict[str, Any], bytes]
 _REST = 0.25  # how long a replica is left alone where nobody listens
+# Tasks differ more than what somebody waits for, and are done again from their beginning: more is needed to call a
+# silence a hang than where a caller waits.
+_LEAST_SILENCE, _TIMES = 30.0, 10.0
+_ASLEEP = 1.0  # seconds by which a look is late when it was us who did not listen
 log = logging.getLogger("modelworks.courier.dispatcher")
 
 
 @dataclass
 class _Station:
-    """One service at work. ``hungry``: there may be tasks to claim. ``held``: lease by id, and its length."""
+    """One service at work. ``hungry``: there may be tasks to claim. ``silence``: how long its replicas say nothing."""
 
     service: Service
     counters: Counters
     lanes: Lanes = field(default_factory=Lanes)
     pools: dict[str, Pool] = field(default_factory=dict)
+    silence: Silence = field(default_factory=lambda: Silence(_LEAST_SILENCE, _TIMES))
     hungry: bool = True
     most: int = _MOST_ROWS
 
 
 class Dispatcher:
-    """``number`` names this courier in its leases, so that those of one that has died are known."""
+    """``number`` names this courier in its leases, so that those of one that has died are known. ``alert`` is called
+    when replicas hang that did not, or answer again."""
 
-    def __init__(self, number: int, claims: Link, leases: Link, ledger: Ledger) -> None:
+    def __init__(self, number: int, claims: Link, leases: Link, ledger: Ledger, alert: Callable[[], None]) -> None:
         self.number = number
         self.couriers = 1
-        self._claims, self._leases, self._ledger = claims, leases, ledger
+        self._claims, self._leases, self._ledger, self._alert = claims, leases, ledger, alert
         self._stations: dict[str, _Station] = {}
         self._epoch = itertools.count(1)
         self._wake = asyncio.Event()
@@ -76,6 +83,7 @@ class Dispatcher:
             wanted = {replica.address for replica in route.replicas}
             for address in set(station.pools) - wanted:
                 station.pools.pop(address).close()
+            self._tell_hung(station)
             station.hungry = True
         self._wake.set()
 
@@ -157,11 +165,17 @@ class Dispatcher:
                 station.lanes.put(lane, good=False)
                 outcome = exhausted(terms.attempts)
             else:
-                found = await self._send(station, lane, id, attempt, request, body)
+                try:
+                    found = await self._send(station, lane, id, attempt, request, body)
+                except Exception as error:
+                    # Ours, and it would come again at once, for ever, if the attempt did not count.
+                    log.exception("an attempt failed", extra={"task": id})
+                    found = Broken(f"the courier failed: {type(error).__name__}", sent=True)
                 outcome = follows(found, attempt, terms.attempts)
         finally:
             self._bytes -= len(body)
-            self._held.pop(id, None)
+            if self._held.get(id, ("",))[0] == lease:  # else it was lost, and the task is held under another by now
+                del self._held[id]
             if isinstance(outcome, Result):
                 finished = station.counters.finished
                 finished[outcome.status] = finished.get(outcome.status, 0) + 1
@@ -181,12 +195,26 @@ class Dispatcher:
         revision.in_flight += 1
         began, good = loop.time(), False
         found: Answer | Broken | None = None
+        silent = True
+
+        def said() -> None:
+            nonlocal silent
+            now, hung = loop.time(), lane.hung
+            if silent:
+                silent = False
+                station.silence.note(now - began)
+            lane.said(now)
+            if hung:
+                self._tell_hung(station)
+
+        lane.asked(began)
         try:
-            found = await self._ask(station, lane, id, attempt, request, body)
+            found = await self._ask(station, lane, id, attempt, request, body, said)
             good = isinstance(found, Answer) and found.status < 500
             return found
         finally:
             revision.in_flight -= 1
+            lane.ended(loop.time(), reached=not isinstance(found, Broken) or found.sent)
             station.lanes.put(lane, good=good)
             if isinstance(found, Answer) or (isinstance(found, Broken) and found.sent):
                 revision.add(loop.time() - began, error=not good)
@@ -195,7 +223,14 @@ class Dispatcher:
                 loop.call_later(_REST, self._wake.set)
 
     async def _ask(
-        self, station: _Station, lane: Lane, id: str, attempt: int, request: dict[str, Any], body: bytes
+        self,
+        station: _Station,
+        lane: Lane,
+        id: str,
+        attempt: int,
+        request: dict[str, Any],
+        body: bytes,
+        said: Callable[[], None],
     ) -> Answer | Broken:
         address = lane.replica.address
         pool = station.pools.get(address)
@@ -204,7 +239,7 @@ class Dispatcher:
         headers = [(name, value) for name, value in request["headers"]]
         headers += [("X-Mw-Task-Id", id), ("X-Mw-Task-Attempt", str(attempt))]
         data = caller.request(request["method"], request["path"], "replica", headers, body)
-        return await pool.ask(data, silence=station.service.route.keepalive)
+        return await pool.ask(data, silence=station.service.route.keepalive, said=said)
 
     async def _renew(self) -> None:
         """Each lease is renewed when a third of it has gone, all that are due in one statement."""
@@ -223,12 +258,39 @@ class Dispatcher:
                     renewed |= {id: (lease, now) for id, lease, _ in due}
 
     async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
         while True:
             await asyncio.sleep(_LOOK)
+            now = loop.time()
+            late, last = now - last - _LOOK, now
             for station in self._stations.values():
                 station.hungry = True
+                self._find_hung(station, now, late if late > _ASLEEP else 0.0)
             if self._stations:
                 self._wake.set()
+
+    def _find_hung(self, station: _Station, now: float, deaf: float) -> None:
+        """Who is to get nothing more, and who may again; for ``deaf`` seconds it was us who did not listen."""
+        lanes = station.lanes.lanes
+        for lane in lanes:
+            lane.heard += deaf
+        station.silence.sweep(now)
+        for lane in hanging(lanes, now, station.silence.allowed(station.service.route.hang_timeout)):
+            lane.hung = True
+            log.warning(
+                "replica %s of %s holds %d tasks and has said nothing for %.1f s: it gets no more",
+                lane.replica.id, station.service.route.service, lane.owed, now - lane.heard,
+            )  # fmt: skip
+        for lane in forgiven(lanes, now):
+            lane.forgive()
+        self._tell_hung(station)
+
+    def _tell_hung(self, station: _Station) -> None:
+        found = hung(station.lanes.lanes)
+        if found != station.counters.hung:
+            station.counters.hung = found
+            self._alert()
 
     def _again_soon(self) -> None:
         asyncio.get_running_loop().call_later(0.2, self._wake.set)

@@ -1,4 +1,5 @@
-"""Which replica a task goes to: limits, weights of revisions, and a slow beginning where one is asked for. Pure."""
+"""Which replica a task goes to: limits, weights of revisions, a slow beginning where one is asked for, and nothing to
+one that says nothing. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +9,24 @@ from modelworks.gateway.table import Replica
 
 
 class Lane:
-    """One replica and the tasks that it works on. ``window`` grows to ``limit`` where the replica begins slowly."""
+    """One replica and the tasks that it works on. ``window`` grows to ``limit`` where the replica begins slowly.
 
-    __slots__ = ("in_flight", "limit", "removed", "replica", "resting_until", "window")
+    ``in_flight`` are places that are taken, ``owed`` the requests among them that it has. ``heard``: when it last said
+    a byte, or got its first request, less the seconds that it was ``silent`` to those that have ended since.
+    """
+
+    __slots__ = (
+        "heard",
+        "hung",
+        "in_flight",
+        "limit",
+        "owed",
+        "removed",
+        "replica",
+        "resting_until",
+        "silent",
+        "window",
+    )
 
     def __init__(self, replica: Replica, limit: int) -> None:
         self.replica = replica
@@ -19,11 +35,41 @@ class Lane:
         self.in_flight = 0
         self.removed = False
         self.resting_until = 0.0  # nobody listened there a moment ago
+        self.owed = 0
+        self.heard = self.silent = 0.0
+        self.hung = False
 
     def free(self, now: float) -> int:
-        if self.removed or now < self.resting_until:
+        if self.removed or self.hung or now < self.resting_until:
             return 0
         return max(0, min(self.limit, self.window) - self.in_flight)
+
+    @property
+    def silent_since(self) -> float | None:
+        """Since when it has owed a word; None when nobody waits for one."""
+        return self.heard if self.owed else None
+
+    def asked(self, now: float) -> None:
+        """A request is on its way to it."""
+        if not self.owed:
+            self.heard = now - self.silent
+        self.owed += 1
+
+    def said(self, now: float) -> None:
+        """Some bytes of an answer: who was taken for hung is not, and gets a task, then two, then four."""
+        self.heard, self.silent = now, 0.0
+        if self.hung:
+            self.forgive()
+
+    def ended(self, now: float, *, reached: bool) -> None:
+        """A request that was ``asked`` is over; one that never ``reached`` it says nothing of it."""
+        self.owed -= 1
+        if not self.owed and reached:
+            self.silent = now - self.heard  # requests that end for want of an answer must not hide that none comes
+
+    def forgive(self) -> None:
+        """Another chance, without the silence before it."""
+        self.hung, self.silent, self.window = False, 0.0, 1
 
 
 class Lanes:
@@ -79,7 +125,8 @@ class Lanes:
     def back(self, lane: Lane) -> None:
         """It was taken, and there was no task for it."""
         lane.in_flight -= 1
-        self._given[lane.replica.revision] -= 1
+        # Shares may have been counted anew meanwhile, perhaps without that revision.
+        self._given[lane.replica.revision] = max(0, self._given.get(lane.replica.revision, 0) - 1)
 
     def put(self, lane: Lane, *, good: bool) -> None:
         """A task has ended there; after a good one a slow replica may be given twice as many."""

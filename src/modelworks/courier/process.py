@@ -82,7 +82,9 @@ class Courier:
         self._submitter = Submitter(link("submit"))
         self._ledger = Ledger(link("ledger"), self._written)
         self._house = House(partial(link, "house"), self._submitter, self.counters, self._changed)
-        self._dispatcher = Dispatcher(self._house.number, link("claim"), link("lease"), self._ledger)
+        self._dispatcher = Dispatcher(
+            self._house.number, link("claim"), link("lease"), self._ledger, lambda: self.urgent()
+        )
         read = link("read")
         self._webhooks = Webhooks(home, read, self.services, self.counters)
         self._desk = Desk(self.services, self.counters, self._submitter, read, self._waiting, self._stored)

@@ -6,7 +6,10 @@ long a silence is usual, the service's own answers have shown.
 
 from __future__ import annotations
 
-from modelworks.gateway.lanes import Slot
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from modelworks.gateway.table import Replica
 
 _LEAST = 5.0
 _TIMES = 4.0
@@ -15,13 +18,30 @@ _PERIODS = 5
 _ANOTHER_CHANCE = 30.0
 
 
+class Listened(Protocol):
+    """A replica as far as what it says goes; the attributes are those of ``Slot``."""
+
+    replica: Replica
+    hung: bool
+    heard: float
+    in_flight: int
+
+    @property
+    def silent_since(self) -> float | None: ...
+
+
+L = TypeVar("L", bound=Listened)
+
+
 class Silence:
-    """``longest``: between the end of a request and the first byte of its answer, in the last minutes."""
+    """``longest``: between the end of a request and the first byte of its answer, in the last minutes. Not usual is
+    one of ``times`` that, and of ``least`` seconds."""
 
-    __slots__ = ("_former", "_next", "longest")
+    __slots__ = ("_former", "_least", "_next", "_times", "longest")
 
-    def __init__(self) -> None:
+    def __init__(self, least: float = _LEAST, times: float = _TIMES) -> None:
         self.longest = 0.0
+        self._least, self._times = least, times
         self._former: list[float] = []
         self._next = 0.0
 
@@ -44,10 +64,10 @@ class Silence:
         if hang_timeout is not None:
             return hang_timeout
         longest = max((self.longest, *self._former))
-        return max(_LEAST, _TIMES * longest) if longest else None
+        return max(self._least, self._times * longest) if longest else None
 
 
-def hanging(slots: tuple[Slot, ...], now: float, allowed: float | None) -> list[Slot]:
+def hanging(slots: Iterable[L], now: float, allowed: float | None) -> list[L]:
     """Who has to be taken out now."""
     if allowed is None:
         return []
@@ -56,11 +76,11 @@ def hanging(slots: tuple[Slot, ...], now: float, allowed: float | None) -> list[
     ]
 
 
-def forgiven(slots: tuple[Slot, ...], now: float) -> list[Slot]:
+def forgiven(slots: Iterable[L], now: float) -> list[L]:
     """Who is hung, has no request left, and may be given one again: else nothing could ever show that it works."""
     return [slot for slot in slots if slot.hung and not slot.in_flight and now - slot.heard > _ANOTHER_CHANCE]
 
 
-def hung(slots: tuple[Slot, ...]) -> frozenset[str]:
+def hung(slots: Iterable[Listened]) -> frozenset[str]:
     """The ids of those that said nothing to their requests, whether these are still there or have given up."""
     return frozenset(slot.replica.id for slot in slots if slot.hung)
