@@ -84,10 +84,12 @@ def test_delays_grow_from_a_fifth_of_a_second_to_half_a_minute(failures: int) ->
     assert failures < 1 or policy.delay(failures) >= policy.FIRST_DELAY
 
 
-def test_a_healthy_minute_makes_up_for_earlier_failures() -> None:
-    assert policy.failures_after(7, ready_since=100.0, now=159.0) == 8
-    assert policy.failures_after(7, ready_since=100.0, now=160.0) == 1
+def test_who_lived_well_starts_again_at_once_and_who_ends_right_after_its_start_waits_longer_each_time() -> None:
+    assert policy.failures_after(7, ready_since=100.0, now=109.0) == 8
+    assert policy.failures_after(7, ready_since=100.0, now=110.0) == 0
     assert policy.failures_after(7, ready_since=None, now=1e9) == 8
+    ended = Seen(exited_at=110.0, failures=0, was_ready=True)
+    assert policy.plan({"postgres": NEEDS["postgres"]}, {"postgres": ended}, 110.0).start == ("postgres",)
 
 
 def test_an_end_that_was_asked_for_is_no_failure_but_one_right_after_the_start_is() -> None:

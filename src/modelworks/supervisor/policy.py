@@ -11,8 +11,8 @@ from enum import StrEnum
 
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 30.0
-HEALTHY_AFTER = 60.0
-"""A process that was ready for so long has made up for its earlier failures."""
+HEALTHY_AFTER = 10.0
+"""A process that was ready for so long works: its end, whatever it was, is no reason to wait before it starts again."""
 ASKED_AFTER = 0.5
 """A good end of a process that was ready for so long was asked for, by SIGTERM: it starts again at once."""
 GIVE_UP_AFTER = 3
@@ -80,10 +80,9 @@ def delay(failures: int) -> float:
 
 def failures_after(failures: int, ready_since: float | None, now: float, *, good: bool = False) -> int:
     """The count after an end at ``now`` that the supervisor did not want; ``good``: with exit code 0."""
-    ready_for = now - ready_since if ready_since is not None else 0.0
-    if good and ready_for >= ASKED_AFTER:
-        return 0
-    return 1 if ready_for >= HEALTHY_AFTER else failures + 1
+    if ready_since is None:
+        return failures + 1
+    return 0 if now - ready_since >= (ASKED_AFTER if good else HEALTHY_AFTER) else failures + 1
 
 
 def plan(needs: Mapping[str, Need], seen: Mapping[str, Seen], now: float) -> Plan:
