@@ -27,6 +27,7 @@ def typed(page: Path, folder: Path, mw: Mw) -> None:
     script = ["set -e -o pipefail"]
     for number, block in enumerate(blocks(page.read_text())):
         if block.file is not None:
+            (folder / block.file).parent.mkdir(exist_ok=True)
             (folder / block.file).write_text(block.text)
         elif block.run and block.language in ("sh", "python"):
             script.append(f"echo '--- {page.name}:{block.line}' >&2")
@@ -71,6 +72,10 @@ def test_the_readme(mw: Mw, tmp_path: Path) -> None:
 def test_the_tutorial(mw: Mw, tmp_path: Path) -> None:
     """After the README's, whose service still runs: two cores must do for both."""
     typed(DOCS / "tutorial.md", tmp_path, mw)
+
+
+def test_the_tutorial_of_serving(mw: Mw, tmp_path: Path) -> None:
+    typed(DOCS / "tutorial-serving.md", tmp_path, mw)
 
 
 def test_the_api_page(mw: Mw, tmp_path: Path) -> None:
