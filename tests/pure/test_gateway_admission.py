@@ -46,7 +46,7 @@ class Request:
         assert not self.late
         self.slot = slot
 
-    def expired(self) -> None:
+    def expired(self, due: float) -> None:
         self.late = True
 
     def dismissed(self) -> None: ...

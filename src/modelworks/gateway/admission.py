@@ -340,7 +340,7 @@ class Admission:
             for waiter, place in sorted(heads, key=lambda head: head[1].number):
                 if place.until < now:
                     self.cancel(waiter)
-                    waiter.expired()
+                    waiter.expired(place.until)
                     break
                 if (slot := self._pick(place.lane, now)) is not None:
                     self.cancel(waiter)

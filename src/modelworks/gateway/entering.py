@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from modelworks.gateway.admission import Refused
 from modelworks.gateway.client import HELD_FOR_REPLICA, Answerable
 from modelworks.gateway.heads import RequestHead
@@ -121,15 +123,15 @@ class Entering:
         self._go(slot, now)
         self.flush()
 
-    def expired(self) -> None:
-        """Its time in the queue is over."""
+    def expired(self, due: float) -> None:
+        """Its time in the queue is over, since ``due``."""
         service = self._service
         if self._attempts:
             self._refuse(service.unreachable())
         elif not service.admission.slots:
             self._refuse(service.no_replicas())
         else:
-            self._refuse(service.too_late(service.admission.retry_after()))
+            self._refuse(service.too_late(service.admission.retry_after()), due)
 
     def dismissed(self) -> None:
         """Its service has stopped or is gone."""
@@ -226,11 +228,14 @@ class Entering:
         self._waiting += size
         self._service.waiting.bytes += size
 
-    def _refuse(self, problem: Problem) -> None:
-        """Answer without a replica."""
+    def _refuse(self, problem: Problem, since: float | None = None) -> None:
+        """Answer without a replica, for what is known ``since`` then (None: since it began)."""
         self._over = True
         if self._slot is None and self._waiting:
             self._hold(-self._waiting)
         self._service.metrics.rejected(problem.code)
         self._client.hold(HELD_FOR_REPLICA, False)
         self._client.refuse(self, problem)  # type: ignore[arg-type]  # it is an Exchange
+        if problem.status == 429:
+            # Not by the loop's own clock, which stands still while it does what is due.
+            self._service.metrics.refusals.add(time.monotonic() - (self._began if since is None else since))

@@ -14,10 +14,11 @@ _LONGEST_RETRY = 60
 
 
 class Waiter(Protocol):
-    """A request that waits. ``granted`` may be called from any other call into the admission."""
+    """A request that waits. ``granted`` may be called from any other call into the admission; ``due`` is when the wait
+    was seen to be in vain."""
 
     def granted(self, slot: Slot) -> None: ...
-    def expired(self) -> None: ...
+    def expired(self, due: float) -> None: ...
     def dismissed(self) -> None: ...
 
 

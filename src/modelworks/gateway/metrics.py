@@ -62,14 +62,15 @@ class RevisionMetrics:
 
 class ServiceMetrics:
     """``arrived``: requests that were allowed to ask. ``rejections`` by the gateway's own reason. ``waits``: seconds in
-    the queue, of those who were in it."""
+    the queue, of those who were in it; ``refusals``: from the moment a 429 was certain until it was written."""
 
-    __slots__ = ("arrived", "mirror_dropped", "rejections", "retries", "revisions", "waits")
+    __slots__ = ("arrived", "mirror_dropped", "refusals", "rejections", "retries", "revisions", "waits")
 
     def __init__(self) -> None:
         self.revisions: dict[str, RevisionMetrics] = {}
         self.rejections: dict[str, int] = {}
         self.waits = Histogram()
+        self.refusals = Histogram()
         self.arrived = self.retries = self.mirror_dropped = 0
 
     def revision(self, name: str) -> RevisionMetrics:
@@ -159,6 +160,12 @@ def render(
         # Who did not wait is not counted on the way: everybody else who was answered.
         buckets[0] += max(0, sum(c.total for c in g.metrics.revisions.values()) - sum(buckets))
         lines += _histogram("mw_gateway_queue_seconds", f'service="{_label(g.service)}"', buckets, waits.seconds)
+    lines.append("# TYPE mw_gateway_refusal_seconds histogram")
+    for g in rows:
+        found = g.metrics.refusals
+        lines += _histogram(
+            "mw_gateway_refusal_seconds", f'service="{_label(g.service)}"', found.buckets, found.seconds
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -237,9 +237,9 @@ class Service(Refusals):
         self._timer = self._loop.call_at(due, self._expire)
 
     def _expire(self) -> None:
-        self._timer, self._due_at = None, math.inf
+        due, self._timer, self._due_at = self._due_at, None, math.inf
         for waiter in self.admission.expire(self._loop.time()):
-            waiter.expired()
+            waiter.expired(due)
         self._arm()
 
     def _find_hung(self, now: float, gap: float) -> None:
