@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets as random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.postgresql import insert
@@ -50,10 +51,20 @@ def digests(connection: Connection, uid: str) -> Mapping[str, str]:
     return {row.name: row.sha256 for row in rows}
 
 
-def sealed(connection: Connection, uid: str) -> Mapping[str, bytes]:
-    """Secret name → the secret as a route carries it; ``cipher.open_labelled`` opens it."""
-    rows = connection.execute(select(secrets.c.name, secrets.c.ciphertext).where(secrets.c.uid == uid))
-    return {row.name: labelled(row.name, row.ciphertext) for row in rows}
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One secret as a route carries it: its SHA-256 in hex, and ``sealed``, which ``cipher.open_labelled`` opens."""
+
+    uid: str
+    name: str
+    sha256: str
+    sealed: bytes
+
+
+def published(connection: Connection, uids: Sequence[str]) -> list[Published]:
+    """Every secret of these resources, by uid and name."""
+    rows = connection.execute(select(secrets).where(secrets.c.uid.in_(uids)).order_by(secrets.c.uid, secrets.c.name))
+    return [Published(row.uid, row.name, row.sha256, labelled(row.name, row.ciphertext)) for row in rows]
 
 
 def remove(connection: Connection, uid: str, name: str | None = None) -> None:

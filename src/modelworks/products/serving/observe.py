@@ -10,7 +10,7 @@ from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.traffic import Traffic
 from modelworks.products.kind import ClaimView, World
-from modelworks.products.serving.queries import KnownToken, known_tokens, published_route, revision_numbers
+from modelworks.products.serving.queries import KnownToken, known_tokens, published_routes, revision_numbers
 
 # Seconds between two looks while the traffic changes: of the autoscaler, and at a latency that has a bound.
 _SCALES_EVERY = 1.0
@@ -40,8 +40,8 @@ def observe(resource: Resource, world: World) -> Observed:
     return Observed(
         runs=tuple(world.runs(resource.uid)),
         claims=tuple(world.claims(resource.uid)),
-        route=published_route(world.connection, resource.ref.workspace, resource.ref.name, resource.uid),
-        tokens=known_tokens(world.connection, resource.uid),
+        route=world.shared(published_routes).get(resource.uid),
+        tokens=world.shared(known_tokens).get(resource.uid, {}),
         traffic=world.traffic(resource.uid, _passes_every(resource.spec)),
         recorded=world.shared(revision_numbers).get(resource.uid, {}),
     )

@@ -1,4 +1,4 @@
-"""Named SQL of serving: the published route, and the tokens of a service.
+"""Named SQL of serving: the published routes, tokens and revisions of services, each of all services of a pass at once.
 
 The token is the secret ``token``. After a rotation that keeps it for a while, the old one is ``until-<Unix seconds>``.
 """
@@ -15,16 +15,22 @@ from sqlalchemy import Connection, select
 from modelworks.db import revisions, secrets
 from modelworks.db.secrets import Cipher
 from modelworks.db.tables import routes
-from modelworks.kernel.resource import Resource
+from modelworks.kernel.resource import Ref, Resource
 
+SERVICE = "Service"
 TOKEN = "token"
 _UNTIL = "until-"
 
 
-def published_route(connection: Connection, workspace: str, name: str, uid: str) -> Mapping[str, Any] | None:
-    """What the gateways were told of this very service."""
-    query = select(routes.c.route).where(routes.c.workspace == workspace, routes.c.name == name, routes.c.uid == uid)
-    return connection.scalar(query)
+def published_routes(connection: Connection, resources: Sequence[Resource]) -> dict[str, Mapping[str, Any]]:
+    """uid → what the gateways were told of this very service."""
+    services = {one.ref: one.uid for one in resources if one.ref.kind == SERVICE}
+    # By the primary key, which is of names; the few that another workspace's service brings along are passed over.
+    query = select(routes).where(
+        routes.c.workspace.in_({ref.workspace for ref in services}), routes.c.name.in_({ref.name for ref in services})
+    )
+    rows = connection.execute(query)
+    return {row.uid: row.route for row in rows if services.get(Ref(row.workspace, SERVICE, row.name)) == row.uid}
 
 
 @dataclass(frozen=True)
@@ -35,24 +41,21 @@ class KnownToken:
     sealed: str = ""
 
 
-def known_tokens(connection: Connection, uid: str) -> dict[str, KnownToken]:
-    """SHA-256 of each token → the rest of what gateways need of it."""
-    digests = secrets.digests(connection, uid)
-    sealed = secrets.sealed(connection, uid)
-    return {
-        digest: KnownToken(
-            None if name == TOKEN else float(name.removeprefix(_UNTIL)),
-            base64.b64encode(sealed[name]).decode() if name in sealed else "",
-        )
-        for name, digest in digests.items()
-        if name == TOKEN or name.startswith(_UNTIL)
-    }
+def known_tokens(connection: Connection, resources: Sequence[Resource]) -> dict[str, dict[str, KnownToken]]:
+    """uid → SHA-256 of each token → the rest of what gateways need of it."""
+    found: dict[str, dict[str, KnownToken]] = {}
+    for secret in secrets.published(connection, _services(resources)):
+        name = secret.name
+        if name == TOKEN or name.startswith(_UNTIL):
+            until = None if name == TOKEN else float(name.removeprefix(_UNTIL))
+            known = KnownToken(until, base64.b64encode(secret.sealed).decode())
+            found.setdefault(secret.uid, {})[secret.sha256] = known
+    return found
 
 
 def revision_numbers(connection: Connection, resources: Sequence[Resource]) -> dict[str, dict[str, int]]:
     """uid → revision → number, of the services among ``resources``."""
-    uids = [resource.uid for resource in resources if resource.ref.kind == "Service"]
-    return revisions.numbers(connection, uids) if uids else {}
+    return revisions.numbers(connection, _services(resources))
 
 
 def rotate_token(connection: Connection, cipher: Cipher, uid: str, *, now: float, keep_until: int | None = None) -> str:
@@ -65,3 +68,7 @@ def rotate_token(connection: Connection, cipher: Cipher, uid: str, *, now: float
         old = secrets.get(connection, cipher, uid, TOKEN)
         secrets.put(connection, cipher, uid, f"{_UNTIL}{keep_until}", old)
     return secrets.rotate(connection, cipher, uid, TOKEN)
+
+
+def _services(resources: Sequence[Resource]) -> list[str]:
+    return [resource.uid for resource in resources if resource.ref.kind == SERVICE]
