@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests import images
-from tests.agents import poll, run_spec, wait_ended, wait_for
+from tests.agents import poll, run_spec, running_agent, wait_ended, wait_for
 
 from modelworks.agent.inprocess import InProcessAgent
 from modelworks.home import Home
@@ -126,3 +126,37 @@ def test_too_much_memory_is_said(agent: InProcessAgent, image: str) -> None:
 def test_an_image_that_is_nowhere(engine: Engine) -> None:
     with pytest.raises(EnvironmentFailed, match=r"cannot be pulled"):
         container.pull("localhost:1/no/such:1", lambda text: None)
+
+
+def test_an_agent_that_dies_finds_its_container_again(home: Home, engine: Engine, image: str) -> None:
+    with running_agent(home) as agent:
+        run = served(image)
+        agent.client.ensure(run)
+        poll(lambda: agent.client.observe(run.key)[0].ready)
+        before = agent.client.observe(run.key)[0]
+        agent.kill()
+        assert "port=8123" in call(before.address, "/cgi-bin/who")
+        agent.start()
+        poll(lambda: agent.client.observe(run.key)[0].ready)
+        assert agent.client.observe(run.key)[0].pid == before.pid
+        agent.client.stop(run.key, 10.0, "Stopped")
+        poll(lambda: agent.client.observe(run.key)[0].phase.ended)
+        assert agent.client.observe(run.key)[0].reason is RunReason.STOPPED
+        gone(engine, run.key)
+
+
+def test_an_image_is_fetched_beforehand(home: Home, image: str) -> None:
+    with running_agent(home) as agent:
+        states = {name: EnvironmentRef(digest=name, image=name) for name in (image, "localhost:1/no/such:1")}
+        found = {name: {"state": "building", "message": ""} for name in states}
+
+        def asked() -> bool:
+            for name, ref in states.items():
+                if found[name]["state"] == "building":
+                    found[name] = dict(agent.client.build(ref))
+            return all(one["state"] != "building" for one in found.values())
+
+        poll(asked)
+        assert found[image]["state"] == "ready"
+        failed = found["localhost:1/no/such:1"]
+        assert (failed["state"], "cannot be pulled" in failed["message"]) == ("failed", True)

@@ -46,8 +46,12 @@ def test_exit_codes_of_status() -> None:
 
 def test_the_table_names_what_matters() -> None:
     rows = (Row("supervisor", "ready", 1, 5.0, 0, 15 << 20), Row("agent", "gone", restarts=2))
-    told = text(Status("degraded", "/h", "http://u", "http://s", rows, isolation=False, notes=("no sandbox",)))
+    told = text(
+        Status("degraded", "/h", "http://u", "http://s", rows, isolation=False, images="podman", notes=("no sandbox",))
+    )
     assert "isolation  OFF" in told
+    assert "images     by podman" in told
+    assert "neither podman nor docker" in text(Status("up", "/h", processes=rows, images="none"))
     assert "note: no sandbox" in told
     assert "degraded, 15 MiB in all" in told
     agent = next(line for line in told.splitlines() if line.startswith("agent"))

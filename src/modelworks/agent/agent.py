@@ -139,6 +139,8 @@ class Agent:
             return {"digest": ref.digest, "state": "building", "message": ""}
         del self._builds[ref.digest]
         error = build.exception()
+        if error is None:  # an image, of which there is no folder to look at
+            return {"digest": ref.digest, "state": "ready", "message": ""}
         message = error.detail if isinstance(error, EnvironmentFailed) else str(error)
         return {"digest": ref.digest, "state": "failed", "message": message}
 
