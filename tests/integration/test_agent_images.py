@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -160,3 +162,28 @@ def test_an_image_is_fetched_beforehand(home: Home, image: str) -> None:
         assert found[image]["state"] == "ready"
         failed = found["localhost:1/no/such:1"]
         assert (failed["state"], "cannot be pulled" in failed["message"]) == ("failed", True)
+
+
+@contextmanager
+def mute_registry() -> Iterator[tuple[str, socket.socket]]:
+    """``host:port`` of one that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(60)
+        yield f"127.0.0.1:{listening.getsockname()[1]}", listening
+
+
+def test_a_run_that_is_stopped_while_its_image_is_pulled(home: Home, engine: Engine) -> None:
+    with mute_registry() as (address, listening):
+        with running_agent(home) as agent:
+            run = in_image(f"{address}/shop/server:1")
+            agent.client.ensure(run)
+            connection, _ = listening.accept()
+            connection.settimeout(60)
+            assert "pulling image" in agent.client.observe(run.key)[0].message
+            agent.client.stop(run.key, 5.0, "Stopped")
+            poll(lambda: agent.client.observe(run.key)[0].phase.ended)
+            assert agent.client.observe(run.key)[0].reason is RunReason.STOPPED
+        # The agent is gone, and what pulled for it goes too.
+        with connection, suppress(ConnectionError):
+            while connection.recv(1 << 16):
+                pass

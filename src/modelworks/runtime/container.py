@@ -41,10 +41,13 @@ class Engine:
     def podman(self) -> bool:
         return os.path.basename(self.program) == "podman"
 
-    def call(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command of the engine; its output is text."""
+    def call(
+        self, *arguments: str, timeout: float | None = None, attached: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the engine; its output is text. ``attached``: it ends with us, however we end."""
+        setpriv = shutil.which("setpriv") if attached else None
         return subprocess.run(
-            [self.program, *self.options, *arguments],
+            [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), self.program, *self.options, *arguments],
             capture_output=True,
             text=True,
             errors="replace",
@@ -93,7 +96,7 @@ def pull(image: str, progress: Callable[[str], None]) -> None:
         return
     progress(f"pulling image {image}")
     insecure = ["--tls-verify=false"] if engine.podman and image.startswith(_LOCAL_REGISTRIES) else []
-    answer = engine.call("pull", "--quiet", *insecure, image)
+    answer = engine.call("pull", "--quiet", *insecure, image, attached=True)
     if answer.returncode:
         lines = [line for line in answer.stderr.splitlines() if line.strip()] or [f"exit code {answer.returncode}"]
         raise EnvironmentFailed(
