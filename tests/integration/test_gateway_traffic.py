@@ -17,6 +17,7 @@ from tests.integration.test_gateway_limits import Gate, posting, until
 from tests.integration.test_gateway_proxy import run
 
 from modelworks.gateway.control import ControlSocket
+from modelworks.gateway.table import EMPTY
 from modelworks.kernel.traffic import Sample
 
 
@@ -317,6 +318,20 @@ def test_the_traffic_is_reported_as_it_changes(tmp_path: Path) -> None:
             another = await reports.next()
             assert another["source"] == first["source"]
             assert another["at"] > first["at"]
+
+    run(tmp_path, body)
+
+
+def test_a_service_that_is_no_more_is_told_of_once(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        lab.route(await lab.replica())
+        async with following(lab) as reports:
+            assert "gone" not in await reports.next()
+            lab.gateway.apply(EMPTY)
+            while not (report := await reports.next()).get("gone"):
+                assert report["services"] == {}
+            assert report["gone"] == ["uid-digits"]
+            assert "gone" not in await reports.next()
 
     run(tmp_path, body)
 

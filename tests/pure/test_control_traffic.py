@@ -198,6 +198,56 @@ def test_samples_are_thinned_and_bounded() -> None:
         assert found.rate == pytest.approx(7, rel=0.1)
 
 
+def test_what_is_gone_is_forgotten_and_may_come_back_from_zero() -> None:
+    lab = Lab("a")
+    lab.report("a", arrived=0)
+    for second in range(1, 20):
+        lab.now = START + second
+        lab.report("a", arrived=second, in_flight=2)
+    lab.traffic(every=1.0)
+    lab.store.hear("a", {"source": "a-1-1799999999", "at": lab.now, "services": {}, "gone": [UID, "unknown"]})
+    last = lab.traffic().last
+    assert last is not None
+    assert (last.in_flight, last.arrived) == (0, 19)
+    lab.now += 1
+    lab.report("a", arrived=3)
+    assert lab.arrivals(60) == 22
+    lab.store.hear("a", {"source": "a-1-1799999999", "at": lab.now, "services": {}, "gone": [UID]})
+    lab.report("a", uid="other", arrived=1)
+    for _ in range(720):
+        lab.now += 1
+        lab.report("a", uid=None)
+        lab.store.expect({"a"})
+    store = lab.store
+    held = [
+        store._samples.keys(),
+        store._woken.keys(),
+        store._every.keys(),
+        *(c.keys() for c in store._counters.values()),
+    ]
+    assert [keys - {"other"} for keys in held] == [set()] * 4
+    # An idle service that is still told of counts on from where it was.
+    lab.report("a", uid="other", arrived=3)
+    found = store.peek("other").increase(60, lab.now)
+    assert found is not None
+    assert found.arrived == 2
+
+
+def test_revisions_of_long_ago_are_in_no_sample() -> None:
+    lab, names = Lab("a"), [f"r{number}" for number in range(40)]
+    for second in range(4000):
+        lab.now = START + second
+        current = names[second // 100]
+        told = document(second * 5)
+        told["revisions"] = {current: told["revisions"]["r1"] | {"answered": (second % 100) * 5}}
+        lab.store.hear("a", {"source": "a-1-1799999999", "at": lab.now, "services": {UID: told}})
+    traffic = lab.traffic()
+    assert all(len(sample.revisions) <= 12 for sample in traffic.samples)
+    found = traffic.increase(60, lab.now)
+    assert found is not None
+    assert found.all.answered == pytest.approx(300, rel=0.05)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

@@ -23,6 +23,7 @@ _PERIOD = 0.95  # reports of one second become one sample
 _QUIET = 2.0  # after so long without a change, a change is news
 _ERRORS_EVERY = 10.0  # who has errors is looked at so often, for its alerts
 _FOLLOWED = 60.0  # seconds that an interest lasts which nobody repeats
+_CLEAN = 60.0  # seconds between two looks for services that are no more
 _BEGUN = re.compile(r"-(\d{9,16})$")
 
 
@@ -42,7 +43,7 @@ class TrafficStore:
     def __init__(self, wake: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
         self._wake = wake
         self._clock = clock
-        self._begun = clock()
+        self._begun = self._cleaned = clock()
         self._lock = threading.Lock()
         # Below: guarded by the lock.
         self._doors: dict[Hashable, _Door] = {}
@@ -62,6 +63,9 @@ class TrafficStore:
             for door in self._doors.keys() - doors:
                 self._drop(door, now)
             self._hear(now)
+            if now - self._cleaned >= _CLEAN:
+                self._cleaned = now
+                self._clean(now)
 
     def begin(self, door: Hashable) -> None:
         """The process behind it is connected anew, and will tell everything."""
@@ -74,6 +78,7 @@ class TrafficStore:
         """One report. Raises KeyError, TypeError and ValueError for what is none."""
         source, at = str(report["source"]), float(report["at"])
         samples = {str(uid): Sample.parse(at, document) for uid, document in report["services"].items()}
+        gone = [str(uid) for uid in report.get("gone", ())]
         now = self._clock()
         with self._lock:
             known = self._doors.setdefault(door, _Door(now))
@@ -84,8 +89,14 @@ class TrafficStore:
             # A process that was there before this controller has counted what nobody here can date.
             undated = first and not self._begun_since(source)
             urgent = set()
+            for uid in gone:
+                # Should it come back, it counts from zero.
+                counters.pop(uid, None)
+                self._end(uid, known.services.pop(uid, None), now)
             for uid, sample in samples.items():
                 before = counters.get(uid, sample if undated else Sample(at))
+                if sample.arrived < before.arrived:
+                    before = Sample(at)
                 counters[uid] = known.services[uid] = sample
                 if self._add(uid, at, before, sample, dated=not undated):
                     urgent.add(uid)
@@ -131,8 +142,22 @@ class TrafficStore:
         if not any(other.source == gone.source for other in self._doors.values()):
             self._counters.pop(gone.source, None)
         for uid, sample in gone.services.items():
-            if sample.demand or sample.hung:
-                self._append(uid, self._merged(uid, now, Sample(now), Sample(now)))
+            self._end(uid, sample, now)
+
+    def _end(self, uid: str, sample: Sample | None, now: float) -> None:
+        """``sample`` is what was last heard of a service from who tells nothing of it any more."""
+        if sample is not None and (sample.demand or sample.hung):
+            self._append(uid, self._merged(uid, now, Sample(now), Sample(now)))
+
+    def _clean(self, now: float) -> None:
+        """Forget the services that nobody has told of for as long as anybody looks back."""
+        told = {uid for door in self._doors.values() for uid in door.services}
+        for uid in [u for u, samples in self._samples.items() if u not in told and samples[-1].at < now - _KEPT]:
+            del self._samples[uid]
+            self._woken.pop(uid, None)
+            self._every.pop(uid, None)
+            for counters in self._counters.values():
+                counters.pop(uid, None)
 
     def _add(self, uid: str, at: float, before: Sample, sample: Sample, *, dated: bool) -> bool:
         """Merge one service's numbers; whether somebody should look at it now."""
@@ -179,7 +204,9 @@ class TrafficStore:
         else:
             samples.append(sample)
         if len(samples) > _MOST:
-            self._samples[uid] = _thinned(samples, sample.at)
+            reported = {name for door in self._doors.values() if uid in door.services
+                        for name in door.services[uid].revisions}  # fmt: skip
+            self._samples[uid] = _without_former(_thinned(samples, sample.at), reported)
 
     def _urgent(self, uid: str, last: Sample | None, sample: Sample) -> bool:
         errors = sum(counts.errors for counts in sample.revisions.values())
@@ -210,3 +237,15 @@ def _thinned(samples: list[Sample], now: float) -> list[Sample]:
             continue
         kept.append(sample)
     return kept
+
+
+def _without_former(samples: list[Sample], reported: set[str]) -> list[Sample]:
+    """Without the revisions that nobody tells of any more and that answered nothing in all that time."""
+    first, last = samples[0].revisions, samples[-1].revisions
+    former = {name for name, counts in last.items() if name not in reported and first.get(name) == counts}
+    if not former:
+        return samples
+    return [
+        replace(one, revisions={name: counts for name, counts in one.revisions.items() if name not in former})
+        for one in samples
+    ]

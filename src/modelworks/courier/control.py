@@ -101,8 +101,10 @@ class Control:
                 event.clear()
                 now = self._report()
                 changed = {uid: document for uid, document in now.items() if told.get(uid) != document}
-                told = now
                 line = {"source": self._source, "at": round(time.time(), 3), "services": changed}
+                if former := told.keys() - now.keys():
+                    line["gone"] = sorted(former)
+                told = now
                 writer.write(json.dumps(line).encode() + b"\n")
                 await writer.drain()
                 with contextlib.suppress(TimeoutError):

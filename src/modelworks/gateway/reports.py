@@ -34,7 +34,7 @@ class Reports:
     def follow(self, transport: asyncio.WriteTransport) -> None:
         """Tell ``transport`` everything now, and what changes until it goes."""
         self._told[transport] = {}
-        self._tell(self._services(), [transport])
+        self._tell(self._services(), [transport], whole=True)
         if self._timer is None:
             self._timer = self._loop.call_later(_EVERY, self._each_second)
 
@@ -65,7 +65,7 @@ class Reports:
         if not self._told:
             return
         self._timer = self._loop.call_later(_EVERY, self._each_second)
-        self._tell(self._services(), list(self._told))
+        self._tell(self._services(), list(self._told), whole=True)
 
     def _tell_urgent(self) -> None:
         urgent, self._urgent = self._urgent, set()
@@ -74,7 +74,8 @@ class Reports:
         gone = urgent.difference(self._services())
         self._tell(urgent - gone, list(self._told))
 
-    def _tell(self, services: Iterable[Service], to: Iterable[asyncio.WriteTransport]) -> None:
+    def _tell(self, services: Iterable[Service], to: Iterable[asyncio.WriteTransport], *, whole: bool = False) -> None:
+        """``whole``: these are all services there are, and others that were told of are gone."""
         now = self._loop.time()
         documents = {service.route.uid: document(service, now) for service in services if not service.route.tasks}
         at = round(time.time(), 3)
@@ -86,8 +87,12 @@ class Reports:
             told = self._told[transport]
             changed = {uid: found for uid, found in documents.items() if told.get(uid) != found}
             told.update(changed)
-            line = json.dumps({"source": self.source, "at": at, "services": changed}, separators=(",", ":"))
-            transport.write(line.encode() + b"\n")
+            report: dict[str, Any] = {"source": self.source, "at": at, "services": changed}
+            if whole and (gone := told.keys() - documents.keys()):
+                report["gone"] = sorted(gone)
+                for uid in gone:
+                    del told[uid]
+            transport.write(json.dumps(report, separators=(",", ":")).encode() + b"\n")
 
 
 def document(service: Service, now: float) -> dict[str, Any]:
