@@ -143,8 +143,15 @@ def _shape(name: str, item: Mapping[str, Any]) -> list[int] | None:
     return shape
 
 
+def _datatype(name: str, item: Mapping[str, Any]) -> str | None:
+    datatype = item.get("datatype")
+    if datatype is not None and not isinstance(datatype, str):
+        raise BadInput(f"input {name!r}: the datatype is text such as FP32, not {datatype!r}", status=400)
+    return datatype
+
+
 def _from_json(name: str, item: Mapping[str, Any]) -> Array:
-    shape, datatype = _shape(name, item), item.get("datatype")
+    shape, datatype = _shape(name, item), _datatype(name, item)
     if "shared_memory_region" in _parameters(item):
         raise BadInput(f"input {name!r}: shared memory is not offered here", status=400)
     try:
@@ -162,7 +169,7 @@ def _from_json(name: str, item: Mapping[str, Any]) -> Array:
 
 
 def _from_bytes(name: str, item: Mapping[str, Any], data: memoryview) -> Array:
-    shape, datatype = _shape(name, item), item.get("datatype")
+    shape, datatype = _shape(name, item), _datatype(name, item)
     if shape is None:
         raise BadInput(f"input {name!r}: binary data needs a shape", status=400)
     if datatype == "BYTES":
