@@ -276,3 +276,14 @@ def test_a_stopped_service_keeps_its_tasks_and_takes_no_more(courier: Lab) -> No
     assert courier.get(uid, f"/tasks/{id}").json()["state"] == "pending"
     courier.route(courier.replica())
     assert courier.result(uid, id).content == b"KEPT"
+
+
+def test_what_is_no_task_is_not_found(courier: Lab) -> None:
+    uid = courier.route(state="starting")
+    courier.knows(uid, 0)
+    for id in ("%00", "0" * 31, "Z" * 32, "0" * 32, "%ED%A0%80", "..%2f.."):
+        for path in (f"/tasks/{id}", f"/sink?requestId={id}", f"/tasks/{id}/events"):
+            found = courier.get(uid, path)
+            assert (found.status_code, found.json()["code"]) == (404, "not-found"), path
+        gone = courier.http.request("DELETE", f"/tasks/{id}", headers={"X-Mw-Service-Uid": uid})
+        assert (gone.status_code, gone.json()["code"]) == (404, "not-found")

@@ -81,6 +81,9 @@ def test_a_request_may_name_its_own_webhook(courier: Lab, home: Home) -> None:
         ("http://[::1]/", "MW_WEBHOOK_ALLOW"),
         ("http://[::ffff:127.0.0.2]/", "MW_WEBHOOK_ALLOW"),
         ("http://0.0.0.0/", "MW_WEBHOOK_ALLOW"),
+        ("http://100.100.100.200/latest/meta-data", "MW_WEBHOOK_ALLOW"),
+        ("http://168.63.129.16/", "MW_WEBHOOK_ALLOW"),
+        ("http://[fd00:ec2::254]/latest/", "MW_WEBHOOK_ALLOW"),
         ("http://user:secret@example.com/", "signed"),
         ("http://example.com:port/", "URL"),
         ("nonsense", "http"),
@@ -105,3 +108,16 @@ def test_a_name_is_judged_by_where_it_leads(home: Home, database_url: str) -> No
         until(lambda: courier.submit(uid, X_Mw_Webhook=f"http://ip6-localhost.:{receives.port}/").status_code == 202)
         until(lambda: courier.rows("SELECT count(*) FROM tasks WHERE notices > 0 AND notify_at > now()") == [(1,)])
         assert receives.requests == []
+
+
+def test_a_token_that_cannot_be_opened_stops_only_its_own_webhooks(courier: Lab, home: Home) -> None:
+    receives = receiver(courier)
+    broken = courier.route(courier.replica(), service="broken", token_sealed=sealed(home, "uid-of-another"))
+    good = courier.route(courier.replica(), token_sealed=sealed(home, "uid-digits"))
+    for uid in (broken, good):
+        courier.knows(uid)
+        assert courier.submit(uid, X_Mw_Webhook=f"http://127.0.0.1:{receives.port}/").status_code == 202
+    until(lambda: courier.rows("SELECT notices FROM tasks WHERE uid = %s AND notices > 0", broken))
+    until(lambda: courier.rows("SELECT notify_at FROM tasks WHERE uid = %s AND status = 200", good) == [(None,)])
+    assert [headers["x-mw-service"] for _, headers, _ in receives.requests] == ["digits"]
+    assert courier.couriers[0].poll() is None

@@ -9,6 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 
 ALLOWED = "MW_WEBHOOK_ALLOW"
 _LONGEST = 2048
+# Where clouds tell a machine its own credentials, besides link-local addresses: Alibaba Cloud, Azure, Oracle, AWS.
+_METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")))
 
 
 def allowed_hosts() -> frozenset[str]:
@@ -39,18 +41,22 @@ def check_webhook(url: str) -> str | None:
 
 
 def may_be_called(host: str, address: str, allowed: Collection[str]) -> bool:
-    """Whether ``address``, to which ``host`` led, is somebody else's: not this machine, its link, or no host at all."""
+    """Whether ``address``, to which ``host`` led, is somebody else's: not this machine, its link, what its cloud tells
+    it alone, or no host at all."""
     if host.lower() in allowed or address in allowed:
         return True
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
-    return not (found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified
-                or found.is_reserved)  # fmt: skip
+    nobodys = (
+        found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified or found.is_reserved
+    )
+    return not nobodys and found not in _METADATA
 
 
 def refusal(host: str) -> str:
-    return f"{host} is this machine or its link; {ALLOWED}={host} in the platform's environment would allow it"
+    where = "this machine, its link or its cloud's metadata"
+    return f"{host} is {where}; {ALLOWED}={host} in the platform's environment would allow it"
 
 
 def path_of(parts: SplitResult) -> str:

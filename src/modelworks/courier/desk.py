@@ -24,6 +24,7 @@ from modelworks.courier.waiting import Waiting
 from modelworks.db import tasks as sql
 from modelworks.gateway.problems import Problem
 
+_ID = re.compile(r"[0-9a-f]{32}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|)")
 _LONGEST_WAIT = 300.0
 _HEARTBEAT = 15.0
@@ -77,6 +78,8 @@ class Desk:
             if request.method == "POST":
                 return await self._submit(service, request)
             parts = [unquote(part) for part in path.split("/") if part]
+            if len(parts) > 1 and parts[0] == "tasks" and not _ID.fullmatch(parts[1]):
+                return _NO_TASK
             if request.method in ("GET", "HEAD"):
                 if parts == ["sink"]:
                     return await self._sink(service, asked)
@@ -154,6 +157,8 @@ class Desk:
         id = (asked.get("requestId") or asked.get("request_id") or [""])[-1]
         if not id:
             return Problem(400, "bad-request", "sink needs the task: sink?requestId=ID.")
+        if not _ID.fullmatch(id):
+            return _NO_TASK
         document = await self._awaited(service, id, asked)
         if isinstance(document, Problem):
             return document

@@ -25,7 +25,7 @@ from modelworks.gateway.table import parse_address
 
 _MOST_ROWS = 64
 _LARGE = 256 * 1024  # bytes of a body; of such ones fewer are claimed at once
-_MOST_BYTES = 128 * 1024 * 1024  # of bodies in memory
+_MOST_BYTES = 128 * 1024 * 1024  # of bodies and unwritten results in memory
 _MOST_UNSAVED = 2000
 _LOOK = 1.0  # seconds between claims where nothing says that there is work: retries, and other couriers' submissions
 _Row = tuple[str, int, dict[str, Any], bytes]
@@ -123,7 +123,8 @@ class Dispatcher:
             await asyncio.wait(self._working, timeout=1.0)
 
     async def _fill(self, station: _Station) -> None:
-        if self._draining or not station.hungry or self._ledger.depth > _MOST_UNSAVED or self._bytes > _MOST_BYTES:
+        full = self._ledger.depth > _MOST_UNSAVED or self._bytes + self._ledger.bytes > _MOST_BYTES
+        if self._draining or not station.hungry or full:
             return
         now = asyncio.get_running_loop().time()
         # Places are taken before the tasks: no task is claimed for which there is none.

@@ -13,6 +13,9 @@ from modelworks.courier.outcome import Result, Retry, kept_headers
 from modelworks.db import tasks as sql
 
 _MOST_ROWS = 200
+_MOST_BYTES = 16 * 1024 * 1024  # of results in one transaction
+
+_Said = tuple[str, str, dict[str, Any]]  # id, statement, parameters
 
 
 class Ledger:
@@ -24,10 +27,11 @@ class Ledger:
     def __init__(self, link: Link, written: Callable[[list[str]], None]) -> None:
         self._link = link
         self._written = written
-        self._queue: list[tuple[str, str, dict[str, Any]]] = []  # id, statement, parameters
+        self._queue: list[_Said] = []
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self.bytes = 0  # of results that wait to be written
 
     @property
     def depth(self) -> int:
@@ -57,10 +61,11 @@ class Ledger:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                batch = self._queue[:_MOST_ROWS]
+                batch = self._batch()
                 # Both statements do nothing the second time, so it is no matter whether a lost commit was made.
                 await self._link.insist(lambda connection, batch=batch: _write(connection, batch))  # type: ignore[misc]
                 del self._queue[: len(batch)]
+                self.bytes -= sum(map(_size, batch))
                 self._written([id for id, _, _ in batch])
             self._empty.set()
 
@@ -68,13 +73,29 @@ class Ledger:
         """All that was said so far is in the table."""
         await self._empty.wait()
 
+    def _batch(self) -> list[_Said]:
+        """The first of the queue: at least one, and as many as fit into a transaction."""
+        batch, size = self._queue[:1], 0
+        for said in self._queue[1:_MOST_ROWS]:
+            size += _size(said)
+            if size > _MOST_BYTES:
+                break
+            batch.append(said)
+        return batch
+
     def _add(self, id: str, statement: str, parameters: dict[str, Any]) -> None:
-        self._queue.append((id, statement, parameters))
+        said = id, statement, parameters
+        self._queue.append(said)
+        self.bytes += _size(said)
         self._empty.clear()
         self._wake.set()
 
 
-async def _write(connection: psycopg.AsyncConnection, batch: list[tuple[str, str, dict[str, Any]]]) -> None:
+def _size(said: _Said) -> int:
+    return len(said[2].get("result", b""))
+
+
+async def _write(connection: psycopg.AsyncConnection, batch: list[_Said]) -> None:
     async with connection.transaction(), connection.cursor() as cursor:
         for statement in (sql.FINISH, sql.RELEASE):
             rows = [parameters for _, asked, parameters in batch if asked == statement]

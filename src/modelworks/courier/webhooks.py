@@ -21,6 +21,7 @@ from modelworks.courier.outcome import Answer, Broken
 from modelworks.courier.service import Service
 from modelworks.db import tasks as sql
 from modelworks.home import Home
+from modelworks.kernel.errors import ModelworksError
 
 _MOST = 16  # at once
 _LOOK = 1.0
@@ -66,7 +67,7 @@ class Webhooks:
         found: Answer | Broken
         try:
             found = await self._post(service, id, url, status, dict(answer or ()), bytes(result or b""))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ModelworksError) as error:  # the last: a token that cannot be opened
             found = Broken(str(error) or type(error).__name__, sent=False)
         good = isinstance(found, Answer) and 200 <= found.status < 300
         over = good or tries >= _MOST_TRIES or (isinstance(found, Answer) and found.status == 410)
@@ -82,7 +83,7 @@ class Webhooks:
     async def _post(
         self, service: Service, id: str, url: str, status: int, headers: dict[str, str], body: bytes
     ) -> Answer | Broken:
-        """Raises OSError when nobody is there, or may not be called."""
+        """Raises OSError when nobody is there, or may not be called; SetupFailed without a key for the signature."""
         parts = urlsplit(url)
         host, secure = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if secure else 80)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -25,6 +26,20 @@ def _check_health(path: str) -> str:
     if not path.startswith("/") or any(ord(character) <= 32 or ord(character) > 126 for character in path):
         raise ValueError(f"not a path: {path!r}; it begins with '/', such as /health")
     return path
+
+
+def _check_webhook(url: str) -> str:
+    """What can be told from the text alone; whether it may be called is judged when it is."""
+    try:
+        parts = urlsplit(url)
+        port_is_one = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_one = False
+    if not port_is_one or parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
+        raise ValueError(f"not an http(s) URL: {url!r}")
+    if parts.username or parts.password:
+        raise ValueError("a webhook holds no user's name: results are signed instead")
+    return url
 
 
 class Processor(StrEnum):
@@ -110,7 +125,9 @@ class Tasks(Spec):
     lease: Duration = Field(default=60.0, ge=1, le=3600, description="unless renewed, another try begins after it")
     attempts: int = Field(default=5, ge=1, le=100)
     max_pending: int = Field(default=100_000, ge=1, le=10_000_000)
-    webhook: Text | None = Field(default=None, description="an http(s) URL to which each result is posted")
+    webhook: Annotated[Text, AfterValidator(_check_webhook)] | None = Field(
+        default=None, description="an http(s) URL to which each result is posted"
+    )
 
 
 class ServiceSpec(Spec):
