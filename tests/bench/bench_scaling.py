@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import textwrap
 import threading
@@ -73,8 +74,8 @@ def _from_zero(home: Path, at: Path) -> Entry:
 def _load_ms(home: Path, name: str) -> float:
     """From the start of the replica's process until its server said that it serves, by the process's own clock."""
     for line in reversed(mw(home, "service", "log", name).stdout.splitlines()):
-        if line.startswith("serving ") and " after " in line:
-            return float(line.split(" after ")[1].split(" ")[0]) * 1e3
+        if found := re.search(r"serving .*; started in ([0-9.]+) s$", line):
+            return float(found[1]) * 1e3
     raise Unmeasurable("the replica's log does not say how long it loaded")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -138,7 +139,8 @@ def test_a_class_of_the_cloud(tmp_path: Path) -> None:
         answer = server.client.post("/", json=21)
         assert (answer.status_code, answer.json()) == (201, 42)
         server.process.send_signal(signal.SIGTERM)
-        assert b"serving MyProcessor with 5 threads" in server.process.communicate(timeout=20)[0]
+        said = server.process.communicate(timeout=20)[0].decode()
+        assert re.search(r"^serving MyProcessor with 5 threads, .*; started in \d+\.\d\d s$", said, re.M)
 
 
 def test_a_class_of_the_cloud_run_as_a_program(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ async def serve(processor: Processor, limits: Limits, path: Path | None = None) 
         server = await loop.create_unix_server(connect, socket, backlog=_BACKLOG)
     else:
         server = await loop.create_server(connect, "127.0.0.1", int(os.environ.get("PORT", "8000")), backlog=_BACKLOG)
-    print(f"serving {processor.name} with {threads} thread{'s' * (threads != 1)}, {words}", flush=True)  # noqa: T201
+    count = f"{threads} thread{'s' * (threads != 1)}"
+    print(f"serving {processor.name} with {count}, {words}; started in {_age():.2f} s", flush=True)  # noqa: T201
     await stop.wait()
     app.draining = True
     server.close()
@@ -144,6 +146,13 @@ def _rows(processor: Processor, limits: Limits) -> tuple[int | None, str]:
         return None, "each request alone: it cannot be batched"
     rows = limits.rows if most is None else min(limits.rows, most)
     return rows, f"batches of up to {rows} rows" + (f" after {limits.delay * 1000:g} ms" if limits.delay else "")
+
+
+def _age() -> float:
+    """Seconds since this process began, as the kernel counts them (in hundredths): imports and all."""
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
+        began = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
 
 def _failed(words: str) -> int:
