@@ -159,6 +159,7 @@ def test_it_follows_the_database_and_writes_the_snapshot(
         database.execute("INSERT INTO routes VALUES ('default', 'digits', 'u', %s)", [json.dumps(route)])
         database.execute("NOTIFY mw_routes")
         until(lambda: get(port)[0] == 200)
+        until(lambda: home.gateway_snapshot.exists() and "digits" in home.gateway_snapshot.read_text())
         assert json.loads(home.gateway_snapshot.read_text())["routes"][0]["service"] == "digits"
         assert (home.gateway_snapshot.stat().st_mode & 0o777) == 0o600
         # Another token: the old one is refused at once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from tests.gateway_lab import QUICK, Lab, document, request
 from tests.integration.test_gateway_proxy import run
 
+from modelworks.gateway import source
 from modelworks.gateway.source import Source, libpq_url
 from modelworks.gateway.table import Table
 from modelworks.home import Home
@@ -192,6 +194,40 @@ def test_who_asks_gets_what_was_written_before_without_a_notification(home: Home
                 assert f"s{i}" in followed.tables[-1].routes
 
     asyncio.run(followed.run(test))
+
+
+def test_a_change_costs_what_has_changed_and_no_request_waits_for_the_disk(
+    home: Home, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = Followed(home, database_url)
+    writers: list[threading.Thread] = []
+    write = source._write
+
+    def watched(path: Path, documents: list[str]) -> None:
+        writers.append(threading.current_thread())
+        write(path, documents)
+
+    monkeypatch.setattr(source, "_write", watched)
+
+    async def test() -> None:
+        async with await psycopg.AsyncConnection.connect(libpq_url(database_url), autocommit=True) as database:
+            await database.execute(ROUTES)
+            for i in range(2):
+                route = json.dumps(document(service=f"s{i}"))
+                await database.execute("INSERT INTO routes VALUES ('default', %s, 'u', %s)", [f"s{i}", route])
+                await followed.asked()
+            former, latest = followed.tables[-2:]
+            assert latest.routes["s0"] is former.routes["s0"]
+            await database.execute("UPDATE routes SET route = route || '{\"queue_size\": 7}' WHERE name = 's0'")
+            await followed.asked()
+            assert followed.tables[-1].routes["s0"].queue_size == 7
+            assert followed.tables[-1].routes["s1"] is latest.routes["s1"]
+            await followed.asked()  # the one before it has been written by now
+            assert '"queue_size": 7' in home.gateway_snapshot.read_text()
+
+    asyncio.run(followed.run(test))
+    assert writers
+    assert threading.main_thread() not in writers
 
 
 def test_a_flood_of_questions_is_a_few_readings(home: Home, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

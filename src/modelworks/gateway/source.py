@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import psycopg.errors
 
-from modelworks.gateway.table import Table
+from modelworks.gateway.table import Route, Table, read
 from modelworks.home import Home
 
 _POLL = 5.0
@@ -32,6 +32,7 @@ class Source:
         self._home = home
         self._changed = changed
         self._documents: list[str] | None = None
+        self._routes: dict[str, Route | str] = {}  # what each document says
         self._complaint = ""  # the last one logged: the same is not said again
         self._wake = asyncio.Event()
         self._asking: list[Callable[[], None]] = []
@@ -98,6 +99,9 @@ class Source:
                 found = await self._read(connection)
             finally:
                 self._answer(asking)
+            if found and self._documents is not None:
+                # Not here: a disk may take its time, and every request would wait for it.
+                await asyncio.to_thread(_write, self._home.gateway_snapshot, self._documents)
             self._pause = _SHORTEST_PAUSE if found else min(self._pause * 2, _LONGEST_PAUSE)
             await self._until_woken(connection.fileno())
 
@@ -119,7 +123,6 @@ class Source:
         if documents == self._documents:
             return False
         self._tell(documents)
-        _write(self._home.gateway_snapshot, documents)
         return True
 
     async def _until_woken(self, fd: int) -> None:
@@ -148,7 +151,9 @@ class Source:
             self._complaint = complaint
 
     def _tell(self, documents: list[str]) -> None:
-        table = Table.parse([json.loads(d) for d in documents])
+        # Of many services few change at once: those that did not are not read anew.
+        self._routes = {d: self._routes.get(d) or read(json.loads(d)) for d in documents}
+        table = Table.of(self._routes.values())
         for bad in table.bad:
             log.error("a route is left out: %s", bad)
         self._changed(table)

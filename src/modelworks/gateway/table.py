@@ -160,16 +160,27 @@ class Table:
 
     @classmethod
     def parse(cls, documents: Iterable[Mapping[str, Any]]) -> Table:
+        return cls.of(read(document) for document in documents)
+
+    @classmethod
+    def of(cls, found: Iterable[Route | str]) -> Table:
+        """Of what ``read`` answered."""
         routes: dict[str, Route] = {}
         bad: list[str] = []
-        for document in documents:
-            try:
-                route = Route.parse(document)
-            except BadRoute as error:
-                bad.append(f"{document.get('service')!r}: {error}" if isinstance(document, Mapping) else str(error))
+        for one in found:
+            if isinstance(one, str):
+                bad.append(one)
             else:
-                routes[route.service] = route
+                routes[one.service] = one
         return cls(routes, tuple(bad))
+
+
+def read(document: Mapping[str, Any]) -> Route | str:
+    """The route, or what is wrong with it."""
+    try:
+        return Route.parse(document)
+    except BadRoute as error:
+        return f"{document.get('service')!r}: {error}" if isinstance(document, Mapping) else str(error)
 
 
 EMPTY = Table({})
