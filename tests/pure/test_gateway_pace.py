@@ -51,6 +51,23 @@ def test_the_mean_stays_among_the_samples(samples: list[float]) -> None:
         assert pace.rate(4) is None
 
 
+@given(st.lists(st.floats(0.01, 0.03), min_size=200, max_size=300))
+def test_the_tail_is_above_nearly_all_and_forgets_a_stall(samples: list[float]) -> None:
+    pace = Pace()
+    above = 0
+    for number, seconds in enumerate(samples):
+        above += number >= 100 and seconds > pace.tail + 0.002
+        pace.held(seconds)
+        assert pace.mean <= pace.tail <= max(samples) + 1e-9
+    assert above <= len(samples) // 10
+    usual = pace.mean
+    pace.held(60.0)
+    assert pace.tail <= 4 * usual + 0.01
+    for _ in range(500):
+        pace.held(0.03)
+    assert pace.tail < 0.04
+
+
 def test_a_time_without_a_queue_is_in_no_window() -> None:
     pace, now = Pace(), 0.0
     for _ in range(5):

@@ -101,7 +101,7 @@ class Admission:
             raise Refused(full=True, retry_after=self._retry_after(lane))
         if wanted is not None:
             # Time to be answered has to be left, too; but a first guess of that must not refuse everything.
-            until = min(until, wanted - min(lane.pace.mean, (wanted - now) / 2))
+            until = min(until, wanted - min(lane.pace.tail, (wanted - now) / 2))
         wait = lane.wait(len(lane.queue), self._route.concurrency_limit)
         if until <= now or (wait is not None and now + wait > until):
             raise Refused(full=False, retry_after=whole_seconds((wait or 0.0) - (until - now)))

@@ -10,6 +10,7 @@ from collections import deque
 
 FALL, _RISE = 0.1, 0.02  # weights of a sample in the mean: quickly down, slowly up
 _LEAP = 4.0  # a sample counts as at most so many times the mean: a stall is not the new normal
+_FADE = 0.01  # of the tail, with each sample beyond the mean
 _YOUNG = 5
 _WINDOWS = 4
 _SHORTEST = 0.5
@@ -18,12 +19,13 @@ _FEWEST = 4
 
 
 class Pace:
-    """``mean`` is how long a slot was held lately, in seconds. Windows count what left while others waited."""
+    """``mean`` is how long a slot was held lately, in seconds, and ``tail`` how long in nearly every case: what must be
+    left of a request's time for its answer to come within it. Windows count what left while others waited."""
 
-    __slots__ = ("_count", "_since", "_windows", "mean", "samples")
+    __slots__ = ("_count", "_since", "_windows", "mean", "samples", "tail")
 
     def __init__(self) -> None:
-        self.mean = 0.0
+        self.mean = self.tail = 0.0
         self.samples = 0
         self._windows: deque[float] = deque(maxlen=_WINDOWS)  # requests a second and slot
         self._since: float | None = None
@@ -35,10 +37,13 @@ class Pace:
         if self.samples < _YOUNG:
             self.samples += 1
             self.mean = mean + (seconds - mean) / self.samples
+            self.tail = max(self.tail, self.mean)
         elif seconds < mean:
             self.mean = mean + FALL * (seconds - mean)
         else:
-            self.mean = mean + _RISE * (min(seconds, _LEAP * mean + 0.01) - mean)
+            counted = min(seconds, _LEAP * mean + 0.01)
+            self.mean = mean + _RISE * (counted - mean)
+            self.tail = max(counted, self.tail + _FADE * (self.mean - self.tail))
 
     def left(self, now: float, capacity: int) -> None:
         """A request has left while others waited, ``capacity`` slots being there."""
