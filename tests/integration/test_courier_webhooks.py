@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -121,3 +122,28 @@ def test_a_token_that_cannot_be_opened_stops_only_its_own_webhooks(courier: Lab,
     until(lambda: courier.rows("SELECT notify_at FROM tasks WHERE uid = %s AND status = 200", good) == [(None,)])
     assert [headers["x-mw-service"] for _, headers, _ in receives.requests] == ["digits"]
     assert courier.couriers[0].poll() is None
+
+
+def test_a_receiver_that_says_nothing_holds_up_its_own_service_alone(courier: Lab, home: Home) -> None:
+    asked, answers = threading.Semaphore(0), threading.Event()
+
+    def stall(body: bytes, headers: dict[str, str]) -> Answer:
+        asked.release()
+        answers.wait(30)
+        return 200, {}, b""
+
+    stalls, receives = Replica(None, stall), receiver(courier)
+    courier.replicas.append(stalls)
+    slow = courier.route(courier.replica(), service="slow", token_sealed=sealed(home, "uid-slow"))
+    good = courier.route(courier.replica(), token_sealed=sealed(home, "uid-digits"))
+    for uid in (slow, good):
+        courier.knows(uid)
+    for _ in range(40):
+        assert courier.submit(slow, X_Mw_Webhook=f"http://127.0.0.1:{stalls.port}/").status_code == 202
+    for _ in range(8):
+        assert asked.acquire(timeout=20)
+    assert courier.submit(good, X_Mw_Webhook=f"http://127.0.0.1:{receives.port}/").status_code == 202
+    until(lambda: len(receives.requests) == 1, timeout=10)
+    assert stalls.most_at_once == 8
+    answers.set()
+    until(lambda: courier.rows("SELECT count(*) FROM tasks WHERE notify_at IS NULL") == [(41,)])

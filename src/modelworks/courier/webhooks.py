@@ -10,6 +10,7 @@ import importlib
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,9 +24,11 @@ from modelworks.db import tasks as sql
 from modelworks.home import Home
 from modelworks.kernel.errors import ModelworksError
 
-_MOST = 16  # at once
+# At once; and of one service, whose receivers may all be slow, while those of the others are not.
+_MOST, _MOST_EACH = 32, 8
 _LOOK = 1.0
 _SILENCE = 15.0
+_LONGEST = 45.0  # seconds of one call: shorter than a notice is hidden from the others
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 600.0
 _MOST_TRIES = 15  # a little over two hours
 log = logging.getLogger("modelworks.courier.webhooks")
@@ -39,24 +42,37 @@ class Webhooks:
     ) -> None:
         self._home, self._link, self._services, self._counters = home, link, services, counters
         self._wake = asyncio.Event()
+        self._busy: Counter[str] = Counter()  # calls under way by service
 
     def tell(self) -> None:
         """There may be one that is due."""
         self._wake.set()
 
     async def run(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK if self._services else None):
-                    await self._wake.wait()
-            self._wake.clear()
-            if not self._services:
-                continue  # nothing is asked of the database where nobody uses this
-            with contextlib.suppress(Away):
-                rows = await self._link.run(_claim)
-                if rows:
-                    await asyncio.gather(*(self._deliver(*row) for row in rows))
-                    self._wake.set()
+        """Claim what is due and call, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK if self._services else None):
+                        await self._wake.wait()
+                self._wake.clear()
+                room = min(_MOST - self._busy.total(), _MOST_EACH)
+                if not self._services or room <= 0:
+                    continue  # nothing is asked of the database where nobody uses this
+                full = [uid for uid, count in self._busy.items() if count >= _MOST_EACH]
+                with contextlib.suppress(Away):
+                    for row in await self._link.run(lambda link, room=room, full=full: _claim(link, room, full)):  # type: ignore[misc]
+                        self._busy[row[1]] += 1
+                        self._wake.set()  # there may be more
+                        group.create_task(self._call(*row))
+
+    async def _call(self, id: str, uid: str, *of: Any) -> None:
+        try:
+            await self._deliver(id, uid, *of)
+        finally:
+            self._busy[uid] -= 1
+            self._busy += Counter()  # without those at zero
+            self._wake.set()
 
     async def _deliver(
         self, id: str, uid: str, url: str, tries: int, status: int, answer: Any, result: bytes | None
@@ -66,7 +82,8 @@ class Webhooks:
             return  # it is being deleted, and its tasks go with it
         found: Answer | Broken
         try:
-            found = await self._post(service, id, url, status, dict(answer or ()), bytes(result or b""))
+            async with asyncio.timeout(_LONGEST):
+                found = await self._post(service, id, url, status, dict(answer or ()), bytes(result or b""))
         except (OSError, ValueError, ModelworksError) as error:  # the last: a token that cannot be opened
             found = Broken(str(error) or type(error).__name__, sent=False)
         good = isinstance(found, Answer) and 200 <= found.status < 300
@@ -104,7 +121,7 @@ class Webhooks:
         ]
         try:
             data = caller.request("POST", addresses.path_of(parts), parts.netloc, sent, body)
-            return await exchange.ask(data, silence=_SILENCE)
+            return await exchange.ask(data, silence=_SILENCE, head_only=True)  # what it says besides is nobody's
         finally:
             exchange.close()
 
@@ -133,8 +150,8 @@ async def _address(host: str, port: int) -> str:
     raise OSError(addresses.refusal(host))
 
 
-async def _claim(connection: Any) -> list[tuple[Any, ...]]:
-    return list(await (await connection.execute(sql.CLAIM_NOTICES, (_MOST,))).fetchall())
+async def _claim(connection: Any, most: int, full: list[str]) -> list[tuple[Any, ...]]:
+    return list(await (await connection.execute(sql.CLAIM_NOTICES, {"limit": most, "full": full})).fetchall())
 
 
 def _said(found: Answer | Broken) -> str:

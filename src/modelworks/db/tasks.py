@@ -105,11 +105,12 @@ DELETE FROM tasks WHERE id IN (
     LIMIT %s FOR UPDATE SKIP LOCKED
 )"""
 
-# Webhooks that are due, each hidden from the others for a minute.
+# Webhooks that are due, each hidden from the others for a minute; none of the services that are called enough now.
 CLAIM_NOTICES = """
 UPDATE tasks SET notify_at = now() + interval '60 s', notices = notices + 1
 WHERE id IN (
-    SELECT id FROM tasks WHERE notify_at <= now() ORDER BY notify_at LIMIT %s FOR UPDATE SKIP LOCKED
+    SELECT id FROM tasks WHERE notify_at <= now() AND uid <> ALL(%(full)s::text[])
+    ORDER BY notify_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 RETURNING id, uid, webhook, notices, status, answer, result"""
 
