@@ -6,19 +6,21 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Literal
 
 from modelworks.compile import data, engines, original, quantize, report, source
 from modelworks.compile.data import Input, Split
 from modelworks.compile.engines import ONNXRUNTIME, OPENVINO, Runner
-from modelworks.compile.errors import CompileError
-from modelworks.compile.judge import ENOUGH, Score, Task, Verdict, judge, score, task_of
+from modelworks.compile.errors import CompileError, first_line
+from modelworks.compile.judge import ENOUGH, Closeness, Score, Task, Verdict, closeness, judge, score, task_of
 from modelworks.compile.measure import ROUNDS, best, measure
+from modelworks.compile.moments import Moments, gather
 from modelworks.compile.report import MODEL, Report
 
 Engines = Literal["onnx", "openvino", "auto"]
@@ -59,6 +61,7 @@ class _Compilation:
         self.threads = request.threads or len(os.sched_getaffinity(0))
         self.notes: list[str] = []
         self.scores: dict[str, Score] = {}
+        self.closeness: dict[str, Closeness] = {}
         self.reference: list[data.Array] = []
         self.task: Task = request.task or "classification"
 
@@ -97,6 +100,8 @@ class _Compilation:
         timings = measure(runners, split.evaluation, batches, request.rounds)
         choice = int8 if request.precision == "int8" else [*compiled, *int8]
         chosen = max(choice, key=lambda one: best(timings, one.name).throughput)
+        if chosen.engine == OPENVINO:
+            self._note("openvino measured faster: serve it in an environment that holds it, such as openvino")
         result = Report(
             model=request.name,
             source=str(found),
@@ -107,6 +112,7 @@ class _Compilation:
             max_batch_size=most,
             timings=timings,
             scores=self.scores,
+            closeness=self.closeness,
             sizes={one.name: one.size for one in runners},
             notes=self.notes,
             verdict=self.verdict,
@@ -119,6 +125,7 @@ class _Compilation:
         return result
 
     verdict = ""
+    _moments: Mapping[str, Moments] = MappingProxyType({})
 
     def _note(self, text: str | None) -> None:
         if text:
@@ -169,6 +176,9 @@ class _Compilation:
             raise CompileError(f"{runner.name} answers with {shapes[0]} where the original has {shapes[1]}")
         mark = self._score(outputs, split)
         self.scores[runner.name] = mark
+        near = closeness(outputs, self.reference) if self.task == "classification" else None
+        if near is not None:
+            self.closeness[runner.name] = near
         return judge(next(iter(self.scores.values())), mark, runner.name)
 
     def _check(self, runner: Runner, split: Split, step: int) -> None:
@@ -186,6 +196,7 @@ class _Compilation:
                 raise
             self._note(error.detail)
             return []
+        self._moments = self._inputs_of_layers(fp32, split, step)
         tried: list[tuple[float, str, quantize.Recipe]] = []
         for recipe in quantize.RECIPES:
             runners, worst = self._recipe(recipe, fp32, target, wanted, split, step)
@@ -201,16 +212,25 @@ class _Compilation:
             return runners
         for name in [name for name in self.scores if name.endswith(" int8")]:
             del self.scores[name]
+            self.closeness.pop(name, None)
         if self.request.precision == "int8":
             raise CompileError(f"INT8 is refused: {told}", "--force keeps it, --precision auto keeps FP32")
         self.verdict = f"INT8 is refused: {told}; FP32 is kept."
         self._note(self.verdict)
         return []
 
+    def _inputs_of_layers(self, fp32: Path, split: Split, step: int) -> Mapping[str, Moments]:
+        rows = split.calibration.rows(slice(0, quantize.MOST_ROWS))
+        try:
+            return gather(fp32, rows.batches(step), self.threads)
+        except Exception as error:  # what ONNX Runtime raises is private, and nothing that INT8 cannot do without
+            self._note(f"the inputs of the layers cannot be seen, weights are rounded to nearest: {first_line(error)}")
+            return {}
+
     def _recipe(
         self, recipe: quantize.Recipe, fp32: Path, target: Path, wanted: Sequence[str], split: Split, step: int
     ) -> tuple[list[Runner], Verdict]:
-        quantize.quantise(fp32, target, split.calibration, recipe, step)
+        quantize.quantise(fp32, target, split.calibration, recipe, step, self._moments)
         runners = [engines.open_model(name, target, "int8", self.threads) for name in wanted]
         return runners, max((self._verdict(one, split, step) for one in runners), key=lambda verdict: verdict.lost)
 

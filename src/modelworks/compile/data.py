@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,6 +48,10 @@ class Samples:
         """``size`` rows from ``start``, from the beginning again where they end."""
         rows: Array = np.arange(start, start + size) % len(self)
         return {name: np.ascontiguousarray(array[rows]) for name, array in self.inputs.items()}
+
+    def batches(self, size: int) -> Iterator[dict[str, Array]]:
+        """All rows, ``size`` at a time."""
+        return (self.batch(size, start) for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True)

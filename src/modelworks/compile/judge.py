@@ -36,6 +36,17 @@ class Verdict:
     told: str
 
 
+@dataclass(frozen=True)
+class Closeness:
+    """How near a variant's scores of classes are to the original's, whatever is right: ``top1`` is the share of rows
+    with the same best class, ``top5`` that of the five best classes that are the same, ``kl`` the mean divergence of
+    the probabilities, in nats."""
+
+    top1: float
+    top5: float
+    kl: float
+
+
 def task_of(outputs: Sequence[Array]) -> Task:
     """Whole numbers and rows of several scores are classes; everything else is numbers to come near to."""
     first = outputs[0]
@@ -54,6 +65,34 @@ def score(outputs: Sequence[Array], reference: Sequence[Array], labels: Array | 
         return Score("agreement" if labels is None else "accuracy", float(np.mean(right)), count)
     wanted = reference[0] if labels is None else labels
     return Score("r2_with_eager" if labels is None else "r2", _r2(outputs[0], wanted), count)
+
+
+def closeness(outputs: Sequence[Array], reference: Sequence[Array]) -> Closeness | None:
+    """Of the first outputs [N, classes] that are scores; None where there are none."""
+    for given, wanted in zip(outputs, reference, strict=False):
+        if given.dtype.kind == "f" and given.ndim == 2 and given.shape[1] > 1 and given.shape == wanted.shape:
+            break
+    else:
+        return None
+    kept = min(5, given.shape[1])
+    best = [np.argsort(-one, axis=1, kind="stable")[:, :kept] for one in (wanted, given)]
+    same = [len(np.intersect1d(a, b)) / kept for a, b in zip(*best, strict=True)]
+    p, q = _logarithms(wanted), _logarithms(given)
+    divergence = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)
+    top1 = float(np.mean(best[0][:, 0] == best[1][:, 0]))
+    return Closeness(round(top1, 6), round(float(np.mean(same)), 6), round(float(np.mean(divergence)), 6))
+
+
+def _logarithms(scores: Array) -> Array:
+    """Of probabilities: scores that are none yet are made some by softmax."""
+    values: Array = scores.astype(np.float64)
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-2):
+        values = np.maximum(values, 1e-12)
+        logarithms: Array = np.log(values)
+        return logarithms
+    values = values - values.max(axis=1, keepdims=True)
+    found: Array = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
+    return found
 
 
 def classes(outputs: Sequence[Array]) -> Array:

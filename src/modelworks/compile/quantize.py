@@ -12,15 +12,20 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from modelworks.compile import rounding
 from modelworks.compile.data import Array, Samples
 from modelworks.compile.errors import CompileError, first_line
+from modelworks.compile.moments import Moments
 from modelworks.compile.original import quiet
 
 # Without one of these there is nothing that INT8 would make faster.
 _HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# A part of the range that their input is quantised to: left out, that would be quantised with all that they cut off.
+_CLIPS = ("Relu", "Clip")
 # Cheap in floating point, and lossy in 8 bits: what they compute spans orders of magnitude.
 _KEPT = ("Softmax", "LayerNormalization", "InstanceNormalization", "TopK", "CumSum", "Where", "BatchNormalization")
-_MOST_ENTROPY_ROWS = 128
+# What is kept of each row, for histograms and of the layers' inputs, is large.
+MOST_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,20 @@ def check_quantisable(path: Path) -> None:
         )
 
 
-def quantise(source: Path, target: Path, samples: Samples, recipe: Recipe, batch: int) -> None:
-    """Static INT8 in QDQ form: weights signed and per channel, activations unsigned. Raises CompileError."""
+def quantise(
+    source: Path, target: Path, samples: Samples, recipe: Recipe, batch: int, moments: Mapping[str, Moments]
+) -> None:
+    """Static INT8 in QDQ form: weights signed and per channel, activations unsigned. Raises CompileError.
+
+    Weights of the layers that ``moments`` knows the inputs of are rounded for those.
+    """
     graph = onnx.load(str(source), load_external_data=False).graph
     heavy = [node.name for node in graph.node if node.op_type in _HEAVY]
     kept = [node.name for node in graph.node if node.op_type in _KEPT]
     if not recipe.ends:
         kept += [heavy[0], heavy[-1]]
     method = getattr(CalibrationMethod, recipe.method)
-    rows = samples if recipe.method == "MinMax" else samples.rows(slice(0, _MOST_ENTROPY_ROWS))
+    rows = samples if recipe.method == "MinMax" else samples.rows(slice(0, MOST_ROWS))
     try:
         with quiet():
             quantize_static(
@@ -106,7 +116,7 @@ def quantise(source: Path, target: Path, samples: Samples, recipe: Recipe, batch
                 str(target),
                 _Reader(rows, batch),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(_HEAVY) if recipe.activations_only_heavy else None,
+                op_types_to_quantize=[*_HEAVY, *_CLIPS] if recipe.activations_only_heavy else None,
                 per_channel=True,
                 # Without VNNI two products of 8 bits are added in 16: a bit less of the weights keeps them from
                 # overflowing.
@@ -116,6 +126,7 @@ def quantise(source: Path, target: Path, samples: Samples, recipe: Recipe, batch
                 nodes_to_exclude=kept,
                 calibrate_method=method,
             )
+            rounding.refine(source, target, moments)
     except Exception as error:
         raise CompileError(f"the quantisation failed: {first_line(error)}") from error
 
@@ -142,5 +153,4 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
     def _all(self) -> Iterator[Mapping[str, Array]]:
-        for start in range(0, len(self._samples), self._batch):
-            yield self._samples.batch(self._batch, start)
+        yield from self._samples.batches(self._batch)

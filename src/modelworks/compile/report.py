@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelworks.compile.judge import Score
+from modelworks.compile.judge import Closeness, Score
 from modelworks.compile.measure import Timing, best
 
 REPORT, TABLE, PLOT, METRICS, MODEL = "compile.json", "report.md", "report.png", "metrics.json", "model.onnx"
@@ -29,6 +29,7 @@ class Report:
     timings: Sequence[Timing]
     scores: Mapping[str, Score]
     sizes: Mapping[str, int]  # bytes
+    closeness: Mapping[str, Closeness] = field(default_factory=dict)  # to the original's classes
     notes: Sequence[str] = field(default=())
     verdict: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Report:
                 for one in self.timings
             ],
             "scores": {name: asdict(score) for name, score in self.scores.items()},
+            "closeness": {name: asdict(near) for name, near in self.closeness.items()},
             "speedup": {name: round(self.speedup(name), 3) for name in self.variants},
             "notes": list(self.notes),
             "versions": dict(self.versions),
@@ -94,7 +96,12 @@ class Report:
                 f"| {one.throughput / base[one.batch]:.2f} | {_size(self.sizes.get(one.variant, 0))} "
                 f"| {'' if mark is None else f'{mark.value:.4f}'} |"
             )
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+        near = [
+            f"- {name}: the same best class as the original in {100 * one.top1:.2f} % of the rows, "
+            f"{100 * one.top5:.1f} % of the five best; divergence {one.kl:.4f} nats"
+            for name, one in self.closeness.items()
+        ]
+        return "\n".join([*lines, "", *near, *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
 
 
 def write(report: Report, folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelworks.server.engines.base import Engine
+from modelworks.server.engines.compiled import is_openvino, measured_faster
 from modelworks.server.processors.base import Processor
 
 PROCESSORS = ("onnx", "tensorrt", "sklearn", "xgboost", "lightgbm", "torch", "python")
@@ -30,6 +31,10 @@ def load(kind: str, model: Path | None, entry: str | None) -> Processor:
 
 def _engine(kind: str, model: Path) -> Engine:
     if kind in ("onnx", "tensorrt"):
+        if kind == "onnx":
+            found = _openvino(model)
+            if found is not None:
+                return found
         try:
             from modelworks.server.engines import onnx  # noqa: PLC0415
         except ModuleNotFoundError as error:
@@ -48,3 +53,22 @@ def _engine(kind: str, model: Path) -> Engine:
     from modelworks.server.engines import boosting  # noqa: PLC0415
 
     return boosting.XgboostEngine(model) if kind == "xgboost" else boosting.LightgbmEngine(model)
+
+
+def _openvino(model: Path) -> Engine | None:
+    """OpenVINO, where the model's report says that it measured faster and the environment has it; else None.
+
+    Raises for an OpenVINO model that cannot be run: nothing else reads it.
+    """
+    only = is_openvino(model)
+    if not only and not measured_faster(model):
+        return None
+    try:
+        from modelworks.server.engines.openvino import OpenvinoEngine  # noqa: PLC0415
+
+        return OpenvinoEngine(model)
+    except (ImportError, ValueError) as error:
+        if only:
+            raise
+        print(f"compiled for OpenVINO, served by ONNX Runtime: {error}", flush=True)  # noqa: T201
+    return None
