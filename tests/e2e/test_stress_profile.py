@@ -80,11 +80,17 @@ def test_what_cannot_be_tested_is_said_before_anything_is_sent(mw: Mw) -> None:
         done = mw("service", "stress", *arguments)
         assert done.returncode == code, done.stderr
         assert said in done.stderr
+    mw.ok("service", "stop", "paced", "--wait")
+    stopped = mw("service", "stress", "paced", "--rate", "5", "-d", BODY)
+    assert (stopped.returncode, "mw service start paced" in stopped.stderr) == (4, True)
+    mw.ok("service", "start", "paced", "--wait")
+    assert mw("service", "resume", "paced").returncode == 4  # nothing was taken back
+    assert mw("service", "tasks", "paced").returncode == 4  # it is not asynchronous
 
 
 def test_ctrl_c_shows_what_was_measured(mw: Mw) -> None:
     before = answered(mw)
-    command = [*MW, "service", "stress", "paced", "--rate", "20", "--duration", "300s", "-d", BODY]
+    command = [*MW, "service", "stress", "paced", "--rate", "20", "--duration", "300s", "-d", BODY, "--json"]
     with subprocess.Popen(
         command, env=mw.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -94,7 +100,9 @@ def test_ctrl_c_shows_what_was_measured(mw: Mw) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "RATE/S" in out
+    (step,) = json.loads(out)["steps"]
+    assert step["duration"] < 300, "rates are of the time that was measured"
+    assert step["sent"] == step["good"] + step["limited"] + step["errors"]
     assert "Traceback" not in err
 
 

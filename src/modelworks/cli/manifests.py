@@ -169,7 +169,7 @@ def _with_models(client: Client, source: Source, spec: dict[str, Any], send: boo
     found = dict(spec)
     for name in ("model", "base_model"):
         written = found.get(name)
-        if not isinstance(written, str) or not written.startswith(_PATHS):
+        if not isinstance(written, str) or not _is_path(written, source.folder):
             continue
         path = source.folder / Path(written.removeprefix("file://")).expanduser()
         if not path.exists():
@@ -177,6 +177,13 @@ def _with_models(client: Client, source: Source, spec: dict[str, Any], send: boo
             raise Invalid(f"there is no model at {path}", fields=fields)
         found[name] = upload_model(client, path, send=send)
     return found
+
+
+def _is_path(written: str, folder: Path) -> bool:
+    """Also ``models/one`` where that is there: no registered model is called so, but a configuration may replace it."""
+    if written.startswith(_PATHS):
+        return True
+    return "/" in written and not written.startswith(_REMOTE) and (folder / written).exists()
 
 
 def _plain(value: Any) -> Any:

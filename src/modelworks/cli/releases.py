@@ -9,9 +9,10 @@ import typer
 
 from modelworks.cli.command import Invocation, invocation
 from modelworks.cli.output import age
-from modelworks.kernel.errors import Invalid
+from modelworks.kernel.errors import Conflict, Invalid
 from modelworks.sdk import changes, services
 from modelworks.sdk.client import Client, Document
+from modelworks.sdk.waiting import status_of
 
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has settled.")]
@@ -77,6 +78,8 @@ def resume(ctx: typer.Context, name: Name, wait: Wait = False) -> None:
     """Try again a revision or canary that was taken back by itself."""
     call = invocation(ctx)
     client = call.connect()
+    if not status_of(client.get(services.KIND, name)).get("reversed"):
+        raise Conflict(f"nothing of the service {name} was taken back", remedy=f"mw service revisions {name}")
     _settle(call, client, client.resume_service(name), name, "tries again", wait)
 
 

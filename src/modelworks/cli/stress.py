@@ -14,7 +14,7 @@ import typer
 from modelworks.cli.chart import draw, plot
 from modelworks.cli.command import Invocation, invocation
 from modelworks.cli.problems import ExitCode
-from modelworks.kernel.errors import Invalid, ModelworksError, NotFound, WorkloadFailed
+from modelworks.kernel.errors import Conflict, Invalid, ModelworksError, NotFound, WorkloadFailed
 from modelworks.kernel.quantities import parse_duration
 from modelworks.sdk import services
 from modelworks.sdk.client import Client, Document
@@ -182,6 +182,8 @@ def target_of(client: Client, name: str, data: str | None, **options: Any) -> Ta
 
 def probe(client: Client, name: str, target: Target, recorded: schedule.Recorded | None = None) -> None:
     """One request before thousands. Raises WorkloadFailed when the service refuses what would be sent."""
+    if client.get(services.KIND, name)["spec"].get("stopped"):
+        raise Conflict(f"the service {name} is stopped", remedy=f"mw service start {name} --wait")
     one = recorded or schedule.Recorded(0.0, target.body, target.path, target.method, target.content_type)
     headers = {"Content-Type": one.content_type or target.content_type} if one.body is not None else {}
     predictor = Predictor(name, session=Session.of(client))

@@ -8,7 +8,9 @@ import typer
 
 from modelworks.cli.command import invocation
 from modelworks.cli.output import age
+from modelworks.kernel.errors import Conflict
 from modelworks.sdk.client import Document
+from modelworks.sdk.services import KIND
 
 
 def tasks(
@@ -19,7 +21,12 @@ def tasks(
 ) -> None:
     """Show the tasks of an asynchronous service: how many, how old, and the newest."""
     call = invocation(ctx)
-    found = call.connect().service_tasks(name, state=state, limit=limit)
+    client = call.connect()
+    found = client.service_tasks(name, state=state, limit=limit)
+    if not any(found["counts"].values()) and client.get(KIND, name)["spec"].get("tasks") is None:
+        raise Conflict(
+            f"the service {name} is not asynchronous: its spec has no tasks", remedy="docs/serving-async.md says how"
+        )
     if call.out.as_json:
         call.out.document(found)
         return

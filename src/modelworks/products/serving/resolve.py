@@ -73,6 +73,11 @@ def _facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
         resolution.data["warm_up"] = resolution.uri(spec.warm_up, "spec.warm_up", folder=True)
     if spec.capture is not None:
         resolution.data["capture"] = resolution.uri(spec.capture.uri, "spec.capture.uri", folder=True, write=True)
+        bucket = str(resolution.data["capture"]).removeprefix("s3://").partition("/")[0]
+        if bucket != f"mw-{metadata.workspace}" and lookup.resource(metadata.workspace, "Bucket", bucket) is None:
+            resolution.notes.append(
+                f"capture: this workspace has no bucket {bucket}: what cannot be written is dropped"
+            )
     resolution.notes += notes(spec, Resources.parse(resolution.data["resources"]))
     return resolution.resolved()
 

@@ -134,7 +134,7 @@ class Generator:
             task.cancel()
         for connection in self._live:
             connection.close()
-        if self.outcomes and self.outcomes[-1].ended < self.outcomes[-1].sent:
+        if self.outcomes:
             last = self.outcomes[-1]
             last.sent = last.ended
             last.duration = min(last.duration, max(time.perf_counter() - self._began, 1e-3))
