@@ -58,6 +58,7 @@ soak: develop  ## the long fault and load runs
 	@$(BIN)/python -m pytest -m soak --timeout 3600 $(PYTEST_FLAGS)
 
 bench: develop  ## the benchmarks (BENCH=gateway for a part) into build/bench.json
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --group bench
 	@$(BIN)/python -m tests.bench $(BENCH)
 
 wheel: develop  ## the wheel in dist/
@@ -65,7 +66,7 @@ wheel: develop  ## the wheel in dist/
 
 constraints: $(BIN)/uv  ## pin what is installed, for every supported Python
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra server --extra quickstart \
-	  --group test --group lint --no-header --no-annotate pyproject.toml -o constraints.txt
+	  --group test --group bench --group lint --no-header --no-annotate pyproject.toml -o constraints.txt
 	@echo 'torch==2.13.0' >> constraints.txt  # nothing of ours needs it; this is the release users' environments are tested with
 
 clean:
