@@ -66,8 +66,8 @@ wheel: develop  ## the wheel in dist/
 
 constraints: $(BIN)/uv  ## pin what is installed, for every supported Python
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra server --extra quickstart \
-	  --group test --group bench --group lint --no-header --no-annotate pyproject.toml -o constraints.txt
-	@echo 'torch==2.13.0' >> constraints.txt  # nothing of ours needs it; this is the release users' environments are tested with
+	  --extra plots --extra compile --extra openvino --group test --group bench --group lint --no-header --no-annotate \
+	  pyproject.toml -o constraints.txt
 
 clean:
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
