@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk.load import knee, schedule
 from modelworks.sdk.load.connection import Answer
+from modelworks.sdk.load.generator import Target
 from modelworks.sdk.load.outcome import Outcome, percentile
 
 _RATES = st.floats(0.1, 500)
@@ -67,6 +68,34 @@ def test_a_recording_is_put_in_order_and_begins_at_once() -> None:
     assert [(one.at, one.body, one.method) for one in found] == [
         (0, b'{"x": 1}', "PUT"), (1, b"b", "POST"), (2, b"\0\1", "POST"),
     ]  # fmt: skip
+
+
+def test_captured_requests_are_a_recording() -> None:
+    def line(at: float, path: str, status: int = 200, **request: object) -> str:
+        return json.dumps(
+            {"service": "digits", "at": at, "method": "POST", "path": path, "status": status, "request": request}
+        )
+
+    found = schedule.recording(
+        [
+            line(
+                101.5, "/api/predict/digits/v2/models/m/infer?a=b", type="text/plain", encoding="utf-8", body="é\u2028x"
+            ),
+            line(100, "/api/predict/team.digits?a=b", type="", encoding="base64", body="AAE=", truncated=True),
+            line(102, "/api/predict/digits", 429, type="", encoding="utf-8", body=""),
+            line(103, "/api/predict/digits", 404, type="", encoding="utf-8", body=""),
+        ]
+    )
+    assert found == [
+        schedule.Recorded(0, b"\0\1", "?a=b", unfit="cut before their bodies ended"),
+        schedule.Recorded(1.5, "é\u2028x".encode(), "v2/models/m/infer?a=b", content_type="text/plain"),
+        schedule.Recorded(2, None, ""),
+        schedule.Recorded(3, None, "", unfit="refused by the service when they were captured"),
+    ]
+    target = Target("http://h:1/api/predict/other", "t")
+    assert target.request(found[0]).startswith(b"POST /api/predict/other?a=b HTTP/1.1\r\n")
+    assert target.request(found[1]).startswith(b"POST /api/predict/other/v2/models/m/infer?a=b HTTP/1.1\r\n")
+    assert target.request(found[2]).startswith(b"POST /api/predict/other HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("line", ["x", "[]", "{}", '{"at": "soon"}', '{"at": 1, "body_base64": "?"}'])

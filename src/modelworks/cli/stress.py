@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,9 @@ def stress(
     name: Annotated[str, typer.Argument(help="The service's name.")],
     rate: Annotated[float | None, typer.Option(help="This many requests a second.")] = None,
     step: Annotated[str | None, typer.Option(help="FROM:TO:MORE requests a second, such as 10:100:10.")] = None,
-    replay: Annotated[Path | None, typer.Option(help="JSON lines {at, body, path}, at their own times.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="JSON lines {at, body, path} or captured requests, a file or folder.")
+    ] = None,
     speed: Annotated[float, typer.Option(min=0.01, help="With --replay: so many times as fast.")] = 1.0,
     duration: Annotated[str | None, typer.Option(help="Of each step; default 10s, with --rate 30s.")] = None,
     poisson: Annotated[bool, typer.Option("--poisson", help="At random times; default evenly.")] = False,
@@ -61,7 +64,7 @@ def stress(
         raise NotFound("--plot needs matplotlib", remedy="pip install 'modelworks[plots]'")
     length = seconds("--duration", duration or (_CONSTANT if rate is not None else _STEP))
     wanted = seconds("--target-p99", target_p99) if target_p99 else None
-    recorded = _recording(replay, speed) if replay is not None else []
+    recorded = _fit(call, _recording(replay, speed)) if replay is not None else []
     planned = schedule.steps(step, length) if step else schedule.doubling(_FIRST_RATE, length)
     if rate is not None:
         planned = schedule.constant(rate, length)
@@ -223,12 +226,33 @@ def seconds(option: str, text: str) -> float:
     return found
 
 
+def _fit(call: Invocation, recorded: list[schedule.Recorded]) -> list[schedule.Recorded]:
+    """Without the captured requests that are not to be sent again. Raises Invalid when there are no others."""
+    for why, count in sorted(Counter(one.unfit for one in recorded if one.unfit).items()):
+        call.out.note(f"not sent: {count} requests that were {why}")
+    found = [one for one in recorded if not one.unfit]
+    if not found:
+        raise Invalid(
+            "none of the captured requests can be sent again",
+            remedy="capture requests that the service takes, with a capture.max_body that holds them",
+        )
+    return [replace(one, at=one.at - found[0].at) for one in found]
+
+
 def _recording(path: Path, speed: float) -> list[schedule.Recorded]:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
-    try:
-        return schedule.recording(lines, speed)
-    except ModelworksError as error:
-        raise Invalid(f"{path}: {error.detail}") from None
+    """Of a file, or of the ``.jsonl`` files of a folder. Raises Invalid naming the file."""
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise Invalid(f"{path} holds no .jsonl file")
+    lines: list[str] = []
+    for file in files:
+        try:
+            found = file.read_text("utf-8").split("\n")
+            schedule.recording(found)
+        except (OSError, UnicodeDecodeError) as error:
+            said = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise Invalid(f"{file} cannot be read: {said}") from None
+        except ModelworksError as error:
+            raise Invalid(f"{file}: {error.detail}") from None
+        lines += found
+    return schedule.recording(lines, speed)

@@ -37,7 +37,8 @@ class Target:
         method, path, body, media = self.method, self.path, self.body, self.content_type
         if one is not None:
             method, path, body, media = one.method, one.path, one.body, one.content_type or media
-        full = place.path.rstrip("/") + (f"/{quote(path.lstrip('/'), safe='/?&=%:+,;@~')}" if path else "")
+        below = quote(path.lstrip("/"), safe="/?&=%:+,;@~")
+        full = place.path.rstrip("/") + (below if below.startswith("?") else f"/{below}" if below else "")
         lines = [f"{method} {full} HTTP/1.1", f"Host: {place.netloc}", f"Authorization: Bearer {self.token}"]
         if body is not None:
             lines += [f"Content-Type: {media}", f"Content-Length: {len(body)}"]

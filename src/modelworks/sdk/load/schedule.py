@@ -6,8 +6,9 @@ import base64
 import binascii
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from modelworks.kernel.errors import Invalid
 Arrivals = Literal["constant", "poisson"]
 FASTEST = 50_000.0  # requests a second
 LARGEST_STEP_COUNT = 200
+_ENDPOINT = re.compile(r"^/api/predict/[^/?]+/?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Recorded:
     path: str = ""
     method: str = "POST"
     content_type: str = ""
+    unfit: str = ""  # why a captured request is not to be sent again
 
 
 def constant(rate: float, duration: float) -> list[Step]:
@@ -82,7 +85,8 @@ def arrivals(step: Step, kind: Arrivals, seed: int = 0) -> Iterator[float]:
 
 
 def recording(lines: Sequence[str], speed: float = 1.0) -> list[Recorded]:
-    """Requests of JSON lines ``{at, body | body_base64, path, method, content_type}``. Raises Invalid with the line.
+    """Requests of JSON lines ``{at, body | body_base64, path, method, content_type}``, or as a gateway captured them.
+    Raises Invalid with the line.
 
     ``at`` is in seconds, or an ISO timestamp. The requests are put in order; ``speed`` 2 sends them twice as fast.
     """
@@ -92,15 +96,7 @@ def recording(lines: Sequence[str], speed: float = 1.0) -> list[Recorded]:
             continue
         try:
             entry = json.loads(line)
-            found.append(
-                Recorded(
-                    at=_time(entry["at"]),
-                    body=_body(entry),
-                    path=str(entry.get("path") or ""),
-                    method=str(entry.get("method") or "POST").upper(),
-                    content_type=str(entry.get("content_type") or ""),
-                )
-            )
+            found.append(_captured(entry) if isinstance(entry.get("request"), dict) else _written(entry))
         except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise Invalid(f"line {number} of the recording is not a request: {said}") from None
@@ -108,7 +104,36 @@ def recording(lines: Sequence[str], speed: float = 1.0) -> list[Recorded]:
         raise Invalid("the recording holds no request")
     found.sort(key=lambda one: one.at)
     first = found[0].at
-    return [Recorded((one.at - first) / speed, one.body, one.path, one.method, one.content_type) for one in found]
+    return [replace(one, at=(one.at - first) / speed) for one in found]
+
+
+def _written(entry: dict[str, Any]) -> Recorded:
+    return Recorded(
+        at=_time(entry["at"]),
+        body=_body(entry),
+        path=str(entry.get("path") or ""),
+        method=str(entry.get("method") or "POST").upper(),
+        content_type=str(entry.get("content_type") or ""),
+    )
+
+
+def _captured(entry: dict[str, Any]) -> Recorded:
+    """A line of a gateway: its path is the whole one, of the service that it was captured from."""
+    request, status = entry["request"], int(entry.get("status") or 0)
+    unfit = "cut before their bodies ended" if request.get("truncated") else ""
+    # A refusal says nothing about load, but that of a queue that was full does.
+    if not unfit and 400 <= status < 500 and status != 429:
+        unfit = "refused by the service when they were captured"
+    text = str(request.get("body") or "")
+    body = base64.b64decode(text, validate=True) if request.get("encoding") == "base64" else text.encode()
+    return Recorded(
+        at=_time(entry["at"]),
+        body=body or None,
+        path=_ENDPOINT.sub("", str(entry.get("path") or "")),
+        method=str(entry.get("method") or "POST").upper(),
+        content_type=str(request.get("type") or ""),
+        unfit=unfit,
+    )
 
 
 def _time(value: Any) -> float:
