@@ -23,10 +23,17 @@ def correlated(random: np.random.Generator, groups: int, samples: int, width: in
     return (shared + 0.1 * random.standard_normal((groups, samples, width)) + 1).astype(np.float32)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 5), st.integers(1, 12), st.booleans())
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 12),
+    st.booleans(),
+    st.sampled_from([127, 64]),
+)
 @settings(max_examples=60)
 def test_no_output_is_further_off_than_with_the_nearest(
-    seed: int, groups: int, outputs: int, width: int, centred: bool
+    seed: int, groups: int, outputs: int, width: int, centred: bool, limit: int
 ) -> None:
     random = np.random.default_rng(seed)
     moments = Moments()
@@ -34,11 +41,11 @@ def test_no_output_is_further_off_than_with_the_nearest(
         moments.add(correlated(random, groups, 20, width))
     second = moments.second(centred)
     weight = random.standard_normal((groups, outputs, width))
-    scale = np.abs(weight).max(axis=2) / 127
-    found = round_weights(weight, scale, second)
+    scale = np.abs(weight).max(axis=2) / limit
+    found = round_weights(weight, scale, second, limit)
     assert np.array_equal(found, np.rint(found))
-    assert np.abs(found).max() <= 127
-    nearest = np.clip(np.rint(weight / scale[:, :, None]), -127, 127)
+    assert np.abs(found).max() <= limit
+    nearest = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit)
     assert (output_errors(weight, found, scale, second) <= output_errors(weight, nearest, scale, second)).all()
 
 

@@ -51,8 +51,8 @@ def refine(original: Path, quantised: Path, moments: Mapping[str, Moments]) -> i
     return done
 
 
-def round_weights(weight: Array, scale: Array, second: Array) -> Array:
-    """Whole numbers from -127 to 127, of which ``scale`` [groups, outputs] makes ``weight`` [groups, outputs, inputs].
+def round_weights(weight: Array, scale: Array, second: Array, limit: int = 127) -> Array:
+    """Whole numbers up to ``limit`` in either direction, of which ``scale`` [groups, outputs] makes ``weight`` [groups, outputs, inputs].
 
     ``second`` [groups, inputs, inputs] are the mean products of the inputs. No output is further off, by them, than
     with the nearest numbers.
@@ -68,11 +68,11 @@ def round_weights(weight: Array, scale: Array, second: Array) -> Array:
     whole = np.empty_like(rest)
     for column in range(weight.shape[2]):
         exact = rest[:, :, column]
-        whole[:, :, column] = np.clip(np.rint(exact / scale), -127, 127)
+        whole[:, :, column] = np.clip(np.rint(exact / scale), -limit, limit)
         lost = (exact - whole[:, :, column] * scale) / factor[:, None, column, column]
         rest[:, :, column + 1 :] -= lost[:, :, None] * factor[:, None, column, column + 1 :]
     found = np.take_along_axis(whole, np.argsort(order, axis=1)[:, None, :], axis=2)
-    nearest = np.clip(np.rint(weight / scale[:, :, None]), -127, 127)
+    nearest = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit)
     better = output_errors(weight, found, scale, second) < output_errors(weight, nearest, scale, second)
     chosen: Array = np.where(better[:, :, None], found, nearest)
     return chosen
@@ -91,8 +91,9 @@ def _round(node: Any, weight: Array, stored: _Stored, bias: _Stored | None, mome
     rows = as_rows(node, weight).reshape(groups, -1, width)
     scale: Array = np.broadcast_to(stored.scale.reshape(groups, -1) if stored.scale.size > 1 else stored.scale,
                                    rows.shape[:2])  # fmt: skip
-    whole = round_weights(rows, scale, second)
     given = numpy_helper.to_array(stored.values)
+    # The largest weight of each output has the largest number, which is less than 127 for CPUs that would overflow.
+    whole = round_weights(rows, scale, second, int(np.abs(given.astype(np.int16)).max()))
     _write(stored.values, from_rows(node, whole, given.shape).astype(np.int8))
     if bias is not None:
         shift = np.einsum("goi,gi->go", rows - whole * scale[:, :, None], mean).reshape(-1)
