@@ -68,6 +68,26 @@ def test_inputs_that_have_nothing_to_do_with_each_other_are_rounded_to_nearest()
     assert np.array_equal(found, np.rint(weight / scale[:, :, None]))
 
 
+def test_moments_are_those_of_all_rows_also_far_from_zero() -> None:
+    random = np.random.default_rng(0)
+    rows = (10_000 + random.standard_normal((2, 300, 4))).astype(np.float32)
+    moments = Moments()
+    for begin in (0, 50, 51):
+        moments.add(rows[:, begin : {0: 50, 50: 51, 51: 300}[begin]])
+    exact = rows.astype(np.float64)
+    assert np.allclose(moments.mean, exact.mean(axis=1))
+    for group in range(2):
+        assert np.allclose(moments.second(True)[group], np.cov(exact[group].T, bias=True), atol=1e-3)
+        assert np.allclose(moments.second(False)[group], exact[group].T @ exact[group] / 300)
+
+
+def test_what_cannot_be_factorised_is_rounded_to_nearest() -> None:
+    weight = np.random.default_rng(0).standard_normal((1, 3, 2))
+    scale = np.abs(weight).max(axis=2) / 127
+    found = round_weights(weight, scale, np.array([[[1.0, 5.0], [5.0, 1.0]]]))
+    assert np.array_equal(found, np.rint(weight / scale[:, :, None]))
+
+
 def test_an_input_that_is_always_the_same_harms_nothing() -> None:
     weight = np.random.default_rng(0).standard_normal((1, 3, 5))
     found = round_weights(weight, np.abs(weight).max(axis=2) / 127, np.zeros((1, 5, 5)))

@@ -24,11 +24,16 @@ class Moments:
 
     def __init__(self) -> None:
         self._count = 0
+        # About the mean of the first rows: of inputs far from zero the differences would be lost in their squares.
+        self._origin: Any = None
         self._sum: Any = 0.0
         self._products: Any = 0.0
 
     def add(self, rows: Array) -> None:
         """``rows`` [groups, samples, inputs]."""
+        if self._origin is None:
+            self._origin = rows.mean(axis=1, keepdims=True)
+        rows = rows - self._origin
         self._count += rows.shape[1]
         self._sum = self._sum + rows.sum(axis=1, dtype=np.float64)
         self._products = self._products + (rows.transpose(0, 2, 1) @ rows).astype(np.float64)
@@ -36,14 +41,14 @@ class Moments:
     @property
     def mean(self) -> Array:
         """[groups, inputs]"""
-        found: Array = self._sum / self._count
+        found: Array = self._origin[:, 0].astype(np.float64) + self._sum / self._count
         return found
 
     def second(self, centred: bool) -> Array:
         """[groups, inputs, inputs]: the covariance when ``centred``, else the mean products."""
-        mean, found = self.mean, self._products / self._count
-        result: Array = found - mean[:, :, None] * mean[:, None, :] if centred else found
-        return result
+        off, mean = self._sum / self._count, self.mean
+        found: Array = self._products / self._count - off[:, :, None] * off[:, None, :]
+        return found if centred else found + mean[:, :, None] * mean[:, None, :]
 
 
 def gather(path: Path, batches: Iterable[Mapping[str, Array]], threads: int) -> dict[str, Moments]:

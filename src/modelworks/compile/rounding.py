@@ -52,17 +52,28 @@ def refine(original: Path, quantised: Path, moments: Mapping[str, Moments]) -> i
 
 
 def round_weights(weight: Array, scale: Array, second: Array, limit: int = 127) -> Array:
-    """Whole numbers up to ``limit`` in either direction, of which ``scale`` [groups, outputs] makes ``weight`` [groups, outputs, inputs].
+    """Whole numbers of which ``scale`` makes ``weight``, up to ``limit`` in either direction.
 
-    ``second`` [groups, inputs, inputs] are the mean products of the inputs. No output is further off, by them, than
-    with the nearest numbers.
+    ``weight`` is [groups, outputs, inputs], ``scale`` [groups, outputs], ``second`` [groups, inputs, inputs] the mean
+    products of the inputs. No output is further off, by those, than with the nearest numbers.
     """
+    nearest: Array = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit)
+    try:
+        found = _compensated(weight, scale, second, limit)
+    except np.linalg.LinAlgError:  # inputs that differ by more orders of magnitude than there are digits
+        return nearest
+    better = output_errors(weight, found, scale, second) < output_errors(weight, nearest, scale, second)
+    chosen: Array = np.where(better[:, :, None], found, nearest)
+    return chosen
+
+
+def _compensated(weight: Array, scale: Array, second: Array, limit: int) -> Array:
     variances = np.einsum("gii->gi", second)
     # Inputs that vary most come first, while there is most left to make up for their error.
     order = np.argsort(-variances, axis=1, kind="stable")
     rest = np.take_along_axis(weight, order[:, None, :], axis=2)
     matrix = np.take_along_axis(np.take_along_axis(second, order[:, :, None], axis=1), order[:, None, :], axis=2)
-    damping = _DAMPING * variances.mean(axis=1) + 1e-12
+    damping = _DAMPING * np.maximum(variances, 0).mean(axis=1) + 1e-12
     matrix = matrix + damping[:, None, None] * np.eye(weight.shape[2])
     factor = np.linalg.cholesky(np.linalg.inv(matrix)).transpose(0, 2, 1)
     whole = np.empty_like(rest)
@@ -71,11 +82,8 @@ def round_weights(weight: Array, scale: Array, second: Array, limit: int = 127) 
         whole[:, :, column] = np.clip(np.rint(exact / scale), -limit, limit)
         lost = (exact - whole[:, :, column] * scale) / factor[:, None, column, column]
         rest[:, :, column + 1 :] -= lost[:, :, None] * factor[:, None, column, column + 1 :]
-    found = np.take_along_axis(whole, np.argsort(order, axis=1)[:, None, :], axis=2)
-    nearest = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit)
-    better = output_errors(weight, found, scale, second) < output_errors(weight, nearest, scale, second)
-    chosen: Array = np.where(better[:, :, None], found, nearest)
-    return chosen
+    found: Array = np.take_along_axis(whole, np.argsort(order, axis=1)[:, None, :], axis=2)
+    return found
 
 
 def output_errors(weight: Array, whole: Array, scale: Array, second: Array) -> Array:
