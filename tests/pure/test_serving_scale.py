@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.autoscaling import Simulation
+from tests.autoscaling import START, Simulation
 
-from modelworks.products.serving.scale import State
+from modelworks.kernel.traffic import Traffic
+from modelworks.products.serving.scale import State, step
 from modelworks.products.serving.scaling_spec import Autoscaling
 
 
@@ -23,6 +24,13 @@ def scaling(**fields: Any) -> Autoscaling:
 def reversals(counts: Sequence[int]) -> int:
     directions = [b > a for a, b in itertools.pairwise(counts) if a != b]
     return sum(a != b for a, b in itertools.pairwise(directions))
+
+
+def test_a_service_that_ran_goes_on_with_what_it_has() -> None:
+    for ready, first in ((3, 3), (9, 5), (1, 2)):
+        found = step(scaling(min=2, max=5), None, (), Traffic(), ready, START)
+        assert found.change is not None
+        assert (found.change.before, found.change.after) == (ready, first)
 
 
 def test_it_begins_with_the_least() -> None:

@@ -56,7 +56,7 @@ def _use(usage: Document) -> str:
         "memory": lambda value: f"{value / 2**20:.0f} MiB",
         "gpu": lambda value: f"GPU busy {value:.0%}",
         "gpu_memory_busy": lambda value: f"its memory {value:.0%}",
-        "running": lambda value: f"{value:.0f} requests computed",
+        "running": lambda value: f"{value:.0f} requests being computed",
         "waiting": lambda value: f"{value:.0f} wait in it",
         "batch_mean": lambda value: f"{value:.1f} rows a batch",
         "tokens_per_second": lambda value: f"{value:.1f} tokens/s",

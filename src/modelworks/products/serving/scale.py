@@ -122,7 +122,8 @@ def step(
     """One look. ``ready`` is how many replicas serve. It never leaves the bounds, whatever it is given."""
     begun = state is None
     if state is None:
-        first = first_replicas(scaling)
+        # A service that ran without a scale goes on with what it has.
+        first = min(max(ready, scaling.min), scaling.max) if ready else first_replicas(scaling)
         state = State(first, now if first else 0.0, lows=((now, first),), highs=((now, first),))
     clock = schedule.floor(scaling, state.schedules, now)
     before, current = state.replicas, min(max(state.replicas, scaling.min), scaling.max)
@@ -169,7 +170,7 @@ def step(
     if wanted != before or begun:
         numbers |= {"recommended": recommended, "why": why}
         numbers |= {"schedule": clock.name} if reason == ScaleReason.SCHEDULE and clock.name else {}
-        change = Change(before if not begun else 0, wanted, reason, numbers)
+        change = Change(before if not begun else ready, wanted, reason, numbers)
         state = _acted(state, wanted, reason, now)
     return Scaled(
         state, change, why, recommended, _wake_in(scaling, state, clock, traffic, readings, recommended, active, now)
