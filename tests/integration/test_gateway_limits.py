@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,30 @@ def test_a_request_waits_for_a_replica_that_starts_again(tmp_path: Path) -> None
         await replica.stop()
         status, _, data = await client.post()
         assert (status, json.loads(data)["code"]) == (503, "unavailable")
+
+    run(tmp_path, body)
+
+
+def test_what_an_ending_replica_accepted_and_did_not_read_is_for_the_next(tmp_path: Path) -> None:
+    """Also when its process has died already, and only what its kernel accepts for it is left."""
+
+    async def body(lab: Lab) -> None:
+        replica = Replica(tmp_path / "0.sock")
+        with socket.socket(socket.AF_UNIX) as dying:
+            dying.bind(str(replica.path))
+            dying.listen()
+            lab.route(replica)
+            clients = [await lab.client() for _ in range(3)]
+            for client in clients:
+                await client.send(request())
+            await until(lambda: lab.gateway.services[b"digits"].admission.in_flight == len(clients))
+            await asyncio.sleep(0)  # what is connected is sent
+        await until(lambda: lab.gateway.services[b"digits"].metrics.retries >= len(clients))
+        await replica.start()
+        for client in clients:
+            assert (await client.answer())[0] == 200
+        assert len(replica.heads) == len(clients)
+        await replica.stop()
 
     run(tmp_path, body)
 

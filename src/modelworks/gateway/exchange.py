@@ -216,10 +216,14 @@ class Exchange(Entering):
             self._client.done(False)
         elif self._may_repeat(upstream, slot, error):
             self._losses += 1
-            self._service.metrics.retries += 1
             self._out.again()
             self._deadline, self._answer = 0.0, None
-            slot.door.pool.connect(self)
+            if upstream.reused:
+                self._service.metrics.retries += 1
+                slot.door.pool.connect(self)
+            else:
+                # It is ending: what it accepted and did not read is for another one.
+                self.connect_failed(error if isinstance(error, OSError) else ConnectionResetError())
         else:
             self.broken(f"the connection ended before the answer did ({error or 'closed'})")
 

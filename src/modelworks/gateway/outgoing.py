@@ -77,14 +77,17 @@ class Outgoing:
     def repeatable(
         self, upstream: UpstreamConnection, method: bytes, error: Exception | None, *, complete: bool, unix: bool
     ) -> bool:
-        """A replica may close a kept connection just when a request comes: safe when it cannot have read the request,
-        or when reading it twice is allowed. A fresh connection that breaks has met this request: once is enough.
+        """A replica may end just when a request comes: safe when it cannot have read the request, or when reading it
+        twice is allowed. A fresh connection that has met the request is enough, though: once.
 
         ``error`` ended the connection, of a ``unix`` socket or not; ``complete``: the client has sent all."""
-        if self._kept is None or not upstream.reused:
+        if self._kept is None:
+            return False
+        reset = unix and isinstance(error, ConnectionResetError)
+        if complete and (reset or (unix and isinstance(error, BrokenPipeError))):
+            return True  # so a Unix socket says that its peer closed without having read it all
+        if not upstream.reused:
             return False
         if method in _IDEMPOTENT or isinstance(error, BrokenPipeError):
             return True
-        if isinstance(error, ConnectionResetError) and unix:
-            return complete  # so a Unix socket says that its peer closed without having read it all
-        return upstream.unsent_at_end >= sum(map(len, self._kept))
+        return not reset and upstream.unsent_at_end >= sum(map(len, self._kept))
