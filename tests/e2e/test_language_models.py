@@ -91,7 +91,7 @@ def test_what_the_engine_says_of_itself_is_seen(chat: openai.OpenAI, mw: Mw) -> 
         headers = {"Authorization": f"Bearer {document['api_key']}"}
         text = httpx.get(f"{document['url']}/api/v1/metrics", headers=headers, trust_env=False).raise_for_status().text
         assert 'mw_engine_requests_running{process="controller",service="chat",replica="' in text
-        assert "requests computed" in mw.ok("service", "explain", "chat")
+        assert "requests being computed" in mw.ok("service", "explain", "chat")
 
 
 def test_a_refusal_is_the_clients_own_error(chat: openai.OpenAI, mw: Mw) -> None:
