@@ -32,7 +32,8 @@ from modelworks.objectstore.sts import ROLE, ROLE_NAME
 DEFAULT_PORT = 8733
 _PORTS = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3_grpc", "admin", "webdav")
 _HEALTH_BUCKET = "mw-health"
-_STOP_TIMEOUT = 10.0
+# It waits up to 10 s for its own maintenance, when that is at work just then, before it closes what holds data.
+_STOP_TIMEOUT = 15.0
 # Below the ports that the kernel gives to outgoing connections, which would otherwise take them now and then; the admin
 # server's gRPC port is its port and 10,000.
 _PORT_RANGE = range(20000, 22600)
