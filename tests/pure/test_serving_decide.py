@@ -72,6 +72,8 @@ def test_a_crashed_replica_begins_again_with_back_off() -> None:
         it.world.end(key, RunReason.FAILED, 3, "exited with code 3")
         decision = it.settle()
         assert it.status["phase"] == "Failed"
+        assert it.world.route is not None
+        assert it.world.route["state"] == ("starting" if failures == 1 else "failed"), "who calls waits once"
         assert "exited with code 3" in it.status["message"]
         assert (it.status["reason"] == "CrashLoop") == (failures >= 2)
         assert it.world.live == []

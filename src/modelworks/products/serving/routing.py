@@ -51,7 +51,8 @@ def route(
     service, spec = plan.declared, plan.declared.spec
     own, beside = routed(stable), routed(canary) if canary else []
     replicas = [*(_replica(stable, run) for run in own), *(_replica(canary, run) for run in beside if canary)]
-    states = {ServicePhase.STOPPED: "stopped", ServicePhase.FAILED: "failed", ServicePhase.IDLE: "idle"}
+    failed = "starting" if _returns(stable) else "failed"
+    states = {ServicePhase.STOPPED: "stopped", ServicePhase.FAILED: failed, ServicePhase.IDLE: "idle"}
     mirror = plan.canary is not None and plan.mirror
     return {
         "service": public_name(service.workspace, service.name),
@@ -77,6 +78,12 @@ def route(
         "tasks": False if spec.tasks is None else spec.tasks.model_dump(),
         "capture": _capture(service),
     }
+
+
+def _returns(view: View) -> bool:
+    """Whether a replica that served has failed for the first time: it is back in a moment, and who calls waits for it
+    rather than be refused."""
+    return any(slot.served and slot.failures <= 1 for slot in view.slots)
 
 
 def weights(plan: Plan, own: Sequence[RunObservation]) -> dict[str, int]:
