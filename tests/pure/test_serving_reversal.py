@@ -27,9 +27,25 @@ def counts(latencies: Sequence[float], errors: int = 0) -> RevisionCounts:
     return RevisionCounts(len(latencies), errors, sum(latencies), tuple(buckets))
 
 
-def traffic(old: RevisionCounts, new: RevisionCounts, now: float = START) -> Traffic:
+def share(whole: RevisionCounts, part: float) -> RevisionCounts:
+    """What of it was there after that part of the time."""
+    errors, buckets = int(whole.errors * part), tuple(int(count * part) for count in whole.buckets)
+    return RevisionCounts(int(whole.answered * part), errors, whole.seconds * part, buckets)
+
+
+def traffic(old: RevisionCounts, new: RevisionCounts, now: float = START, moments: int = 30) -> Traffic:
+    """Half a minute, in the last so many seconds of which they answered evenly."""
     nothing = Sample(now - 30, revisions={"old": RevisionCounts(), "new": RevisionCounts()})
-    return Traffic((nothing, Sample(now, revisions={"old": old, "new": new})))
+    parts = [(number, number / moments) for number in range(1, moments + 1)]
+    return Traffic(
+        (
+            nothing,
+            *(
+                Sample(now - moments + number, revisions={"old": share(old, part), "new": share(new, part)})
+                for number, part in parts
+            ),
+        )
+    )
 
 
 def judged(old: RevisionCounts, new: RevisionCounts, rule: Reversal = RULE, since: float = START - 30) -> Verdict:
@@ -57,6 +73,12 @@ def test_clear_harm_is_told_with_its_numbers() -> None:
 )
 def test_what_is_no_reason(old: RevisionCounts, new: RevisionCounts) -> None:
     assert not judged(old, new).worse
+
+
+def test_a_moment_in_which_all_is_slow_is_no_revisions_fault() -> None:
+    old, new = counts([0.01] * 200), counts([0.01] * 1800 + [0.3] * 200)
+    assert judge(traffic(old, new), "old", "new", RULE, START, START - 30).worse
+    assert not judge(traffic(old, new, moments=3), "old", "new", RULE, START, START - 30).worse
 
 
 def test_it_is_not_judged_by_what_came_before() -> None:

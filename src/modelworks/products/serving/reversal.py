@@ -1,7 +1,9 @@
 """Whether a new revision is worse than the old one by the stated margins. Pure.
 
 Few answers say little: a difference counts when the lower end of its confidence interval (Newcombe's, of two Wilson
-intervals) is beyond the margin. It is asked every second, so the interval is a wide one.
+intervals) is beyond the margin. It is asked every second, so the interval is a wide one. The interval takes answers for
+independent; slow ones are not, since whatever holds up a machine for a moment holds up all that are there: so they must
+have come in several different seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from modelworks.kernel.quantities import format_duration
@@ -18,6 +21,7 @@ from modelworks.products.serving.traffic_spec import Reversal
 # Standard deviations: one-sided, one look in 4,000 errs where there is no difference and no margin.
 _Z = 3.5
 _TAIL = 0.01  # p99 is what this share of the answers takes longer than
+_SECONDS = 5  # in so many different ones slow answers came, if the revision is why
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ def judge(traffic: Traffic, old: str, new: str, rule: Reversal, now: float, sinc
         return Verdict(reason, numbers)
     limit = max(_p99(before) * rule.latency, rule.min_latency)
     slow, old_slow = _longer(after, limit), _longer(before, limit)
-    if _lower_difference(slow, _timed(after), old_slow, _timed(before)) > _TAIL:
+    lasts = _slow_seconds(traffic, new, span, now, limit) >= min(_SECONDS, rule.window // 2)
+    if lasts and _lower_difference(slow, _timed(after), old_slow, _timed(before)) > _TAIL:
         reason = (
             f"p99 {_text(_p99(after))}, against {_text(_p99(before))} of revision {old}:"
             f" {slow} of {after.answered} answers took longer than {_text(limit)}"
@@ -97,6 +102,13 @@ def _p99(counts: RevisionCounts) -> float:
 def _longer(counts: RevisionCounts, limit: float) -> int:
     """Answers that surely took longer: those in buckets that begin at the limit or later."""
     return sum(count for begin, count in zip((0.0, *LATENCY_BUCKETS), counts.buckets, strict=True) if begin >= limit)
+
+
+def _slow_seconds(traffic: Traffic, revision: str, span: float, now: float, limit: float) -> int:
+    """In how many different seconds answers came that surely took longer."""
+    nothing = RevisionCounts()
+    counts = [(sample.at, sample.revisions.get(revision, nothing)) for sample in traffic.since(span, now)]
+    return len({int(at) for (_, a), (at, b) in pairwise(counts) if _longer(b, limit) > _longer(a, limit)})
 
 
 def _lower_difference(new: int, of_new: int, old: int, of_old: int) -> float:
