@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests import leftovers, submissions
@@ -66,6 +67,36 @@ def test_a_task_is_submitted_and_awaited_in_python(mw: Mw) -> None:
         task.cancel()
     with pytest.raises(ModelworksError, match="number"):
         predictor.predict({}).wait(timeout=60)
+
+
+HANGS = """
+import threading
+class Hangs:
+    def process(self, data):
+        if data.get("hang"):
+            threading.Event().wait()
+        return {"number": data["number"]}
+"""
+HANGING = (
+    "kind: Service\nmetadata: {name: hangs}\nspec: {processor: python, entry: 'hangs.py:Hangs', code: .,"
+    " instance_type: local.tiny, concurrency: 1, hang_timeout: 2s, tasks: {attempts: 2}}\n"
+)
+
+
+def test_a_replica_that_hangs_is_replaced_and_its_tasks_are_tried_elsewhere(mw: Mw, tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    (tmp_path / "service.yaml").write_text(HANGING)
+    mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=tmp_path)
+    document = json.loads(mw.home.client.read_text())
+    predictor = AsyncPredictor("hangs", session=Session(endpoint=document["url"], api_key=document["api_key"]))
+    first = json.loads(mw.ok("service", "get", "hangs", "--json"))["status"]["replicas"][0]["key"]
+    hangs, waits = predictor.predict({"hang": True}), predictor.predict({"number": 6})
+    assert waits.wait(timeout=60)["number"] == 6
+    with pytest.raises(ModelworksError, match="each of 2 attempts"):
+        hangs.wait(timeout=120)
+    replicas = json.loads(mw.ok("service", "get", "hangs", "--json"))["status"]["replicas"]
+    assert first not in [one["key"] for one in replicas]
+    mw.ok("service", "delete", "hangs")
 
 
 def test_a_service_that_is_deleted_leaves_no_tasks(mw: Mw) -> None:
