@@ -21,7 +21,7 @@ from tests.cli_platform import Mw, fresh
 
 from modelworks.sdk.client import Client
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("releases")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("releases")]
 REPLICAS, BATCH, BACKLOG = 3, 16, 400
 
 # Sixteen rows at once are more than a replica may have, eight are not. Its own limit on a batch stands in each answer.
@@ -65,7 +65,7 @@ class Night:
 
     async def backlog(self, numbers: range, *, large: bool) -> None:
         """All of them at once, until each is answered."""
-        async with asyncio.timeout(150), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(240), asyncio.TaskGroup() as tasks:
             for number in numbers:
                 tasks.create_task(self._call(number, large))
 
