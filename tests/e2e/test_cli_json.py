@@ -30,7 +30,12 @@ model list | model get m | model get m:1 | model alias m prod --remove | model d
 volume create v | volume list | volume delete v | environment create e -p six | environment list | environment delete e
 instance-type list | key create k | key list | key revoke k
 service create -f {x}/web.yaml --wait | service list | service get web | service token web | service rotate-token web
-service call web --path / | service stop web --wait | service start web --wait | service delete web
+service call web --path / | service explain web | eas list | eas ls | eas list-services
+eas desc web | eas describe web | service update web --replicas 2 --wait | service revisions web
+service rollback web --to 1
+service stop web --wait | service start web --wait | eas stop web | eas start web | service delete web
+eas create {x}/web.yaml | eas modify web -s {x}/web.yaml | eas update web --replicas 1 | eas version web 1
+eas delete web
 bucket rm s3://files/one.yaml | bucket delete files | job delete one | delete job two
 """
 STREAMS = ["job log one", "job log one --follow", "logs one", "logs job/one"]
@@ -70,7 +75,14 @@ def check_streams(mw: Mw, wrong: dict[str, Any]) -> None:
 
 def test_none_is_forgotten() -> None:
     """A new command is added to the list above."""
-    elsewhere = {"up", "down", "quickstart", "login", "logout", "job cancel", "service log"}
+    elsewhere = {"up", "down", "quickstart", "login", "logout", "job cancel", "service log", "eas logs"}
+    elsewhere |= {
+        "model compile",
+        "service profile",
+        "service resume",
+        "service stress",
+        "service tasks",
+    }  # tests of their own
     listed = {tuple(c.split()) for c in (*commands(), *STREAMS)}
     missing = set()
     for name in COMMANDS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -81,17 +83,26 @@ def test_what_the_engine_says_of_itself_is_seen(chat: openai.OpenAI, mw: Mw) -> 
         return dict(explained["replicas"][0]["usage"]) if explained["replicas"] else {}
 
     poll(lambda: {"running", "waiting", "batch_mean"} <= set(seen()), timeout=60)
-    with chat.completions.create(
-        model="chat", prompt="Once upon a time", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
-    ) as stream:
-        next(iter(stream))
-        poll(lambda: seen().get("tokens_per_second", 0.0) > 0, timeout=60)
-        assert seen()["running"] == 1.0
-        document = json.loads(mw.home.client.read_text())
-        headers = {"Authorization": f"Bearer {document['api_key']}"}
-        text = httpx.get(f"{document['url']}/api/v1/metrics", headers=headers, trust_env=False).raise_for_status().text
-        assert 'mw_engine_requests_running{process="controller",service="chat",replica="' in text
-        assert "requests being computed" in mw.ok("service", "explain", "chat")
+    enough = threading.Event()
+
+    def talk() -> None:
+        while not enough.is_set():  # the engine is asked now and then: one answer may be over by then
+            chat.completions.create(model="chat", prompt="Once", max_tokens=200, extra_body={"ignore_eos": True})
+
+    with ThreadPoolExecutor(1) as talking:
+        talked = talking.submit(talk)
+        try:
+            poll(lambda: talked.done() or (seen().get("tokens_per_second", 0.0) > 0), timeout=120)
+            poll(lambda: talked.done() or seen().get("running") == 1.0, timeout=120)
+            explained = mw.ok("service", "explain", "chat")
+        finally:
+            enough.set()
+        talked.result()
+    assert "requests being computed" in explained
+    document = json.loads(mw.home.client.read_text())
+    headers = {"Authorization": f"Bearer {document['api_key']}"}
+    text = httpx.get(f"{document['url']}/api/v1/metrics", headers=headers, trust_env=False).raise_for_status().text
+    assert 'mw_engine_requests_running{process="controller",service="chat",replica="' in text
 
 
 def test_a_refusal_is_the_clients_own_error(chat: openai.OpenAI, mw: Mw) -> None:
