@@ -255,7 +255,7 @@ def test_the_state_is_not_written_every_second() -> None:
     assert written <= 60
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     rate=st.floats(0.3, 80),
