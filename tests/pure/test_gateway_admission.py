@@ -335,6 +335,27 @@ def test_shares_are_exact_over_a_deck_and_a_full_revision_holds_nobody_else_up()
     assert all(r.slot is None or r.slot.replica.revision == "b" for r in waiting)
 
 
+def test_shares_stay_exact_when_the_table_is_told_again_and_a_replica_goes_and_returns() -> None:
+    two = (*replicas(1, "a"), *replicas(1, "b"))
+    told = route(*two, weights={"a": 90, "b": 10}, concurrency=1000, queue_size=1000)
+    admission = Admission(door, told)
+    names: list[str] = []
+    for count in range(200):
+        if count % 7 == 3:
+            admission.update(told, 0.0)
+        if count % 11 == 5:
+            away = next(slot for slot in admission.slots if slot.replica.revision == "b")
+            admission.shut(away, 0.0)
+            slot = admission.take(0.0)
+            assert slot is not None
+            assert slot.replica.revision == "a"
+            admission.reopen(away, 0.0)
+        slot = admission.take(0.0)
+        assert slot is not None
+        names.append(slot.replica.revision)
+    assert [names[start : start + 10].count("b") for start in range(0, 200, 10)] == [1] * 20
+
+
 def test_the_share_of_a_revision_without_an_open_replica_goes_to_the_others() -> None:
     two = (*replicas(1, "a"), *replicas(1, "b"))
     admission = Admission(door, route(*two, weights={"a": 50, "b": 50}, concurrency=5))

@@ -50,6 +50,8 @@ class Admission:
         self._only: Lane | None = None  # all there is, mostly
         self._weights: Mapping[str, int] = {}
         self._usable: Mapping[str, int] = {}  # the weights of the lanes with an open slot, or of all if none has one
+        # What is left of a deck by the weights it was made for: who goes and comes back changes no shares.
+        self._decks: dict[tuple[tuple[str, int], ...], list[str]] = {}
         self._deck: list[str] = []
         self._places: dict[Waiter, Place] = {}
         self._times: list[tuple[float, int, Waiter]] = []  # a heap; who has left since is passed over
@@ -182,6 +184,7 @@ class Admission:
         self._route = route
         self._limited = route.concurrency_limit is not None
         kept = {_identity(slot.replica): slot for slot in self.slots}
+        weighted = self._weights
         lanes = self._arrange(route)
         slots: list[Slot] = []
         for replica in {_identity(r): r for r in route.replicas}.values():
@@ -202,7 +205,9 @@ class Admission:
             slot.open = False
         self._lanes = lanes
         self._only = next(iter(lanes.values())) if len(lanes) == 1 else None
-        self._deck = []
+        if self._weights != weighted:
+            self._decks.clear()
+        self._use(self._usable_weights())
         self._rehome()
         self._reshape(now)
         return list(kept.values())
@@ -294,17 +299,25 @@ class Admission:
         if key is not None:
             return stickiest(self._usable, key)
         if not self._deck:
-            self._deck = deck(self._usable, self._shuffle)
+            self._deck += deck(self._usable, self._shuffle)
         return self._deck.pop()
+
+    def _usable_weights(self) -> Mapping[str, int]:
+        if self._only is not None:
+            return self._weights
+        usable = {name: weight for name, weight in self._weights.items() if self._lanes[name].usable}
+        return usable or dict(self._weights)
+
+    def _use(self, usable: Mapping[str, int]) -> None:
+        self._usable = usable
+        self._deck = self._decks.setdefault(tuple(sorted(usable.items())), [])
 
     def _reshape(self, now: float) -> None:
         """What slots are open has changed: shares of revisions without one go to the others, with those who wait."""
         if self._only is None:
-            usable = {name: weight for name, weight in self._weights.items() if self._lanes[name].usable}
-            usable = usable or dict(self._weights)
+            usable = self._usable_weights()
             if usable != self._usable:
-                self._usable = usable
-                self._deck = []
+                self._use(usable)
                 self._rehome()
         self._pump(now)
 
@@ -313,8 +326,7 @@ class Admission:
         if not self._places:
             return
         if self._only is None:
-            usable = {name: weight for name, weight in self._weights.items() if self._lanes[name].usable}
-            self._usable = usable or dict(self._weights)
+            self._use(self._usable_weights())
         waiting = self._in_order()
         for lane in self._lanes.values():
             lane.queue.clear()
