@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from modelworks.db.listen import CLAIMS, notify
 from modelworks.db.tables import claims as table
-from modelworks.db.tables import resources
+from modelworks.db.tables import nodes, resources
 from modelworks.kernel.decision import Claim
 from modelworks.kernel.resource import Ref
 from modelworks.kernel.run import Resources
@@ -66,10 +66,47 @@ def release_all(connection: Connection, uid: str) -> None:
 def of(connection: Connection, uids: Iterable[str]) -> dict[str, list[ClaimView]]:
     """uid → its claims, by key; a uid without claims is missing."""
     found: dict[str, list[ClaimView]] = defaultdict(list)
-    statement = select(table).where(table.c.uid.in_(list(uids))).order_by(table.c.key)
+    statement = (
+        select(table, nodes.c.observation)
+        .join_from(table, nodes, nodes.c.name == table.c.node, isouter=True)
+        .where(table.c.uid.in_(list(uids)))
+        .order_by(table.c.key)
+    )
     for row in connection.execute(statement):
-        found[row.uid].append(ClaimView(row.key, row.gang, row.node, row.reason, row.created_at, row.placed_at))
+        found[row.uid].append(_view(row))
     return dict(found)
+
+
+def _view(row: Row[Any]) -> ClaimView:
+    where = row.observation or {}
+    return ClaimView(
+        key=row.key,
+        gang=row.gang,
+        node=row.node,
+        reason=row.reason,
+        created_at=row.created_at,
+        placed_at=row.placed_at,
+        address=where.get("address", "127.0.0.1"),
+        interface=where.get("interface", "lo"),
+        evict_at=row.evict_at.timestamp() if row.evict_at else None,
+        evict_reason=row.evict_reason,
+    )
+
+
+def evict(connection: Connection, keys: Iterable[str], notice: float, reason: str) -> list[str]:
+    """Placed claims are to be given back in ``notice`` seconds, or earlier where that was said before.
+
+    Returns the uids of the owners for whom that is news; they are to be woken.
+    """
+    by = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, notice)
+    statement = (
+        update(table)
+        .where(table.c.key.in_(list(keys)), table.c.node.is_not(None))
+        .where((table.c.evict_at.is_(None)) | (table.c.evict_at > by))
+        .values(evict_at=by, evict_reason=reason)
+        .returning(table.c.uid)
+    )
+    return sorted(set(connection.scalars(statement)))
 
 
 def everything(connection: Connection) -> list[StoredClaim]:
@@ -112,6 +149,9 @@ def _dump(claim: Claim) -> dict[str, Any]:
         "tolerations": list(claim.tolerations),
         "spread": claim.spread,
         "lasting": claim.lasting,
+        "preemptible": claim.preemptible,
+        "optional": claim.optional,
+        "spot": claim.spot,
     }
 
 
@@ -128,5 +168,9 @@ def _stored(row: Row[Any]) -> StoredClaim:
         tolerations=tuple(data["tolerations"]),
         spread=data["spread"],
         lasting=data["lasting"],
+        # Rows of before the upgrade have none of these.
+        preemptible=data.get("preemptible", False),
+        optional=data.get("optional", False),
+        spot=data.get("spot", False),
     )
     return StoredClaim(claim, row.uid, Ref(row.workspace, row.kind, row.name), row.node, row.reason, row.created_at)

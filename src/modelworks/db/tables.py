@@ -98,6 +98,9 @@ nodes = Table(
     Column("observation", JSONB, nullable=False),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("cordoned", Boolean, nullable=False, server_default=text("false")),
+    # Everything that can be moved leaves the node: until then, and why. NULL: nobody has asked.
+    Column("drain_by", DateTime(timezone=True)),
+    Column("drain_reason", Text, nullable=False, server_default=""),
 )
 
 claims = Table(
@@ -112,6 +115,9 @@ claims = Table(
     Column("reason", Text, nullable=False, server_default=""),
     _now(),
     Column("placed_at", DateTime(timezone=True)),
+    # A placed claim that is to be given back: by when, and for whom. Its owner sees it and stops what it holds.
+    Column("evict_at", DateTime(timezone=True)),
+    Column("evict_reason", Text, nullable=False, server_default=""),
     Index("ix_claims_uid", "uid"),
     Index("ix_claims_gang", "gang"),
 )

@@ -27,6 +27,9 @@ class Claim:
     tolerations: tuple[str, ...] = ()
     spread: str | None = None  # a node label to spread over, such as "zone"
     lasting: bool = False  # does not end by itself: a service's replica
+    preemptible: bool = False  # may be evicted for a gang of higher priority
+    optional: bool = False  # the gang is placed without it where there is no room: an elastic job's further replicas
+    spot: bool = False  # on an instance that may be taken away, at the spot price
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,15 @@ class Reserve:
     """Queue claims for admission. A placed claim is in the ledger from that moment."""
 
     claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class Evict:
+    """Placed claims are to be given back: their owner stops what they hold, with ``notice`` seconds to do so."""
+
+    keys: tuple[str, ...]
+    notice: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,50 @@ class StopRun:
     key: str
     grace: float
     reason: str = "Stopped"
+
+
+@dataclass(frozen=True)
+class CaptureStacks:
+    """What a living run does now is appended to its log, and kept as an event's data."""
+
+    node: str
+    key: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class CreateChild:
+    """The resource has a child of this name, as if somebody had applied the manifest; one that exists is left alone."""
+
+    kind: str
+    name: str
+    spec: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CancelChild:
+    """A child job is asked to end; ``reason`` is told in its events."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RemoveChild:
+    """The child is deleted as if somebody had deleted it; one that is not there is ignored."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
+class CopyObjects:
+    """All below the folder ``source`` is below ``target`` too (``s3://bucket/prefix/`` each), its manifest last."""
+
+    source: str
+    target: str
 
 
 @dataclass(frozen=True)

@@ -143,10 +143,37 @@ class Access(Spec):
     expose: bool = False  # hand the AWS_* variables to the workload itself
 
 
+class Peer(Spec):
+    """Another run of the gang: where it can be reached, and on which of its ports the look before the start listens."""
+
+    rank: int
+    node: str
+    address: str
+    port: int
+
+
+class Rendezvous(Spec):
+    """A run that is one of several, and what is looked at before its command starts.
+
+    ``peers`` are all runs of the gang by rank, this one with them. Of rank 0 ``port`` is the one that the workload
+    itself will listen on (``MASTER_PORT``). ``nonce`` is the same for one gang and attempt: who answers without it is
+    somebody else. With ``network`` every run connects to every other within ``timeout`` seconds, or none starts.
+    """
+
+    rank: int
+    peers: tuple[Peer, ...]
+    nonce: str
+    network: bool = True
+    timeout: Duration = 30.0
+
+
 class RunSpec(Spec):
     """All an agent needs to carry out one run, without asking anybody.
 
     ``command`` may be empty in an image, which then runs its own; ``args`` follow the command, or are the image's.
+    ``disk`` bytes must be free where the run writes. A run with a ``lease`` is stopped when its agent has not renewed
+    it for so many seconds, see ``Runtime.challenge``. ``numbers`` are regular expressions by name, each with one group,
+    that find metrics in the log.
     """
 
     key: Annotated[str, AfterValidator(lambda k: str(RunKey.parse(k)))]
@@ -168,6 +195,10 @@ class RunSpec(Spec):
     log_uri: str | None = None
     time_limit: Duration | None = None
     grace: Duration = 30.0
+    rendezvous: Rendezvous | None = None
+    disk: Bytes = 0
+    lease: Duration | None = None
+    numbers: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -211,7 +242,31 @@ class RunReason(StrEnum):
     NOT_READY = "NotReady"  # the readiness probe did not pass within listen.startup
     UNHEALTHY = "Unhealthy"  # it was ready and then failed listen.failures probes
     OUTPUT_FAILED = "OutputFailed"
+    PREFLIGHT_FAILED = "PreflightFailed"  # what the gang needs is not there: a peer, a port, disk, a device
+    PREEMPTED = "Preempted"  # stopped after a notice, to go on in another attempt
+    PEER_FAILED = "PeerFailed"  # stopped, since another run of its gang failed
+    STALLED = "Stalled"  # did nothing for too long, and the policy was to end that
+    BUDGET = "Budget"  # the money it might cost is spent
+    LEASE_EXPIRED = "LeaseExpired"  # cut off from the controller, which may have started another attempt
     LOST = "Lost"
+
+
+class Progress(Spec):
+    """What a training script told through ``modelworks.train``, as of its last word.
+
+    ``step_seconds`` is the median of the last steps, ``data_share`` the part of them (0-1) that waited for the loader.
+    ``rates`` are per second by name (``samples``, ``tokens``), ``metrics`` the last values reported, such as ``loss``.
+    """
+
+    at: float
+    step: int = 0
+    steps: int | None = None  # in all, when the script knows
+    epoch: float | None = None
+    step_seconds: float | None = None
+    data_share: float | None = None
+    rates: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    checkpoint: int | None = None  # the step of the last one that is whole in the object store
 
 
 class RunObservation(Spec):
@@ -240,12 +295,22 @@ class RunObservation(Spec):
     # Last sample: cpu (cores), memory (bytes), gpu and gpu_memory_busy (0-1); of its engine what agent/gauges.py names.
     usage: dict[str, float] = Field(default_factory=dict)
     last_lines: tuple[str, ...] = ()  # of the log, once ended badly
+    active_at: float | None = None  # the last sign that it works: output, a step, a CPU or GPU that is busy
+    progress: Progress | None = None
 
 
 class NodeObservation(Spec):
-    """What an agent says of its machine."""
+    """What an agent says of its machine. ``address`` is the one by which other nodes reach what runs on it, at
+    ``interface``.
+
+    ``notice_at`` is when the machine's owner will take it away (Unix seconds), and ``notice`` who said so.
+    """
 
     name: str
+    address: str = "127.0.0.1"
+    interface: str = "lo"
+    notice_at: float | None = None
+    notice: str = ""
     capacity: Resources
     labels: dict[str, str] = Field(default_factory=dict)
     taints: tuple[str, ...] = ()

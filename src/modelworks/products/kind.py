@@ -20,7 +20,11 @@ from modelworks.settings import Settings
 
 @dataclass(frozen=True)
 class ClaimView:
-    """A claim as admission left it: ``node`` is None while it waits, ``reason`` then says for what."""
+    """A claim as admission left it: ``node`` is None while it waits, ``reason`` then says for what.
+
+    ``address`` and ``interface`` are the node's. A claim with ``evict_at`` (Unix seconds) is to be given back by then;
+    ``evict_reason`` is who wants it, for people.
+    """
 
     key: str
     gang: str
@@ -28,6 +32,10 @@ class ClaimView:
     reason: str
     created_at: datetime
     placed_at: datetime | None
+    address: str = "127.0.0.1"
+    interface: str = "lo"
+    evict_at: float | None = None
+    evict_reason: str = ""
 
 
 @dataclass(frozen=True)

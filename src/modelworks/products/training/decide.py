@@ -136,7 +136,7 @@ def _start(
 
 
 def _preparing(job: Job) -> str:
-    count = job.spec.replicas
+    count = job.spec.size
     return "starting" if count == 1 else f"starting {count} replicas"
 
 
@@ -195,7 +195,7 @@ def _fail(job: Job, record: Record, mine: dict[int, RunObservation], missing: fr
         reason, cause, lines = run.reason, run.message or _exit_text(run), run.last_lines
     else:
         rank, reason, cause, lines = min(missing), RunReason.LOST, "the node no longer knows of it", ()
-    if job.spec.replicas > 1:
+    if job.spec.size > 1:
         cause = f"replica {rank}: {cause}"
     attempt = attempt_record(record.attempt, mine, reason, cause)
     attempts = (*record.attempts, attempt)

@@ -59,13 +59,13 @@ def run(manifest: dict[str, Any], directory: Path) -> int:
         raise Invalid(said, fields=(FieldError("kind", said),))
     spec = TrainingJobSpec.parse(parsed.spec, at="spec")
     directory = directory.absolute()
-    places = [_place(spec, directory, rank) for rank in range(spec.replicas)]
+    places = [_place(spec, directory, rank) for rank in range(spec.size)]
     processes = [_start(parsed.metadata.name, spec, rank, place) for rank, place in enumerate(places)]
     return _wait(processes, spec)
 
 
 def _place(spec: TrainingJobSpec, directory: Path, rank: int) -> Place:
-    root = directory if spec.replicas == 1 else directory / f"rank{rank}"
+    root = directory if spec.size == 1 else directory / f"rank{rank}"
     work, output, checkpoints, config = (root / name for name in ("work", "output", "checkpoints", "config"))
     if spec.output is not None:
         output = _local(spec.output, "spec.output", must_exist=False)
@@ -125,7 +125,7 @@ def _variables(name: str, spec: TrainingJobSpec, rank: int, place: Place) -> dic
             name=name,
             attempt=1,
             rank=rank,
-            world_size=spec.replicas,
+            world_size=spec.size,
             gpus=spec.resources.gpu if spec.resources else 0,
         ),
         **path_aliases(spec),

@@ -90,11 +90,11 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
         found = TRAINING_JOB.resolve(metadata, spec, _lookup(connection, context, principal))
         # Volumes are locked while they are looked at; nothing is kept.
         connection.rollback()
-    price = float(found.data["price_per_hour"]) * spec.replicas
+    price = float(found.data["price_per_hour"]) * spec.size
     notes = list(found.notes)
     at_most = None
     if spec.time_limit is not None:
-        at_most = round(estimate(float(found.data["price_per_hour"]), spec.replicas, spec.time_limit), 6)
+        at_most = round(estimate(float(found.data["price_per_hour"]), spec.size, spec.time_limit), 6)
         notes.append(
             f"at most {at_most:g} {context.settings.currency} in its time limit of {format_duration(spec.time_limit)}"
         )
@@ -128,7 +128,7 @@ def log(
     """
     with context.engine.connect() as connection:
         job = _job(connection, workspace, name)
-    replicas = job.spec.get("replicas", 1)
+    replicas = TrainingJobSpec.parse(job.spec, at="spec").size
     if replica >= replicas:
         said = f"the job has {replicas} replica{'s' if replicas > 1 else ''}; the first is 0"
         raise Invalid(said, fields=(FieldError("replica", said),))

@@ -62,7 +62,7 @@ class Job:
 
     def keys(self, attempt: int) -> list[str]:
         """The run keys of an attempt, by rank."""
-        return [str(RunKey(self.uid, f"a{attempt}", rank)) for rank in range(self.spec.replicas)]
+        return [str(RunKey(self.uid, f"a{attempt}", rank)) for rank in range(self.spec.size)]
 
     def claims(self, attempt: int) -> tuple[Claim, ...]:
         """One gang: all replicas are placed together or none."""
@@ -145,7 +145,7 @@ def variables(job: Job, attempt: int, rank: int) -> dict[str, str]:
             name=job.name,
             attempt=attempt,
             rank=rank,
-            world_size=job.spec.replicas,
+            world_size=job.spec.size,
             gpus=job.resources.gpu,
         )
         | path_aliases(job.spec)

@@ -11,6 +11,18 @@ from modelworks.kernel.catalogue import EnvironmentSpec
 from modelworks.kernel.quantities import Duration
 from modelworks.kernel.run import Resources
 from modelworks.kernel.spec import Spec
+from modelworks.products.training.policy_spec import (
+    CheckpointPolicy,
+    Framework,
+    MetricDefinition,
+    Preflight,
+    Priority,
+    ReplicaRange,
+    RestartPolicy,
+    Role,
+    Spot,
+    Watchdog,
+)
 from modelworks.products.workload import Command, EnvName, EnvValue, VolumeReference, duplicates
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -46,7 +58,14 @@ class TrainingJobSpec(Spec):
     )
     instance_type: Text | None = Field(default=None, description="a name of the catalogue; default local.small")
     resources: Resources | None = Field(default=None, description="instead of an instance type")
-    replicas: int = Field(default=1, ge=1, le=1024)
+    replicas: Annotated[int, Field(ge=1, le=1024)] | ReplicaRange = Field(
+        default=1, description="or {min, max}: an elastic job"
+    )
+    roles: tuple[Role, ...] = Field(default=(), max_length=16, description="instead of replicas: groups that differ")
+    framework: Framework = Framework.PYTORCH
+    processes: int | None = Field(
+        default=None, ge=1, le=1024, description="in each replica; default: one for each GPU, or one"
+    )
     env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=512)
     hyperparameters: dict[Hyperparameter, str | int | float | bool] = Field(default_factory=dict, max_length=512)
     inputs: dict[Channel, Text] = Field(default_factory=dict, max_length=64)
@@ -58,13 +77,45 @@ class TrainingJobSpec(Spec):
     )
     grace_period: Duration = Field(default=30.0, ge=0, le=3600)
     credentials: bool = False
+    restart_policy: RestartPolicy = RestartPolicy.ON_FAILURE
+    priority: Priority = Field(default=0, description="a waiting job may have running ones of lower priority preempted")
+    preemptible: bool = Field(default=True, description="may be stopped for a job of higher priority")
+    preemptions: int = Field(default=100, ge=0, le=10_000, description="how often it is queued again after a notice")
+    notice: Duration = Field(default=180.0, ge=0, le=3600, description="between a preemption's SIGTERM and SIGKILL")
+    spot: Spot | None = None
+    node_selector: dict[str, str] = Field(default_factory=dict, max_length=32)
+    tolerations: tuple[Text, ...] = Field(default=(), max_length=32)
+    budget: float | None = Field(default=None, gt=0, le=1e9, description="money; the job stops, checkpointed, at it")
+    preflight: Preflight = Field(default_factory=Preflight)
+    watchdog: Watchdog = Field(default_factory=Watchdog)
+    checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
+    tracking: bool | None = Field(
+        default=None, description="MLFLOW_* variables; default: where the platform has a tracking server"
+    )
+    experiment: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+    metrics: tuple[MetricDefinition, ...] = Field(default=(), max_length=64, description="numbers read from the log")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.instance_type is not None and self.resources is not None:
             raise ValueError("give either instance_type or resources, not both")
+        if self.roles and "replicas" in self.model_fields_set:
+            raise ValueError("give either replicas or roles, not both")
+        if twice := duplicates([role.name for role in self.roles]):
+            raise ValueError(f"two roles are called {', '.join(sorted(twice))}")
         taken = [f"/mnt/{channel}" for channel in self.inputs] + ["/mnt/output"]
         twice = duplicates(taken + [volume.mount_path for volume in self.volumes])
         if twice:
             raise ValueError(f"two things are mounted at {', '.join(sorted(twice))}")
         return self
+
+    @property
+    def size(self) -> int:
+        """How many replicas the job has; an elastic one, at most."""
+        if self.roles:
+            return sum(role.replicas for role in self.roles)
+        return self.replicas if isinstance(self.replicas, int) else self.replicas.max
+
+    @property
+    def elastic(self) -> ReplicaRange | None:
+        return None if isinstance(self.replicas, int) else self.replicas
