@@ -8,7 +8,7 @@ from pathlib import Path
 from modelworks.home import Home
 from modelworks.kernel.errors import Invalid
 from modelworks.kernel.run import RunSpec, Transport
-from modelworks.runtime import container, launch, limits, sandbox
+from modelworks.runtime import container, exchange, launch, limits, sandbox
 from modelworks.runtime.container import Engine
 from modelworks.runtime.launch import Prepared
 from modelworks.runtime.mounts import check_hidden, check_sources, check_targets
@@ -98,6 +98,7 @@ def _platform(spec: RunSpec, directory: RunDirectory) -> list[Mount]:
     found = [
         Mount(sandbox.PACKAGE, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}"),
         Mount(directory.tmp, "/tmp", writable=True),
+        Mount(directory.exchange, exchange.MOUNT, writable=True),
     ]
     if spec.access.expose:
         found.append(Mount(directory.path / launch.CREDENTIALS, f"{RUN_MOUNT}/{launch.CREDENTIALS}"))

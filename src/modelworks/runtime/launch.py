@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modelworks.home import Home
 from modelworks.kernel.run import Listen, RunSpec, Transport
-from modelworks.runtime import limits, sandbox
+from modelworks.runtime import exchange, limits, sandbox
 from modelworks.runtime.mounts import Volumes, check_hidden, check_sources, check_targets
 from modelworks.runtime.rundir import RunDirectory, remove_tree, write_file
 from modelworks.runtime.sandbox import PACKAGE_MOUNT, RUN_MOUNT, SOCKET_NAME, Isolation, Mount
@@ -64,7 +64,12 @@ def channel_variable(channel: str) -> str:
 def make_directories(spec: RunSpec, directory: RunDirectory, home: Home, prepared: Prepared) -> None:
     """The directories and files of the run, owned by its user. May be repeated until the run starts."""
     uid = sandbox.run_uid(spec.workspace)
-    writable = [directory.work, directory.tmp, *(directory.output(output.name) for output in spec.outputs)]
+    writable = [
+        directory.work,
+        directory.tmp,
+        directory.exchange,
+        *(directory.output(output.name) for output in spec.outputs),
+    ]
     if directory.work.exists():
         remove_tree(directory.work)  # a copy that a crash cut short
     for path in (*writable, directory.files):
@@ -165,6 +170,7 @@ def _argv(
         Mount(sandbox.PACKAGE, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}"),
         Mount(directory.path / "entry.json", f"{RUN_MOUNT}/entry.json"),
         Mount(directory.tmp, "/tmp", writable=True),
+        Mount(directory.exchange, exchange.MOUNT, writable=True),
         Mount(directory.files / "passwd", "/etc/passwd"),
         Mount(directory.files / "group", "/etc/group"),
     ]
@@ -223,6 +229,7 @@ def variables(
         "MW_RUN": spec.key,
         **limits.thread_variables(spec.resources.cpu),
         **prepared.variables,
+        **exchange.variables(exchange.MOUNT if isolation.enabled else str(directory.exchange)),
     }
     if (prepared.python.parent.parent / "pyvenv.cfg").exists():
         env["VIRTUAL_ENV"] = str(prepared.python.parent.parent)

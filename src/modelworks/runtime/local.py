@@ -15,6 +15,7 @@ from pathlib import Path
 
 from modelworks.home import Home
 from modelworks.runtime import container, processes
+from modelworks.runtime.exchange import Exchange
 from modelworks.runtime.limits import Cgroups, find_cgroups
 from modelworks.runtime.rundir import Exited, RunDirectory, RunStore, Started, Stop
 from modelworks.runtime.sandbox import base_python
@@ -91,6 +92,8 @@ class LocalRuntime:
             first = wish or Stop(grace, reason, now, message)
             length = max(0.0, now + grace - first.at)
             try:
+                # Before the signal: who is woken by that finds out why, and how long there is.
+                Exchange(directory.exchange).write_notice(first.reason, first.at, first.at + length, first.message)
                 directory.write("stop", {**asdict(first), "grace": length})
             finally:
                 self.wake(directory)  # on a full disk it still ends, after the shim's own grace

@@ -14,6 +14,7 @@
       result.json    the final RunObservation; nothing happens to the run after it
       log            stdout and stderr, append only
       metrics.jsonl  one sample a line, see ``agent/metrics``
+      exchange/      what the workload tells of itself, and the notice that it is to end, see ``exchange.py``
       work/ tmp/ outputs/<name>/ files/<n>   what the workload sees at its paths
 
 Times are Unix seconds. Every file but ``log``, ``lock`` and ``metrics.jsonl`` is written by temporary file, fsync and
@@ -131,6 +132,10 @@ class RunDirectory:
     @property
     def tmp(self) -> Path:
         return self.path / "tmp"
+
+    @property
+    def exchange(self) -> Path:
+        return self.path / "exchange"
 
     @property
     def files(self) -> Path:
