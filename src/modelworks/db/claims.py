@@ -93,17 +93,18 @@ def _view(row: Row[Any]) -> ClaimView:
     )
 
 
-def evict(connection: Connection, keys: Iterable[str], notice: float, reason: str) -> list[str]:
+def evict(connection: Connection, keys: Iterable[str], notice: float, reason: str, gang: str = "") -> list[str]:
     """Placed claims are to be given back in ``notice`` seconds, or earlier where that was said before.
 
-    Returns the uids of the owners for whom that is news; they are to be woken.
+    ``gang`` (``<uid>/<gang>``) is to have their room, where it is wanted for one. Returns the uids of the owners for
+    whom that is news; they are to be woken.
     """
     by = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, notice)
     statement = (
         update(table)
         .where(table.c.key.in_(list(keys)), table.c.node.is_not(None))
         .where((table.c.evict_at.is_(None)) | (table.c.evict_at > by))
-        .values(evict_at=by, evict_reason=reason)
+        .values(evict_at=by, evict_reason=reason, evict_for=gang)
         .returning(table.c.uid)
     )
     return sorted(set(connection.scalars(statement)))
@@ -150,6 +151,7 @@ def _dump(claim: Claim) -> dict[str, Any]:
         "spread": claim.spread,
         "lasting": claim.lasting,
         "preemptible": claim.preemptible,
+        "notice": claim.notice,
         "optional": claim.optional,
         "spot": claim.spot,
     }
@@ -170,6 +172,7 @@ def _stored(row: Row[Any]) -> StoredClaim:
         lasting=data["lasting"],
         # Rows of before the upgrade have none of these.
         preemptible=data.get("preemptible", False),
+        notice=data.get("notice", 30.0),
         optional=data.get("optional", False),
         spot=data.get("spot", False),
     )

@@ -118,6 +118,7 @@ claims = Table(
     # A placed claim that is to be given back: by when, and for whom. Its owner sees it and stops what it holds.
     Column("evict_at", DateTime(timezone=True)),
     Column("evict_reason", Text, nullable=False, server_default=""),
+    Column("evict_for", Text, nullable=False, server_default=""),  # the gang that is to have its room
     Index("ix_claims_uid", "uid"),
     Index("ix_claims_gang", "gang"),
 )

@@ -28,6 +28,7 @@ class Claim:
     spread: str | None = None  # a node label to spread over, such as "zone"
     lasting: bool = False  # does not end by itself: a service's replica
     preemptible: bool = False  # may be evicted for a gang of higher priority
+    notice: float = 30.0  # seconds that it has to end when it is evicted for one
     optional: bool = False  # the gang is placed without it where there is no room: an elastic job's further replicas
     spot: bool = False  # on an instance that may be taken away, at the spot price
 

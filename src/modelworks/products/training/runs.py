@@ -73,6 +73,11 @@ class Job:
                 resources=self.resources,
                 instance_type=str(self.resolved.get("instance_type", "custom")),
                 price_per_hour=float(self.resolved.get("price_per_hour", 0.0)),
+                priority=self.spec.priority,
+                preemptible=self.spec.preemptible,
+                notice=self.spec.notice,
+                node_selector=self.spec.node_selector,
+                tolerations=self.spec.tolerations,
             )
             for key in self.keys(attempt)
         )
