@@ -195,6 +195,9 @@ class MemoryRuntime:
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
         return iter(())
 
+    def stacks(self, key: str, record: bool = False) -> str:
+        return "process 1 `memory`: sleeping"
+
     def forget(self, key: str) -> None:
         self._check()
         with self._condition:

@@ -110,6 +110,24 @@ def test_unknown_keys(runtime: Runtime) -> None:
         runtime.metrics("nobody/a1/0/0")
 
 
+def test_stacks_tell_what_a_living_run_does(runtime: Runtime) -> None:
+    run = run_spec(0, *LONG)
+    with pytest.raises(NotFound):
+        runtime.stacks(run.key)
+    runtime.ensure(run)
+    wait_for(runtime, run.key, lambda seen: seen.phase is RunPhase.RUNNING)
+    assert "process " in runtime.stacks(run.key)
+    assert runtime.log(run.key) == b""
+    text = runtime.stacks(run.key, record=True)
+    log = runtime.log(run.key).decode()
+    assert all(line.startswith("modelworks: ") for line in log.splitlines())
+    assert text.splitlines()[0] in log
+    runtime.stop(run.key, 1.0)
+    wait_ended(runtime, run.key)
+    with pytest.raises(Conflict):
+        runtime.stacks(run.key)
+
+
 def test_observe_by_prefix(runtime: Runtime) -> None:
     for number, uid in enumerate(("firstone", "firsttwo")):
         runtime.ensure(run_spec(number, *GOOD, uid=uid))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelworks.agent import metrics
+from modelworks.agent import metrics, stacks
 from modelworks.agent.life import RunLife
 from modelworks.agent.tools import Holder, Tools
 from modelworks.home import Home
@@ -96,6 +96,17 @@ class Agent:
     async def metrics(self, key: str) -> list[dict[str, float]]:
         path = self._life(key).directory.metrics
         return await self.tools.call(lambda: list(metrics.read(path)))
+
+    async def stacks(self, key: str, record: bool = False) -> str:
+        """Raises Conflict for a run without a process."""
+        life = self._life(key)
+        started = life.started
+        if life.ended or started is None:
+            raise Conflict(f"run {key} has no process now", remedy="its log says what happened")
+        text = await self.tools.work(stacks.capture, started.shim, key)
+        if record:
+            await self.tools.call(stacks.record, life.directory.log, text)
+        return text
 
     async def forget(self, key: str) -> None:
         life = self._lives.get(key)

@@ -55,6 +55,9 @@ class InProcessAgent:
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
         return iter(self._do(self._agent.metrics(key)))
 
+    def stacks(self, key: str, record: bool = False) -> str:
+        return self._do(self._agent.stacks(key, record))
+
     def forget(self, key: str) -> None:
         self._do(self._agent.forget(key))
 

@@ -10,6 +10,7 @@
 | ``GET /changes?since=&timeout=`` | ``{cursor, keys}`` |
 | ``GET /runs/log?key=&offset=&limit=`` | bytes |
 | ``GET /runs/metrics?key=`` | ``{items}`` |
+| ``POST /runs/stacks`` | ``{key, record}`` → ``{stacks}`` |
 | ``DELETE /runs?key=`` | |
 | ``POST /stop-all`` | ``{grace}`` → ``{stopped}``, once they ended |
 | ``POST /environments`` | EnvironmentRef → ``{digest, state, message}``; begins to build it |
@@ -32,6 +33,11 @@ class StopRequest(Spec):
     key: str
     grace: float = 30.0
     reason: str = "Stopped"
+
+
+class StacksRequest(Spec):
+    key: str
+    record: bool = False
 
 
 class StopAllRequest(Spec):
@@ -70,6 +76,10 @@ def routes(agent: Agent) -> dict[tuple[str, str], Handler]:
     async def metrics(request: Request) -> Any:
         return {"items": await agent.metrics(request.text("key"))}
 
+    async def stacks(request: Request) -> Any:
+        wish = StacksRequest.parse(request.json())
+        return {"stacks": await agent.stacks(wish.key, wish.record)}
+
     async def forget(request: Request) -> Any:
         await agent.forget(request.text("key"))
         return {}
@@ -89,6 +99,7 @@ def routes(agent: Agent) -> dict[tuple[str, str], Handler]:
         ("GET", "/changes"): changes,
         ("GET", "/runs/log"): log,
         ("GET", "/runs/metrics"): metrics,
+        ("POST", "/runs/stacks"): stacks,
         ("DELETE", "/runs"): forget,
         ("POST", "/stop-all"): stop_all,
         ("POST", "/environments"): build,

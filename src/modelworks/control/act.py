@@ -17,11 +17,13 @@ from typing import assert_never
 
 from sqlalchemy import Connection, Engine
 
+from modelworks.control import stacks
 from modelworks.control.fleet import Fleet
 from modelworks.db import claims, events, jobkeys, ledger, resources, revisions, routes, scale, secrets
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import (
+    CaptureStacks,
     Decision,
     Emit,
     EnsureBucket,
@@ -58,7 +60,9 @@ _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried aga
 
 _Routing = PublishRoute | WithdrawRoute | RecordRevision | RecordScale
 _Stored = Reserve | Release | _Routing | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
-_Outside = EnsureRun | StopRun | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
+_Outside = (
+    EnsureRun | StopRun | CaptureStacks | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Actor:
                 case (
                     EnsureRun()
                     | StopRun()
+                    | CaptureStacks()
                     | ForgetRun()
                     | EnsureBucket()
                     | RemoveObjects()
@@ -202,6 +207,8 @@ class Actor:
                 self.fleet.picture(node).add(self.fleet.runtime(node).ensure(run))
             case StopRun(node, key, grace, reason):
                 self.fleet.runtime(node).stop(key, grace, reason)
+            case CaptureStacks():
+                return stacks.capture(self.fleet, action)
             case ForgetRun(node, key):
                 self.fleet.runtime(node).forget(key)
                 self.fleet.picture(node).drop(key)

@@ -249,6 +249,7 @@ Action = (
     | Release
     | EnsureRun
     | StopRun
+    | CaptureStacks
     | ForgetRun
     | PublishRoute
     | WithdrawRoute

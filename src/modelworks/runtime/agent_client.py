@@ -12,6 +12,7 @@ from modelworks.kernel.errors import Unavailable, from_problem
 from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunObservation, RunSpec
 
 _TIMEOUT = 10.0
+_STACKS_TIMEOUT = 30.0  # the agent itself takes no longer than a third of it, unless its machine is overloaded
 
 
 class AgentClient:
@@ -56,6 +57,10 @@ class AgentClient:
 
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
         return iter(self._read("GET", "/runs/metrics", params={"key": key})["items"])
+
+    def stacks(self, key: str, record: bool = False) -> str:
+        answer = self._read("POST", "/runs/stacks", json={"key": key, "record": record}, timeout=_STACKS_TIMEOUT)
+        return str(answer["stacks"])
 
     def forget(self, key: str) -> None:
         self._call("DELETE", "/runs", params={"key": key})

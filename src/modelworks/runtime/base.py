@@ -43,6 +43,14 @@ class Runtime(Protocol):
         """Samples ``{at, cpu, memory, gpu, gpu_memory, read, written}``, one each 2 s, oldest first."""
         ...
 
+    def stacks(self, key: str, record: bool = False) -> str:
+        """What every process of a living run does now: Python stacks, else the kernel's word for it.
+
+        With ``record`` it is appended to the run's log too. Takes some seconds at most. Raises NotFound for unknown
+        keys, and Conflict for a run that has no process (yet, or any more).
+        """
+        ...
+
     def forget(self, key: str) -> None:
         """Drop an ended run's directory. A run that has not ended is a Conflict; an unknown key is ignored."""
         ...

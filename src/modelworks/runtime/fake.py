@@ -19,6 +19,7 @@ class Outcome:
     log: bytes = b""
     ready_after: float | None = 0.0
     ignores_sigterm: bool = False
+    stacks: str = "process 1 `fake`: sleeping"
 
 
 @dataclass
@@ -98,6 +99,15 @@ class FakeRuntime:
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
         self._reach()
         return iter(list(self._run(key).samples))
+
+    def stacks(self, key: str, record: bool = False) -> str:
+        self._reach()
+        run = self._run(key)
+        if run.seen.phase is not RunPhase.RUNNING:
+            raise Conflict(f"run {key} has no process")
+        if record:
+            run.log += b"modelworks: " + run.outcome.stacks.encode() + b"\n"
+        return run.outcome.stacks
 
     def forget(self, key: str) -> None:
         self._reach()
