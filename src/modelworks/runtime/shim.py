@@ -16,12 +16,19 @@ import signal
 import sys
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import launchers  # type: ignore[import-not-found]
+
+del sys.path[0]  # nothing else is to be found there
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+LOOK_AGAIN = 2.0  # seconds
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -94,29 +101,29 @@ def parents() -> dict[int, int]:
     return found
 
 
-def descendants() -> list[tuple[int, int]]:
-    """(pid, depth) below this process; depth 1 is a child."""
-    children: dict[int, list[int]] = {}
+def children() -> dict[int, list[int]]:
+    """pid → pids of its children, of all that can be seen."""
+    found: dict[int, list[int]] = {}
     for pid, parent in parents().items():
-        children.setdefault(parent, []).append(pid)
-    found, level, depth = [], children.get(os.getpid(), []), 1
-    while level:
-        found += [(pid, depth) for pid in level]
-        level, depth = [child for pid in level for child in children.get(pid, [])], depth + 1
+        found.setdefault(parent, []).append(pid)
     return found
 
 
-def signal_tree(number: int, skip_depth: int = 0) -> int:
-    """Signal every descendant deeper than ``skip_depth``; how many there were."""
-    count = 0
-    for pid, depth in descendants():
-        if depth > skip_depth:
-            try:
-                os.kill(pid, number)
-                count += 1
-            except ProcessLookupError:
-                continue  # it ended by itself
-    return count
+def kill_tree() -> None:
+    """SIGKILL to every descendant."""
+    known = children()
+    level = known.get(os.getpid(), [])
+    while level:
+        for pid in level:
+            tell(pid, signal.SIGKILL)
+        level = [child for pid in level for child in known.get(pid, [])]
+
+
+def tell(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # it ended by itself
 
 
 def become(launch: dict[str, Any], shim: int, gate: int) -> None:
@@ -159,14 +166,13 @@ def become(launch: dict[str, Any], shim: int, gate: int) -> None:
 class Tree:
     """The workload from its start to the end of its last process."""
 
-    def __init__(self, main: int, skip_depth: int) -> None:
+    def __init__(self, main: int, monitor: int) -> None:
         self.main = main
-        # Under a sandbox, depth 1 is its monitor (whose death kills all) and depth 2 the namespace's init; of a
-        # container, depth 1 is its client and its monitor.
-        self.skip_depth = skip_depth
+        self.monitor = monitor
         self.status: int | None = None
         self.deadline: float | None = None
-        self.terminated = False
+        self.told: set[tuple[int, int]] = set()
+        self.look_again = 0.0
 
     def request_stop(self, grace: float) -> None:
         """Later wishes may only shorten the grace."""
@@ -188,19 +194,30 @@ class Tree:
     def step(self) -> float:
         """Do what is due, and return the seconds after which to look again."""
         if self.status is not None:
-            signal_tree(signal.SIGKILL)  # the main process is gone: so is the run
+            kill_tree()  # the main process is gone: so is the run
             return 0.02
         if self.deadline is None:
             return 3600.0
-        left = self.deadline - time.monotonic()
+        now = time.monotonic()
+        left = self.deadline - now
         if left <= 0:
-            signal_tree(signal.SIGKILL)
+            kill_tree()
             return 0.02
-        if not self.terminated:
-            # A stop may come before the sandbox has started anything that could hear it.
-            self.terminated = signal_tree(signal.SIGTERM, self.skip_depth) > 0
-            return min(left, 3600.0 if self.terminated else 0.02)
-        return left
+        if now >= self.look_again:
+            self.terminate()
+            # A stop may come before the sandbox has started anything that could hear it. And later a launcher may have
+            # started another program, or have nothing left to wait for.
+            self.look_again = now + (LOOK_AGAIN if self.told else 0.02)
+        return min(left, self.look_again - now)
+
+    def terminate(self) -> None:
+        """SIGTERM, once each, to those whom it is meant for."""
+        known = children()
+        roots = launchers.roots(self.main, self.monitor, os.getpid(), known)
+        for process in launchers.hearers(roots, known):
+            if (process.pid, process.started) not in self.told:
+                self.told.add((process.pid, process.started))
+                tell(process.pid, signal.SIGTERM)
 
 
 def main(directory: str) -> int:
