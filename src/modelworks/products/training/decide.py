@@ -126,8 +126,9 @@ def _start(
         return replace(record, phase=JobPhase.QUEUED, message=reason), releases
     left = time_left(job.spec.time_limit, record)
     epoch = f"a{record.attempt}" if job.spec.credentials else ""
+    gang = job.gang(record.attempt, claims)
     runs = (
-        EnsureRun(str(claims[keys[rank]].node), run_spec(job, record.attempt, rank, time_left=left), epoch)
+        EnsureRun(str(claims[keys[rank]].node), run_spec(job, record.attempt, rank, gang, time_left=left), epoch)
         for rank in range(len(keys))
         if rank not in mine
     )

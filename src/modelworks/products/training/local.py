@@ -22,12 +22,18 @@ from typing import Any
 
 from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.resource import Manifest
+from modelworks.kernel.run import Resources
+from modelworks.products.training import frameworks
+from modelworks.products.training.gang import Gang, Place, role_of
+from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.ranks import (
+    JobIdentity,
     channel_variable,
     hyperparameter_texts,
     hyperparameter_variables,
     path_aliases,
-    rank_variables,
+    process_count,
+    replica_variables,
 )
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import arguments, expand, expand_variables
@@ -38,7 +44,7 @@ _UID = "local"
 
 
 @dataclass(frozen=True)
-class Place:
+class Folders:
     """The folders of one rank, and which path of the sandbox each stands for."""
 
     work: Path
@@ -59,12 +65,14 @@ def run(manifest: dict[str, Any], directory: Path) -> int:
         raise Invalid(said, fields=(FieldError("kind", said),))
     spec = TrainingJobSpec.parse(parsed.spec, at="spec")
     directory = directory.absolute()
-    places = [_place(spec, directory, rank) for rank in range(spec.size)]
-    processes = [_start(parsed.metadata.name, spec, rank, place) for rank, place in enumerate(places)]
+    gang = Gang.of(spec, f"{_UID}{os.getpid()}", 1, dict.fromkeys(range(spec.size), Place()))
+    name = parsed.metadata.name
+    folders = [_folders(name, spec, gang, directory, rank) for rank in range(spec.size)]
+    processes = [_start(name, spec, gang, rank, one) for rank, one in enumerate(folders)]
     return _wait(processes, spec)
 
 
-def _place(spec: TrainingJobSpec, directory: Path, rank: int) -> Place:
+def _folders(name: str, spec: TrainingJobSpec, gang: Gang, directory: Path, rank: int) -> Folders:
     root = directory if spec.size == 1 else directory / f"rank{rank}"
     work, output, checkpoints, config = (root / name for name in ("work", "output", "checkpoints", "config"))
     if spec.output is not None:
@@ -88,10 +96,16 @@ def _place(spec: TrainingJobSpec, directory: Path, rank: int) -> Place:
     for channel, source in spec.inputs.items():
         folder = _local(source, f"spec.inputs.{channel}")
         paths |= {f"/mnt/{channel}": folder, f"/ml/input/data/{channel}": folder}
+    for path, source in spec.mounts.items():
+        paths[path] = _local(source, f"spec.mounts.{path}")
+    if spec.framework is Framework.MPI:
+        slots = {one.ordinal: process_count(spec, _resources(spec, one.ordinal)) for one in gang.members}
+        paths[frameworks.HOST_FILE] = config / "hostfile"
+        paths[frameworks.HOST_FILE].write_text(frameworks.host_file(gang, name=name, slots=slots))
     for volume in spec.volumes:
         paths[volume.mount_path] = root / "volumes" / volume.name
         paths[volume.mount_path].mkdir(parents=True, exist_ok=True)
-    return Place(work, output, checkpoints, {path: str(real) for path, real in paths.items()})
+    return Folders(work, output, checkpoints, {path: str(real) for path, real in paths.items()})
 
 
 def _copy_code(source: Path, work: Path) -> None:
@@ -118,29 +132,34 @@ def _local(text: str, path: str, *, must_exist: bool = True) -> Path:
     return found
 
 
-def _variables(name: str, spec: TrainingJobSpec, rank: int, place: Place) -> dict[str, str]:
+def _resources(spec: TrainingJobSpec, rank: int) -> Resources:
+    """What the manifest says of it: instance types are the platform's to know."""
+    role = role_of(spec, rank)
+    wanted = (role.resources if role else None) or spec.resources
+    return wanted or Resources.parse({"cpu": max(1, (os.cpu_count() or 1) // spec.size)})
+
+
+def _variables(name: str, spec: TrainingJobSpec, gang: Gang, rank: int, place: Folders) -> dict[str, str]:
+    role = role_of(spec, rank)
+    identity = JobIdentity(_UID, name, 1)
     platform = {
-        **rank_variables(
-            uid=_UID,
-            name=name,
-            attempt=1,
-            rank=rank,
-            world_size=spec.size,
-            gpus=spec.resources.gpu if spec.resources else 0,
-        ),
+        **replica_variables(identity, spec, gang, gang.member(rank), _resources(spec, rank)),
         **path_aliases(spec),
         **hyperparameter_variables(spec.hyperparameters),
         "MW_OUTPUT_DIR": "/mnt/output",
         "MW_CHECKPOINT_DIR": "/ml/output/checkpoints",
         **{channel_variable(channel): f"/mnt/{channel}" for channel in spec.inputs},
     }
-    known = platform | expand_variables(spec.env, platform)
+    known = platform | expand_variables(spec.env | (role.env if role else {}), platform)
     return {key: rewrite(value, place.paths) for key, value in known.items()}
 
 
-def _start(name: str, spec: TrainingJobSpec, rank: int, place: Place) -> subprocess.Popen[bytes]:
-    variables = _variables(name, spec, rank, place)
-    command = [rewrite(expand(part, variables), place.paths) for part in arguments(spec.command)]
+def _start(name: str, spec: TrainingJobSpec, gang: Gang, rank: int, place: Folders) -> subprocess.Popen[bytes]:
+    variables, role = _variables(name, spec, gang, rank, place), role_of(spec, rank)
+    written = (role and role.command) or spec.command
+    command = tuple(rewrite(expand(part, variables), place.paths) for part in arguments(written))
+    if spec.framework is Framework.MPI:
+        command = frameworks.mpi_command(gang.member(rank), command)
     # `python` in the command is this one, whether its environment is activated or not.
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
     environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"} | variables

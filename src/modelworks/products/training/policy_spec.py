@@ -91,6 +91,9 @@ class CheckpointPolicy(Spec):
 
     every: int = Field(default=500, ge=1, le=10**9)
     keep: int = Field(default=3, ge=1, le=1000)
+    uri: Annotated[str, Field(min_length=1, max_length=2048)] | None = Field(
+        default=None, description="s3:// prefix below which each job has a folder; default beside its output"
+    )
 
 
 class MetricDefinition(Spec):

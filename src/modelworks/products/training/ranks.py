@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from modelworks.kernel.run import Resources
+from modelworks.products.training import frameworks
+from modelworks.products.training.gang import Gang, Member
+from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.spec import TrainingJobSpec
-
-_FIRST_PORT, _PORTS = 20_000, 10_000  # below the kernel's range of ephemeral ports, which begins at 32768
-
-
-def master_port(uid: str, attempt: int) -> int:
-    """The same for all ranks of an attempt and most likely free: another attempt gets another port."""
-    digest = hashlib.sha256(f"{uid}/{attempt}".encode()).digest()
-    return _FIRST_PORT + int.from_bytes(digest[:4], "big") % _PORTS
+from modelworks.runtime.limits import THREAD_VARIABLES
 
 
-def rank_variables(
-    *, uid: str, name: str, attempt: int, rank: int, world_size: int, gpus: int, master_addr: str = "127.0.0.1"
+class JobIdentity(NamedTuple):
+    """Which attempt of which job."""
+
+    uid: str
+    name: str
+    attempt: int
+
+
+def replica_variables(
+    job: JobIdentity, spec: TrainingJobSpec, gang: Gang, member: Member, resources: Resources
 ) -> dict[str, str]:
-    """The variables of one node. ``RANK`` and ``WORLD_SIZE`` count nodes, as PAI's PyTorchJob gives them."""
-    port, per_node = str(master_port(uid, attempt)), str(max(gpus, 1))
-    return {
-        "MASTER_ADDR": master_addr,
-        "MASTER_PORT": port,
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "NPROC_PER_NODE": per_node,
-        "PET_NNODES": str(world_size),
-        "PET_NODE_RANK": str(rank),
-        "PET_NPROC_PER_NODE": per_node,
-        "PET_MASTER_ADDR": master_addr,
-        "PET_MASTER_PORT": port,
-        "MW_JOB": name,
-        "MW_ATTEMPT": str(attempt),
-        "PAI_TRAINING_JOB_ID": uid,
-        "PAI_JOB_NAME": name,
+    """The variables of one replica. ``RANK`` and ``WORLD_SIZE`` count replicas, as PAI's PyTorchJob gives them."""
+    processes = process_count(spec, resources)
+    common = {
+        "MASTER_ADDR": gang.master,
+        "MASTER_PORT": str(gang.port),
+        "RANK": str(member.rank),
+        "WORLD_SIZE": str(gang.size),
+        "NPROC_PER_NODE": str(processes),
+        "MW_JOB": job.name,
+        "MW_ATTEMPT": str(job.attempt),
+        "MW_ROLE": member.role,
+        "MW_ROLE_INDEX": str(member.index),
+        "MW_CHECKPOINT_EVERY": str(spec.checkpoint.every),
+        "MW_CHECKPOINT_KEEP": str(spec.checkpoint.keep),
+        "PAI_TRAINING_JOB_ID": job.uid,
+        "PAI_JOB_NAME": job.name,
     }
+    return common | threads(resources.cpu, processes) | _framework(job, spec, gang, member, processes)
+
+
+def _framework(job: JobIdentity, spec: TrainingJobSpec, gang: Gang, member: Member, processes: int) -> dict[str, str]:
+    if spec.framework is Framework.TENSORFLOW:
+        return frameworks.tensorflow(gang, member)
+    if spec.framework is Framework.MPI:
+        return frameworks.mpi(gang, member, name=job.name)
+    return frameworks.pytorch(
+        gang, member, processes=processes, elastic=spec.elastic, run_id=f"{job.uid}-{job.attempt}"
+    )
+
+
+def process_count(spec: TrainingJobSpec, resources: Resources) -> int:
+    """How many processes each replica is for: as said, else one for each GPU, or one."""
+    return spec.processes or max(resources.gpu, 1)
+
+
+def threads(millicores: int, processes: int) -> dict[str, str]:
+    """A process's share of the cores. The same in every attempt: sums in another order are other sums."""
+    share = max(1, -(-millicores // 1000) // processes)
+    return dict.fromkeys(THREAD_VARIABLES, str(share))
 
 
 def hyperparameter_texts(values: Mapping[str, str | int | float | bool]) -> dict[str, str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from modelworks.kernel.resource import Metadata
+from modelworks.products.catalogue.facade import resolve_shape
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.resolution import Resolution
 from modelworks.products.training.spec import TrainingJobSpec
+from modelworks.products.workload import VolumeReference
 
 _USES_HYPERPARAMETERS = ("hyperparameters.json", "PAI_USER_ARGS", "PAI_HPS", "modelworks.train", "hyperparameters()")
 
@@ -13,20 +17,65 @@ _USES_HYPERPARAMETERS = ("hyperparameters.json", "PAI_USER_ARGS", "PAI_HPS", "mo
 def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolved:
     """Raises Invalid with the path of what is not known or not a URI."""
     resolution = Resolution("TrainingJob", metadata, lookup)
-    resolution.workload(spec)
+    buckets = [volume for volume in spec.volumes if _is_bucket(lookup, metadata.workspace, volume.name)]
+    resolution.workload(spec.model_copy(update={"volumes": tuple(v for v in spec.volumes if v not in buckets)}))
+    if buckets:
+        resolution.data["buckets"] = {volume.mount_path: _bucket(resolution, volume) for volume in buckets}
+    if spec.roles:
+        resolution.data["roles"] = _roles(resolution, spec)
     if spec.inputs:
         resolution.data["inputs"] = {
             channel: _input(resolution, channel, uri) for channel, uri in sorted(spec.inputs.items())
         }
+    if spec.mounts:
+        resolution.data["mounts"] = {
+            path: resolution.uri(uri, f"spec.mounts.{path}") for path, uri in sorted(spec.mounts.items())
+        }
     if spec.output is not None:
         resolution.data["output"] = resolution.uri(spec.output, "spec.output", folder=True, write=True)
-    text = spec.command if isinstance(spec.command, str) else " ".join(spec.command)
+    if spec.checkpoint.uri is not None:
+        resolution.data["checkpoints"] = resolution.uri(
+            spec.checkpoint.uri, "spec.checkpoint.uri", folder=True, write=True
+        )
+    commands = [spec.command, *(role.command for role in spec.roles if role.command is not None)]
+    text = " ".join(command if isinstance(command, str) else " ".join(command) for command in commands)
     if spec.hyperparameters and spec.code is None and not any(name in text for name in _USES_HYPERPARAMETERS):
         resolution.notes.append(
             "hyperparameters are not appended to the command: it can use $PAI_USER_ARGS or "
             "/ml/input/config/hyperparameters.json"
         )
     return resolution.resolved()
+
+
+def _roles(resolution: Resolution, spec: TrainingJobSpec) -> dict[str, Any]:
+    """The shape of each role that has one of its own; the others have the job's."""
+    found = {}
+    for index, role in enumerate(spec.roles):
+        if role.instance_type is None and role.resources is None:
+            continue
+        path = f"spec.roles.{index}"
+        shape = resolve_shape(resolution.lookup, resolution.workspace, role.instance_type, role.resources, path)
+        resolution.substituted(shape.substitution)
+        found[role.name] = {
+            "instance_type": shape.instance_type,
+            "resources": shape.resources.dump(),
+            "price_per_hour": shape.price_per_hour,
+        }
+    return found
+
+
+def _is_bucket(lookup: Lookup, workspace: str, name: str) -> bool:
+    """Whether a volume's name is a bucket's: the claims of other systems do not say which they are."""
+    return lookup.resource(workspace, "Volume", name) is None and lookup.resource(workspace, "Bucket", name) is not None
+
+
+def _bucket(resolution: Resolution, volume: VolumeReference) -> str:
+    uri = resolution.uri(f"s3://{volume.name}/", "spec.volumes")
+    if not volume.read_only:
+        resolution.notes.append(
+            f"{volume.mount_path} holds the bucket {volume.name} read-only: what is to stay goes to /mnt/output"
+        )
+    return uri
 
 
 def _input(resolution: Resolution, channel: str, wanted: str) -> str:

@@ -23,6 +23,7 @@ from modelworks.products.logs import Parts, stream
 from modelworks.products.training.facade import TRAINING_JOB
 from modelworks.products.training.queries import CANCEL_REQUESTED
 from modelworks.products.training.record import JobPhase
+from modelworks.products.training.runs import hourly_price
 from modelworks.products.training.spec import TrainingJobSpec
 
 _routes = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -90,11 +91,11 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
         found = TRAINING_JOB.resolve(metadata, spec, _lookup(connection, context, principal))
         # Volumes are locked while they are looked at; nothing is kept.
         connection.rollback()
-    price = float(found.data["price_per_hour"]) * spec.size
+    price = hourly_price(spec, found.data)
     notes = list(found.notes)
     at_most = None
     if spec.time_limit is not None:
-        at_most = round(estimate(float(found.data["price_per_hour"]), spec.size, spec.time_limit), 6)
+        at_most = round(estimate(price, 1, spec.time_limit), 6)
         notes.append(
             f"at most {at_most:g} {context.settings.currency} in its time limit of {format_duration(spec.time_limit)}"
         )

@@ -19,13 +19,19 @@ from modelworks.kernel.run import (
     RunKey,
     RunSpec,
 )
+from modelworks.products.kind import ClaimView
 from modelworks.products.mounts import code_input, log_uri, volume_mounts, workspace_bucket
+from modelworks.products.training import frameworks
+from modelworks.products.training.gang import Gang, Member, Place, role_names, role_of
+from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.ranks import (
+    JobIdentity,
     channel_variable,
     hyperparameter_texts,
     hyperparameter_variables,
     path_aliases,
-    rank_variables,
+    process_count,
+    replica_variables,
 )
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import arguments, expand, expand_variables
@@ -52,35 +58,54 @@ class Job:
         spec = TrainingJobSpec.parse(resource.spec, at="spec")
         return cls(resource.uid, resource.ref.workspace, resource.ref.name, spec, resource.resolved)
 
-    @property
-    def resources(self) -> Resources:
-        return Resources.parse(self.resolved.get("resources", {}))
+    def resources(self, ordinal: int) -> Resources:
+        """What a replica occupies: its role's, or the job's."""
+        return Resources.parse(self._shape(ordinal).get("resources", {}))
+
+    def _shape(self, ordinal: int) -> Mapping[str, Any]:
+        """What apply made of a replica's instance type: its name, resources and price."""
+        shapes = self.resolved.get("roles", {})
+        return dict(shapes.get(role_names(self.spec)[ordinal], self.resolved))
 
     @property
     def bucket(self) -> str:
         return workspace_bucket(self.workspace)
 
     def keys(self, attempt: int) -> list[str]:
-        """The run keys of an attempt, by rank."""
+        """The run keys of an attempt, by ordinal; of an elastic job those of the most replicas that it may have."""
         return [str(RunKey(self.uid, f"a{attempt}", rank)) for rank in range(self.spec.size)]
 
     def claims(self, attempt: int) -> tuple[Claim, ...]:
-        """One gang: all replicas are placed together or none."""
+        """One gang: all replicas are placed together or none, an elastic job's further ones where there is room."""
+        spec = self.spec
+        least = spec.elastic.min if spec.elastic else spec.size
         return tuple(
             Claim(
                 key=key,
                 gang=f"{self.uid}/a{attempt}",
-                resources=self.resources,
-                instance_type=str(self.resolved.get("instance_type", "custom")),
-                price_per_hour=float(self.resolved.get("price_per_hour", 0.0)),
-                priority=self.spec.priority,
-                preemptible=self.spec.preemptible,
-                notice=self.spec.notice,
-                node_selector=self.spec.node_selector,
-                tolerations=self.spec.tolerations,
+                resources=self.resources(ordinal),
+                instance_type=str(self._shape(ordinal).get("instance_type", "custom")),
+                price_per_hour=float(self._shape(ordinal).get("price_per_hour", 0.0)),
+                priority=spec.priority,
+                preemptible=spec.preemptible,
+                optional=ordinal >= least,
+                spot=spec.spot is not None,
+                notice=spec.notice,
+                node_selector=spec.node_selector,
+                tolerations=spec.tolerations,
             )
-            for key in self.keys(attempt)
+            for ordinal, key in enumerate(self.keys(attempt))
         )
+
+    def gang(self, attempt: int, claims: Mapping[str, ClaimView]) -> Gang:
+        """The replicas of an attempt that have a place."""
+        found = {ordinal: claims[key] for ordinal, key in enumerate(self.keys(attempt)) if key in claims}
+        places = {
+            ordinal: Place(claim.node, claim.address, claim.interface)
+            for ordinal, claim in found.items()
+            if claim.node is not None
+        }
+        return Gang.of(self.spec, self.uid, attempt, places)
 
     def output_uri(self, attempt: int, rank: int = 0) -> str:
         """Rank 0 writes the job's output. The others get folders beside it, so that no two commit one manifest."""
@@ -88,13 +113,25 @@ class Job:
         return str(root) if rank == 0 else f"{str(root).rstrip('/')}.rank{rank}/"
 
     def checkpoint_uri(self, attempt: int, rank: int = 0) -> str:
-        suffix = "" if rank == 0 else f".rank{rank}"
-        return f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/checkpoints/a{attempt}{suffix}/"
+        """Each attempt and replica has a folder of its own, so that who comes late overwrites nothing."""
+        own = self.resolved.get("checkpoints")
+        root = f"{own}{self.name}/{self.uid}" if own else f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/checkpoints"
+        return f"{root}/a{attempt}{'' if rank == 0 else f'.rank{rank}'}/"
 
 
-def run_spec(job: Job, attempt: int, rank: int, *, time_left: float | None = None) -> RunSpec:
-    """The run of one rank. ``time_left`` is what earlier attempts left of the job's time limit, in seconds."""
+def hourly_price(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> float:
+    """Of all replicas together; of an elastic job with the most that it may have."""
+    shapes = resolved.get("roles", {})
+    return sum(float(shapes.get(role, resolved).get("price_per_hour", 0.0)) for role in role_names(spec))
+
+
+def run_spec(job: Job, attempt: int, rank: int, gang: Gang, *, time_left: float | None = None) -> RunSpec:
+    """The run of one replica, ``rank`` being its ordinal, beside those of ``gang``.
+
+    ``time_left`` is what earlier attempts left of the job's time limit, in seconds.
+    """
     spec, resolved = job.spec, job.resolved
+    member, role = gang.member(rank), role_of(spec, rank)
     key = str(RunKey(job.uid, f"a{attempt}", rank))
     inputs = _inputs(spec, resolved)
     outputs = (
@@ -114,8 +151,8 @@ def run_spec(job: Job, attempt: int, rank: int, *, time_left: float | None = Non
             restore=tuple(job.checkpoint_uri(earlier, rank) for earlier in range(attempt - 1, 0, -1)),
         ),
     )
-    platform = variables(job, attempt, rank)
-    own = expand_variables(spec.env, platform | SANDBOX_PATHS)
+    platform = variables(job, attempt, gang, member)
+    own = expand_variables(spec.env | (role.env if role else {}), platform | SANDBOX_PATHS)
     known = platform | SANDBOX_PATHS | own
     shipped = log_uri(job.workspace, key)
     return RunSpec(
@@ -123,14 +160,14 @@ def run_spec(job: Job, attempt: int, rank: int, *, time_left: float | None = Non
         workspace=job.workspace,
         kind="TrainingJob",
         name=job.name,
-        command=tuple(expand(part, known) for part in arguments(spec.command)),
+        command=_command(spec, member, (role and role.command) or spec.command, known),
         environment=EnvironmentRef.parse(resolved["environment"]) if resolved.get("environment") else None,
         env=platform | own,
-        resources=job.resources,
+        resources=job.resources(rank),
         inputs=inputs,
         outputs=outputs,
-        volumes=volume_mounts(spec.volumes, resolved),
-        files=(File(path=CONFIG, content=json.dumps(hyperparameter_texts(spec.hyperparameters), indent=2) + "\n"),),
+        volumes=volume_mounts([v for v in spec.volumes if v.mount_path not in resolved.get("buckets", {})], resolved),
+        files=_files(job, gang),
         access=Access(
             read=tuple(item.uri for item in inputs),
             write=(*(output.uri for output in outputs), shipped),
@@ -139,23 +176,36 @@ def run_spec(job: Job, attempt: int, rank: int, *, time_left: float | None = Non
         log_uri=shipped,
         time_limit=time_left,
         grace=spec.grace_period,
+        rendezvous=gang.rendezvous(member, network=spec.preflight.network, timeout=spec.preflight.timeout),
+        disk=spec.preflight.disk,
+        numbers={metric.name: metric.regex for metric in spec.metrics},
     )
 
 
-def variables(job: Job, attempt: int, rank: int) -> dict[str, str]:
-    """The platform's part of a rank's environment; what the user sets himself comes on top."""
+def variables(job: Job, attempt: int, gang: Gang, member: Member) -> dict[str, str]:
+    """The platform's part of a replica's environment; what the user sets himself comes on top."""
+    identity = JobIdentity(job.uid, job.name, attempt)
     return (
-        rank_variables(
-            uid=job.uid,
-            name=job.name,
-            attempt=attempt,
-            rank=rank,
-            world_size=job.spec.size,
-            gpus=job.resources.gpu,
-        )
+        replica_variables(identity, job.spec, gang, member, job.resources(member.ordinal))
         | path_aliases(job.spec)
         | hyperparameter_variables(job.spec.hyperparameters)
     )
+
+
+def _command(
+    spec: TrainingJobSpec, member: Member, command: str | tuple[str, ...], known: Mapping[str, str]
+) -> tuple[str, ...]:
+    expanded = tuple(expand(part, known) for part in arguments(command))
+    return frameworks.mpi_command(member, expanded) if spec.framework is Framework.MPI else expanded
+
+
+def _files(job: Job, gang: Gang) -> tuple[File, ...]:
+    spec = job.spec
+    config = File(path=CONFIG, content=json.dumps(hyperparameter_texts(spec.hyperparameters), indent=2) + "\n")
+    if spec.framework is not Framework.MPI:
+        return (config,)
+    slots = {one.ordinal: process_count(spec, job.resources(one.ordinal)) for one in gang.members}
+    return config, File(path=frameworks.HOST_FILE, content=frameworks.host_file(gang, name=job.name, slots=slots))
 
 
 def _inputs(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -168,6 +218,11 @@ def _inputs(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> tuple[Input, 
             env=channel_variable(channel),
         )
         for channel in sorted(spec.inputs)
+    ]
+    mounted = {**resolved.get("mounts", {}), **resolved.get("buckets", {})}
+    found += [
+        Input(channel=f"mount{number}", uri=uri, paths=(path,))
+        for number, (path, uri) in enumerate(sorted(mounted.items()))
     ]
     code = resolved.get("code", spec.code)
     return (*found, code_input(code)) if code else tuple(found)

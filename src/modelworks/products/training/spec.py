@@ -23,7 +23,7 @@ from modelworks.products.training.policy_spec import (
     Spot,
     Watchdog,
 )
-from modelworks.products.workload import Command, EnvName, EnvValue, VolumeReference, duplicates
+from modelworks.products.workload import Command, EnvName, EnvValue, MountPath, VolumeReference, duplicates
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _HYPERPARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
@@ -69,6 +69,9 @@ class TrainingJobSpec(Spec):
     env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=512)
     hyperparameters: dict[Hyperparameter, str | int | float | bool] = Field(default_factory=dict, max_length=512)
     inputs: dict[Channel, Text] = Field(default_factory=dict, max_length=64)
+    mounts: dict[MountPath, Text] = Field(
+        default_factory=dict, max_length=64, description="s3:// URIs, read-only, at paths of their own"
+    )
     output: Text | None = Field(default=None, description="s3:// prefix; default below the workspace's own bucket")
     volumes: tuple[VolumeReference, ...] = Field(default=(), max_length=32)
     retries: int = Field(default=0, ge=0, le=100)
@@ -104,7 +107,7 @@ class TrainingJobSpec(Spec):
         if twice := duplicates([role.name for role in self.roles]):
             raise ValueError(f"two roles are called {', '.join(sorted(twice))}")
         taken = [f"/mnt/{channel}" for channel in self.inputs] + ["/mnt/output"]
-        twice = duplicates(taken + [volume.mount_path for volume in self.volumes])
+        twice = duplicates(taken + [volume.mount_path for volume in self.volumes] + list(self.mounts))
         if twice:
             raise ValueError(f"two things are mounted at {', '.join(sorted(twice))}")
         return self

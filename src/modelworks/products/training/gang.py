@@ -1,0 +1,131 @@
+"""The replicas of one attempt by rank: who is of which role, and where each can be reached. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from modelworks.kernel.run import Peer, Rendezvous
+from modelworks.products.training.policy_spec import Role
+from modelworks.products.training.spec import TrainingJobSpec
+
+LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
+DEFAULT_ROLE = "worker"
+_FIRST_PORT, _PORTS = 20_000, 10_000  # below the kernel's range of ephemeral ports, which begins at 32768
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node that holds a replica: its name, and where other nodes reach what runs on it."""
+
+    node: str = ""
+    address: str = LOOPBACK
+    interface: str = LOOPBACK_INTERFACE
+
+
+@dataclass(frozen=True)
+class Member:
+    """One replica. ``ordinal`` is of its run key; ``rank`` counts those that are there, ``index`` those of its role."""
+
+    ordinal: int
+    rank: int
+    role: str
+    index: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Gang:
+    """The members by rank. ``port`` is the first of as many ports as there are members: one each, by rank."""
+
+    members: tuple[Member, ...]
+    port: int
+    nonce: str
+
+    @classmethod
+    def of(cls, spec: TrainingJobSpec, uid: str, attempt: int, places: Mapping[int, Place]) -> Gang:
+        """The gang whose ordinals are at these places; of an elastic job they may be fewer than its size."""
+        names = role_names(spec)
+        counts: dict[str, int] = {}
+        members = []
+        for rank, ordinal in enumerate(sorted(places)):
+            role = names[ordinal]
+            index = counts.get(role, 0)
+            counts[role] = index + 1
+            members.append(Member(ordinal, rank, role, index, places[ordinal]))
+        return cls(tuple(members), master_port(uid, attempt), _nonce(uid, attempt))
+
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
+    @property
+    def local(self) -> bool:
+        """Whether all are on one node, and so need nothing of its network but the loopback."""
+        return len({member.place.node for member in self.members}) <= 1
+
+    def member(self, ordinal: int) -> Member:
+        """Raises KeyError for a replica that is not of this gang."""
+        for member in self.members:
+            if member.ordinal == ordinal:
+                return member
+        raise KeyError(ordinal)
+
+    def address(self, member: Member) -> str:
+        """Where the other members reach this one."""
+        return LOOPBACK if self.local else member.place.address
+
+    def interface(self, member: Member) -> str:
+        """The network interface by which this member reaches the others."""
+        return LOOPBACK_INTERFACE if self.local else member.place.interface
+
+    def port_of(self, member: Member) -> int:
+        return self.port + member.rank
+
+    @property
+    def master(self) -> str:
+        """Rank 0's address."""
+        return self.address(self.members[0])
+
+    def of_role(self, role: str) -> Sequence[Member]:
+        return [member for member in self.members if member.role == role]
+
+    @property
+    def roles(self) -> list[str]:
+        """The roles that have members, in the order of their ranks."""
+        return list(dict.fromkeys(member.role for member in self.members))
+
+    def rendezvous(self, member: Member, *, network: bool, timeout: float) -> Rendezvous | None:
+        """What is looked at before the member's command starts; None for one that is alone."""
+        if self.size == 1:
+            return None
+        peers = tuple(
+            Peer(rank=one.rank, node=one.place.node, address=self.address(one), port=self.port_of(one))
+            for one in self.members
+        )
+        return Rendezvous(rank=member.rank, peers=peers, nonce=self.nonce, network=network, timeout=timeout)
+
+
+def role_names(spec: TrainingJobSpec) -> list[str]:
+    """The role of each ordinal: roles count in the order of the list."""
+    if not spec.roles:
+        return [DEFAULT_ROLE] * spec.size
+    return [role.name for role in spec.roles for _ in range(role.replicas)]
+
+
+def role_of(spec: TrainingJobSpec, ordinal: int) -> Role | None:
+    """The role of a replica; None in a job without roles."""
+    names = role_names(spec)
+    return next((role for role in spec.roles if role.name == names[ordinal]), None)
+
+
+def master_port(uid: str, attempt: int) -> int:
+    """The same for all ranks of an attempt and most likely free: another attempt gets another port."""
+    digest = hashlib.sha256(f"{uid}/{attempt}".encode()).digest()
+    return _FIRST_PORT + int.from_bytes(digest[:4], "big") % _PORTS
+
+
+def _nonce(uid: str, attempt: int) -> str:
+    """Not to be guessed by who does not know the uid, which is random; those of its workspace may do as much anyway."""
+    return hashlib.sha256(f"gang/{uid}/{attempt}".encode()).hexdigest()
