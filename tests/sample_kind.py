@@ -165,6 +165,13 @@ class MemoryRuntime:
                 self._set(RunObservation(key=run.key, phase=RunPhase.RUNNING, node=NODE, created_at=time.time()))
             return self._runs[run.key]
 
+    def challenge(self) -> str:
+        self._check()
+        return "word"
+
+    def renew(self, challenge: str) -> None:
+        self._check()
+
     def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
         self._check()
         self.end(key)

@@ -10,7 +10,7 @@ from tests.agents import observe, run_spec, running_agent, wait_ended, wait_for
 
 from modelworks.agent.inprocess import InProcessAgent
 from modelworks.home import Home
-from modelworks.kernel.errors import Conflict, NotFound
+from modelworks.kernel.errors import Conflict, NotFound, Unavailable
 from modelworks.kernel.run import RunPhase, RunReason, RunSpec
 from modelworks.runtime.base import Runtime
 from modelworks.runtime.fake import FakeRuntime, Outcome
@@ -180,3 +180,22 @@ def test_node(runtime: Runtime) -> None:
     assert node.name
     assert node.capacity.cpu >= 1000
     assert node.capacity.memory > 0
+
+
+def test_a_lease_is_needed_to_begin_and_kept_by_answers(runtime: Runtime) -> None:
+    first = runtime.challenge()
+    assert runtime.challenge() != first
+    run = run_spec(0, *LONG, lease=60.0, challenge=first)
+    runtime.ensure(run)
+    runtime.renew(first)
+    runtime.renew(runtime.challenge())
+    with pytest.raises(Conflict):
+        runtime.renew("another's")
+    for number, lease, word in ((1, 60.0, "another's"), (2, 60.0, "")):
+        with pytest.raises(Unavailable):
+            runtime.ensure(run_spec(number, *LONG, lease=lease, challenge=word))
+    # One that is there is found, whatever comes with it.
+    assert runtime.ensure(run_spec(0, *LONG, lease=60.0)).key == run.key
+    assert [seen.key for seen in runtime.observe("")] == [run.key]
+    runtime.stop(run.key, 1.0)
+    wait_ended(runtime, run.key)

@@ -7,18 +7,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from modelworks.agent import metrics, stacks
+from modelworks.agent import lease, metrics, stacks
 from modelworks.agent.life import RunLife
 from modelworks.agent.tools import Holder, Tools
 from modelworks.home import Home
 from modelworks.kernel.errors import Conflict, EnvironmentFailed, NotFound
-from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunKey, RunObservation, RunSpec
+from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunKey, RunObservation, RunReason, RunSpec
 from modelworks.runtime.processes import Processes
 from modelworks.runtime.rundir import RunStore
 
 _WATCH_PERIOD = 0.5  # seconds between looks at memory where no cgroup limits it
+_LEASE_PERIOD = 0.5  # seconds between looks at leases
 _MOST_FORGOTTEN = 1000
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Agent:
         self._cursor = self._first = int(time.time() * 1000)
         self._changed: dict[str, int] = {}
         self._wake = asyncio.Event()
+        self.challenges = lease.Challenges()
         self.tools: Tools
 
     async def open(self) -> None:
@@ -50,7 +53,11 @@ class Agent:
         self.tools.cache.prepare()
         for directory in self.store.all():
             self._begin(RunLife(directory, directory.spec(), self.tools, self._mark))
-        self._background = [asyncio.create_task(self._measure()), asyncio.create_task(self._watch_memory())]
+        self._background = [
+            asyncio.create_task(self._measure()),
+            asyncio.create_task(self._watch_memory()),
+            asyncio.create_task(self._watch_leases()),
+        ]
 
     async def close(self) -> None:
         """Let go of the runs; they live on."""
@@ -65,13 +72,24 @@ class Agent:
     async def ensure(self, spec: RunSpec) -> RunObservation:
         life = self._lives.get(spec.key)
         if life is None:
-            directory, _ = await self.tools.call(self.store.create, spec)
+            until = self.challenges.admit(spec)
+            fill = None if until is None else partial(lease.write, until=until)
+            directory, _ = await self.tools.call(self.store.create, spec, fill)
             life = self._lives.get(spec.key)  # another call may have been faster while we were on the disk
             if life is None:
                 life = RunLife(directory, directory.spec(), self.tools, self._mark)
                 self._begin(life)
                 self._mark(spec.key)
         return life.observation()
+
+    async def renew(self, challenge: str) -> None:
+        given = self.challenges.given(challenge)
+        for life in list(self._lives.values()):
+            if life.spec.lease is not None and not life.ended:
+                try:
+                    await self.tools.call(life.lease.extend, given)
+                except OSError as error:  # a full disk: that run ends with its lease
+                    log.warning("run %s: its lease: %s", life.spec.key, error)
 
     async def stop(self, key: str, grace: float, reason: str) -> None:
         life = self._lives.get(key)
@@ -201,6 +219,20 @@ class Agent:
                 seen = await self.tools.call(Processes.snapshot) if counted else Processes(())
                 for life in watched:
                     await self._look(life, life.watch_memory, seen)
+
+    async def _watch_leases(self) -> None:
+        """Shims end their workloads by themselves; this is for runs that have none yet, and for what is told of all."""
+        told: set[str] = set()
+        while True:
+            over = {key for key, life in self._lives.items() if not life.ended and life.lease.over}
+            for key in over - told:
+                try:
+                    await self.tools.call(self._lives[key].stop, lease.GRACE, RunReason.LEASE_EXPIRED, lease.EXPIRED)
+                    told.add(key)
+                except OSError as error:  # the shim needs no word of ours
+                    log.warning("run %s: its lease is over: %s", key, error)
+            told &= over
+            await asyncio.sleep(_LEASE_PERIOD)
 
     async def _look(self, life: RunLife, look: Callable[[Processes], None], seen: Processes) -> None:
         """One run's trouble, such as a full disk, must not end the watch over the others."""

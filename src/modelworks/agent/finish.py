@@ -14,10 +14,14 @@ from modelworks.runtime.rundir import RunDirectory
 
 
 class Finisher:
-    """Uploads of one run; blocks, and lets one thread in at a time."""
+    """Uploads of one run; blocks, and lets one thread in at a time. ``may_commit`` raises what speaks against it."""
 
-    def __init__(self, directory: RunDirectory, spec: RunSpec, client: ObjectClient) -> None:
-        self._outputs = [OutputUploader(directory.output(o.name), o, spec.key, client) for o in spec.outputs]
+    def __init__(
+        self, directory: RunDirectory, spec: RunSpec, client: ObjectClient, may_commit: Callable[[], None]
+    ) -> None:
+        self._outputs = [
+            OutputUploader(directory.output(o.name), o, spec.key, client, may_commit) for o in spec.outputs
+        ]
         self._log = LogShipper(directory, spec.log_uri, client) if spec.log_uri else None
         self._lock = threading.Lock()
 

@@ -40,6 +40,12 @@ class InProcessAgent:
     def ensure(self, run: RunSpec) -> RunObservation:
         return self._do(self._agent.ensure(run))
 
+    def challenge(self) -> str:
+        return self._agent.challenges.give()
+
+    def renew(self, challenge: str) -> None:
+        self._do(self._agent.renew(challenge))
+
     def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
         self._do(self._agent.stop(key, grace, reason))
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from modelworks.agent import endings
+from modelworks.agent import endings, preflight
 from modelworks.agent.access import RunAccess
 from modelworks.agent.finish import Finisher
+from modelworks.agent.lease import RunLease
 from modelworks.agent.logs import PERIOD as LOG_PERIOD
 from modelworks.agent.metrics import OBSERVED, RunMeter, Sample
 from modelworks.agent.prepare import Ended, Preparation
@@ -63,7 +64,8 @@ class RunLife:
         self.result = directory.result()
         self.cpus: tuple[int, ...] = ()
         self.gpus: tuple[Gpu, ...] = ()
-        self.finisher = Finisher(directory, spec, tools.client)
+        self.lease = RunLease(directory, spec.lease)
+        self.finisher = Finisher(directory, spec, tools.client, self.lease.check)
         self._changed = changed
         self._created = directory.created_at()
         self._stopping = asyncio.Event()
@@ -140,7 +142,8 @@ class RunLife:
                 continue
             try:
                 # Again even if an earlier agent has done it: groups, sockets and keys may have gone with the machine.
-                await self._unless_stopped(self._prepare())
+                looks = preflight.cleared(self.directory, self.spec, self.tools, self._say, self._prepare)
+                await self._unless_stopped(looks)
             finally:
                 os.close(claim)
             await self._start()
@@ -283,7 +286,7 @@ class RunLife:
             outputs = await self._retrying(lambda: self.tools.work(self.finisher.finish, good))
         except ModelworksError as error:
             message = f"outputs cannot be uploaded: {error.detail}" + (f"; {message}" if message else "")
-            reason = RunReason.OUTPUT_FAILED if good else reason
+            reason = (RunReason.LEASE_EXPIRED if self.lease.over else RunReason.OUTPUT_FAILED) if good else reason
         await self._write_result(state, reason, message, outputs, lines)
 
     async def _end_unstarted(self, end: Ended) -> None:
@@ -375,7 +378,7 @@ class RunLife:
             await asyncio.gather(task, stopping, return_exceptions=True)
 
     def _stop_unstarted(self, close: Any = None) -> None:
-        stop = self.directory.stop()
+        stop = self.directory.stop() or self.lease.stop()
         if stop is not None:
             if close is not None:
                 close.close()

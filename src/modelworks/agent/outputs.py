@@ -43,11 +43,19 @@ class Found:
 class OutputUploader:
     """One output of one run. Not for several threads at once."""
 
-    def __init__(self, directory: Path, output: Output, key: str, client: ObjectClient) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        output: Output,
+        key: str,
+        client: ObjectClient,
+        may_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         self.directory = directory
         self.output = output
         self.key = key
         self.client = client
+        self._may_commit = may_commit
         self._root = ObjectUri.parse(output.uri).folder
         self._done: dict[str, tuple[tuple[int, int], str]] = {}  # path → version, SHA-256
 
@@ -87,6 +95,7 @@ class OutputUploader:
         digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         size = sum(version[0] for version, _ in self._done.values())
         document = {"version": 1, "key": self.key, "attempt": self.key.split("/")[1], "digest": digest, "size": size}
+        self._may_commit()
         self.client.put(self._root / MANIFEST, json.dumps(document | {"files": files}).encode())
         return {"uri": str(self._root), "digest": digest, "size": size, "files": len(files)}
 

@@ -2,9 +2,11 @@
 
 | call | what |
 |---|---|
-| ``GET /healthz`` | ``{"status": "ok"}`` |
+| ``GET /healthz`` | ``{status, pid, configuration}``: of which configuration, who started it knows |
 | ``GET /node`` | NodeObservation |
 | ``PUT /runs`` | RunSpec → RunObservation |
+| ``POST /lease/challenge`` | ``{challenge}`` |
+| ``POST /lease/renew`` | ``{challenge}`` |
 | ``POST /runs/stop`` | ``{key, grace, reason}`` |
 | ``GET /runs?prefix=`` | ``{items}`` |
 | ``GET /changes?since=&timeout=`` | ``{cursor, keys}`` |
@@ -18,6 +20,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from modelworks.agent.agent import Agent
@@ -40,6 +43,10 @@ class StacksRequest(Spec):
     record: bool = False
 
 
+class RenewRequest(Spec):
+    challenge: str
+
+
 class StopAllRequest(Spec):
     grace: float = 10.0
 
@@ -48,13 +55,21 @@ def routes(agent: Agent) -> dict[tuple[str, str], Handler]:
     """The table of ``agent``'s calls."""
 
     async def healthz(request: Request) -> Any:
-        return {"status": "ok"}
+        configuration = os.environ.get("MW_AGENT_CONFIGURATION", "")
+        return {"status": "ok", "pid": os.getpid(), "configuration": configuration}
 
     async def node(request: Request) -> Any:
         return agent.node().dump()
 
     async def ensure(request: Request) -> Any:
         return (await agent.ensure(RunSpec.parse(request.json()))).dump()
+
+    async def challenge(request: Request) -> Any:
+        return {"challenge": agent.challenges.give()}
+
+    async def renew(request: Request) -> Any:
+        await agent.renew(RenewRequest.parse(request.json()).challenge)
+        return {}
 
     async def stop(request: Request) -> Any:
         wish = StopRequest.parse(request.json())
@@ -94,6 +109,8 @@ def routes(agent: Agent) -> dict[tuple[str, str], Handler]:
         ("GET", "/healthz"): healthz,
         ("GET", "/node"): node,
         ("PUT", "/runs"): ensure,
+        ("POST", "/lease/challenge"): challenge,
+        ("POST", "/lease/renew"): renew,
         ("POST", "/runs/stop"): stop,
         ("GET", "/runs"): observe,
         ("GET", "/changes"): changes,

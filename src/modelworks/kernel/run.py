@@ -144,12 +144,16 @@ class Access(Spec):
 
 
 class Peer(Spec):
-    """Another run of the gang: where it can be reached, and on which of its ports the look before the start listens."""
+    """Another run of the gang: where it can be reached, and on which of its ports the look before the start listens.
+
+    ``interface`` is where its node has the address, for people.
+    """
 
     rank: int
     node: str
     address: str
     port: int
+    interface: str = ""
 
 
 class Rendezvous(Spec):
@@ -171,9 +175,9 @@ class RunSpec(Spec):
     """All an agent needs to carry out one run, without asking anybody.
 
     ``command`` may be empty in an image, which then runs its own; ``args`` follow the command, or are the image's.
-    ``disk`` bytes must be free where the run writes. A run with a ``lease`` is stopped when its agent has not renewed
-    it for so many seconds, see ``Runtime.challenge``. ``numbers`` are regular expressions by name, each with one group,
-    that find metrics in the log.
+    ``disk`` bytes must be free where the run writes. A run with a ``lease`` lives so many seconds from when its agent
+    gave the challenge that was last answered: ``challenge``, and later those of ``Runtime.renew``. ``numbers`` are
+    regular expressions by name, each with one group, that find metrics in the log.
     """
 
     key: Annotated[str, AfterValidator(lambda k: str(RunKey.parse(k)))]
@@ -198,6 +202,7 @@ class RunSpec(Spec):
     rendezvous: Rendezvous | None = None
     disk: Bytes = 0
     lease: Duration | None = None
+    challenge: str = ""
     numbers: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -303,7 +308,8 @@ class NodeObservation(Spec):
     """What an agent says of its machine. ``address`` is the one by which other nodes reach what runs on it, at
     ``interface``.
 
-    ``notice_at`` is when the machine's owner will take it away (Unix seconds), and ``notice`` who said so.
+    ``notice_at`` is when the machine's owner will take it away (Unix seconds), and ``notice`` who said so. Where runs
+    live by leases, ``lease`` is for how long, in seconds: who knows the node says so, and not the node itself.
     """
 
     name: str
@@ -311,6 +317,7 @@ class NodeObservation(Spec):
     interface: str = "lo"
     notice_at: float | None = None
     notice: str = ""
+    lease: Duration | None = None
     capacity: Resources
     labels: dict[str, str] = Field(default_factory=dict)
     taints: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from modelworks.kernel.errors import Unavailable, from_problem
 from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunObservation, RunSpec
 
 _TIMEOUT = 10.0
+_LEASE_TIMEOUT = 4.0  # within one lease there must be time for several tries
 _STACKS_TIMEOUT = 30.0  # the agent itself takes no longer than a third of it, unless its machine is overloaded
 
 
@@ -39,6 +40,12 @@ class AgentClient:
 
     def ensure(self, run: RunSpec) -> RunObservation:
         return RunObservation.model_validate_json(self._call("PUT", "/runs", json=run.dump()))
+
+    def challenge(self) -> str:
+        return str(self._read("POST", "/lease/challenge", timeout=_LEASE_TIMEOUT)["challenge"])
+
+    def renew(self, challenge: str) -> None:
+        self._call("POST", "/lease/renew", json={"challenge": challenge}, timeout=_LEASE_TIMEOUT)
 
     def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
         self._call("POST", "/runs/stop", json={"key": key, "grace": grace, "reason": reason})

@@ -20,7 +20,21 @@ class Runtime(Protocol):
         ...
 
     def ensure(self, run: RunSpec) -> RunObservation:
-        """The run exists. A key that is known, in whatever phase, is left as it is: nothing starts twice."""
+        """The run exists. A key that is known, in whatever phase, is left as it is: nothing starts twice.
+
+        A new run with a ``lease`` begins only while its ``challenge`` is younger than the lease: Unavailable otherwise.
+        """
+        ...
+
+    def challenge(self) -> str:
+        """A word nobody could know before. Whoever sends it back was in touch with this node after it was given."""
+        ...
+
+    def renew(self, challenge: str) -> None:
+        """Every run with a lease lives ``lease`` seconds from when ``challenge`` was given, unless it lapsed before.
+
+        A late answer renews nothing. Raises Conflict for a word that this node did not give, or long ago.
+        """
         ...
 
     def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:

@@ -31,6 +31,7 @@ class _Run:
     stop_at: float | None = None  # when it will have ended by a stop
     stop_reason: RunReason = RunReason.NONE
     samples: list[dict[str, float]] = field(default_factory=list)
+    until: float | None = None  # its lease
 
 
 class FakeRuntime:
@@ -49,6 +50,7 @@ class FakeRuntime:
         self._runs: dict[str, _Run] = {}
         self._cursor = 0
         self._changed: dict[str, int] = {}
+        self._given: dict[str, float] = {}  # challenge → when
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
@@ -67,10 +69,29 @@ class FakeRuntime:
         self._reach()
         if run.key not in self._runs:
             seen = RunObservation(key=run.key, phase=RunPhase.PREPARING, node=self._node.name, created_at=self.now)
-            self._runs[run.key] = _Run(run, self._outcome(run), seen)
+            until = None
+            if run.lease is not None:
+                until = self._given.get(run.challenge, -run.lease) + run.lease
+                if until <= self.now:
+                    raise Unavailable(f"run {run.key} is to begin under a lease that this node does not hold")
+            self._runs[run.key] = _Run(run, self._outcome(run), seen, until=until)
             self._mark(run.key)
             self._settle()
         return self._runs[run.key].seen
+
+    def challenge(self) -> str:
+        self._reach()
+        word = f"word-{len(self._given)}"
+        self._given[word] = self.now
+        return word
+
+    def renew(self, challenge: str) -> None:
+        self._reach()
+        if challenge not in self._given:
+            raise Conflict("this challenge was not given by this node")
+        for run in self._runs.values():
+            if run.spec.lease is not None and run.until is not None and self.now < run.until:
+                run.until = max(run.until, self._given[challenge] + run.spec.lease)
 
     def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
         self._reach()
@@ -136,6 +157,10 @@ class FakeRuntime:
                 self._mark(run.spec.key)
 
     def _step(self, run: _Run) -> None:
+        if run.until is not None and self.now >= run.until and not run.seen.phase.ended:
+            code = 143 if run.seen.started_at is not None else None
+            self._end(run, RunPhase.EXITED, RunReason.LEASE_EXPIRED, code, "cut off from the controller")
+            return
         if run.seen.phase is RunPhase.PREPARING:
             if run.stop_at is not None:
                 self._end(run, RunPhase.EXITED, run.stop_reason, None, "stopped before it started")

@@ -7,6 +7,7 @@
       launch.json    what the shim starts: {version, argv, env, cwd, log, monitor, cgroups, affinity, nice, rlimits}
       entry.json     what runs inside the sandbox: {version, command, env, cwd, uid, gid, portal}
       lock           the shim holds an flock on it as long as it lives: liveness without races or reused pids
+      lease          {version, boot, until}: of a run with a lease, on the machine's boot clock; kept by the agent
       started        {version, shim, pid, at}; made by link(2), so a run starts at most once
       stop           {version, grace, reason, message, at}; the agent's wish, read by the shim at SIGTERM
       exited         {version, code, signal, at}; written when every descendant is gone
@@ -31,7 +32,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,14 +262,19 @@ class RunStore:
     def directory(self, key: str) -> RunDirectory:
         return RunDirectory(self.root.joinpath(*str(RunKey.parse(key)).split("/")))
 
-    def create(self, spec: RunSpec) -> tuple[RunDirectory, bool]:
-        """The run's directory, and whether this call made it. Atomic: one rename makes it with its spec."""
+    def create(self, spec: RunSpec, fill: Callable[[Path], None] | None = None) -> tuple[RunDirectory, bool]:
+        """The run's directory, and whether this call made it. Atomic: one rename makes it with its spec.
+
+        ``fill`` puts into a new one what must be there from the beginning.
+        """
         final = self.directory(spec.key)
         if final.path.exists():
             return final, False
         staged = self._staging / uuid.uuid4().hex
         staged.mkdir(mode=0o700)
         write_file(staged / "spec.json", spec.model_dump_json().encode())
+        if fill is not None:
+            fill(staged)
         final.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(staged, final.path)

@@ -1,8 +1,8 @@
 """Owns one workload's process tree and tells the truth about its end: ``python -I -S shim.py <run directory>``.
 
 Standard library only, and of that only C modules: one of these lives beside every workload. It is the subreaper of all
-that the workload starts, so that nothing escapes by forking twice. It reads ``launch.json`` and ``stop``, writes
-``started`` and ``exited`` (see ``rundir.py``). When it dies, the kernel kills the workload.
+that the workload starts, so that nothing escapes by forking twice. It reads ``launch.json``, ``stop`` and ``lease``,
+writes ``started`` and ``exited`` (see ``rundir.py``). When it dies, the kernel kills the workload.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LOOK_AGAIN = 2.0  # seconds
+LEASE_TICK = 1.0  # seconds; after a sleep of the machine, its clock may have come much further than a timer
+LEASE_GRACE = 2.0
+LEASE_EXPIRED = "this node was cut off from the controller, which may have started the run again elsewhere"
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -220,6 +223,52 @@ class Tree:
                 tell(process.pid, signal.SIGTERM)
 
 
+class Lease:
+    """Until when the workload may live, as the agent last wrote it; for ever where there is no such file.
+
+    An agent that is dead, hangs, or hears nothing of the controller writes no more, and needs not to be asked.
+    """
+
+    def __init__(self) -> None:
+        self.until = self.read()
+        self.over = False
+
+    def read(self) -> float | None:
+        try:
+            return float(read_json("lease")["until"])
+        except FileNotFoundError:
+            return None
+
+    def step(self, tree: Tree) -> float:
+        """End the workload when it is due, and return the seconds after which to look again."""
+        if self.until is None:
+            return 3600.0
+        if not self.over and self.left() <= 0:
+            self.until = self.read()
+            self.over = self.left() <= 0
+            if self.over:
+                tree.request_stop(LEASE_GRACE)
+                self.tell()
+        return 3600.0 if self.over else min(self.left(), LEASE_TICK)
+
+    def left(self) -> float:
+        return (self.until or 0.0) - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def tell(self) -> None:
+        """As if the agent had wished it; what it wished before stands."""
+        wish = f'"grace":{LEASE_GRACE},"reason":"LeaseExpired","message":"{LEASE_EXPIRED}","at":{time.time():.6f}'
+        try:
+            temporary = write_file("stop", f'{{"version":1,{wish}}}')
+        except OSError:
+            return  # a full disk: the agent finds out by itself
+        try:
+            os.link(temporary, "stop")
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(temporary)
+
+
 def main(directory: str) -> int:
     os.chdir(directory)
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -252,14 +301,16 @@ def main(directory: str) -> int:
     finally:
         os.unlink(temporary)
     tree = Tree(pid, launch["monitor"])
-    if os.path.exists("stop"):
+    lease = Lease()
+    lease.step(tree)
+    if lease.over or os.path.exists("stop"):
         tree.request_stop(0.0)
     else:
         os.write(opener, b"1")
     os.close(opener)
     announce()
     while tree.reap():
-        received = signal.sigtimedwait(SIGNALS, tree.step())
+        received = signal.sigtimedwait(SIGNALS, min(lease.step(tree), tree.step()))
         if received is not None and received.si_signo == signal.SIGTERM:
             tree.request_stop(float(read_json("stop")["grace"]) if os.path.exists("stop") else 30.0)
     status = tree.status if tree.status is not None else 9
