@@ -97,6 +97,16 @@ class Home:
         return self.run / "agent.sock"
 
     @property
+    def bridge_socket(self) -> Path:
+        """Where the bridge to a Ray cluster tells of its nodes, and reserves room on them."""
+        return self.run / "bridge.sock"
+
+    @property
+    def node_sockets(self) -> Path:
+        """The agents of a Ray cluster's nodes, one socket each."""
+        return self.run / "nodes"
+
+    @property
     def gateway_socket(self) -> Path:
         """The gateway's control socket: it hands its listening socket to a new supervisor, and shows its metrics."""
         return self.run / "gateway.sock"

@@ -27,6 +27,9 @@ _VARIABLES = {
     "MW_DATABASE_URL": "database_url",
     "MW_S3_ENDPOINT": "s3_endpoint",
     "MW_ADVERTISE_URL": "advertise_url",
+    "MW_ADVERTISE_S3_URL": "advertise_s3_url",
+    "MW_RAY_ADDRESS": "ray_address",
+    "MW_AGENT_HOME": "agent_home",
     "MW_HOST": "host",
     "MW_PORT": "port",
     "MW_S3_PORT": "s3_port",
@@ -83,7 +86,12 @@ class Settings(Spec):
     )
     database_url: str | None = None
     s3_endpoint: str | None = None
-    advertise_url: str | None = None
+    advertise_url: str | None = Field(default=None, description="the platform's address as other machines reach it")
+    advertise_s3_url: str | None = Field(default=None, description="the same of the object store")
+    ray_address: str | None = Field(default=None, description="HOST:PORT of a Ray cluster, or auto; null: this machine")
+    agent_home: str | None = Field(
+        default=None, description="where the agents of a Ray cluster's nodes keep their state"
+    )
     currency: str = Field(default="USD", min_length=1, max_length=8)
     instance_types: dict[str, InstanceTypeSpec] = Field(default_factory=dict)
     environments: dict[str, EnvironmentSpec] = Field(default_factory=dict)

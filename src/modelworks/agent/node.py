@@ -1,8 +1,11 @@
-"""What this machine offers. ``MW_NODE_NAME``, ``MW_NODE_CPU`` and ``MW_NODE_MEMORY`` override what was found."""
+"""What this machine offers. ``MW_NODE_NAME``, ``MW_NODE_CPU`` and ``MW_NODE_MEMORY`` override what was found;
+``MW_NODE_ADDRESS`` is where other nodes reach it."""
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import ipaddress
 import logging
 import os
 import socket
@@ -20,6 +23,7 @@ CONTAINER_ENGINE = "container-engine"
 RESERVE = 512 * 1024**2  # for the platform itself
 _LEAST = 256 * 1024**2
 _UNLIMITED = 1 << 60
+_SIOCGIFADDR = 0x8915  # <linux/sockios.h>
 log = logging.getLogger(__name__)
 
 
@@ -35,13 +39,36 @@ def observe_node(isolation: Isolation, gpus: tuple[Gpu, ...]) -> NodeObservation
         gpu_memory=min(gpu.memory for gpu in gpus) if gpus else None,
     )
     name = os.environ.get("MW_NODE_NAME") or socket.gethostname()
+    address = os.environ.get("MW_NODE_ADDRESS") or "127.0.0.1"
     return NodeObservation(
         name=name,
+        address=address,
+        interface=interface_of(address),
         capacity=capacity,
         labels={"hostname": name, CONTAINER_ENGINE: container.named() or "none"},
         isolation=isolation.enabled,
         isolation_note=isolation.note,
     )
+
+
+def interface_of(address: str) -> str:
+    """The network interface that has the address; empty when none has it, as behind a translation of addresses."""
+    wanted = ipaddress.ip_address(address)
+    if wanted.version == 6:
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, *_, name = line.split()
+            if int(digits, 16) == int(wanted):
+                return name
+        return ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            try:
+                found = fcntl.ioctl(asking, _SIOCGIFADDR, name.encode().ljust(40, b"\0"))
+            except OSError:
+                continue  # it has no address of that family
+            if found[20:24] == wanted.packed:
+                return name
+    return ""
 
 
 def total_memory() -> int:
@@ -89,6 +116,16 @@ class GpuMonitor:
         name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)  # type: ignore[attr-defined]
         memory = nvml.nvmlDeviceGetMemoryInfo(handle).total  # type: ignore[attr-defined]
         return Gpu(index, str(uuid), str(name), int(memory))
+
+    def trouble(self, gpu: Gpu) -> str:
+        """What keeps a GPU that was there from working, in the driver's word; nothing when it answers."""
+        if self._nvml is None:
+            return "there is no driver any more"
+        try:
+            self._nvml.nvmlDeviceGetMemoryInfo(self._nvml.nvmlDeviceGetHandleByUUID(gpu.uuid))
+        except self._nvml.NVMLError as error:
+            return str(error)
+        return ""
 
     def usage(self, gpus: tuple[Gpu, ...]) -> GpuUsage:
         """What these GPUs did lately; nothing where there are none."""
