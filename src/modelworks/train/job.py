@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from modelworks.train import paths
+from modelworks.train import paths, progress
 
 _CONFIG = "/ml/input/config/hyperparameters.json"
-_stopping = threading.Event()
-_watching = False
 
 
 def hyperparameters() -> dict[str, Any]:
@@ -26,28 +21,12 @@ def hyperparameters() -> dict[str, Any]:
     return {name: _value(text) for name, text in json.loads(path.read_text("utf-8")).items()}
 
 
-def should_stop() -> bool:
-    """The platform wants the job to end: save what is needed and leave within the grace period.
-
-    The first call begins to watch for SIGTERM, and must be made in the main thread; a handler that was there before is
-    called too.
-    """
-    global _watching
-    if not _watching:
-        before = signal.getsignal(signal.SIGTERM)
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            _stopping.set()
-            if callable(before):
-                before(number, frame)
-
-        signal.signal(signal.SIGTERM, stop)
-        _watching = True
-    return _stopping.is_set()
-
-
 def report(metrics: Mapping[str, float]) -> None:
-    """Add to ``metrics.json`` in the output: what a model version made of this job shows as its metrics."""
+    """Add to ``metrics.json`` in the output: what a model version made of this job shows as its metrics.
+
+    They are reported for the step that was told last, too.
+    """
+    progress.note(metrics)
     path = paths.output() / "metrics.json"
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     known |= {str(name): float(value) for name, value in metrics.items()}
