@@ -23,9 +23,14 @@ ITEMS = st.lists(
 )
 
 
-@given(items=ITEMS, limit=st.one_of(st.none(), st.integers(8, 20)), delay=st.sampled_from((0.0, 0.5)))
+@given(
+    items=ITEMS,
+    limit=st.one_of(st.none(), st.integers(8, 20)),
+    delay=st.sampled_from((0.0, 0.5)),
+    lanes=st.integers(1, 4),
+)
 def test_limits_order_and_deadlines_hold(
-    items: list[tuple[int, str, float, float, bool, bool]], limit: int | None, delay: float
+    items: list[tuple[int, str, float, float, bool, bool]], limit: int | None, delay: float, lanes: int
 ) -> None:
     batcher, now = Batcher(limit, delay), 0.0
     batches: list[list[Item]] = []
@@ -34,7 +39,11 @@ def test_limits_order_and_deadlines_hold(
     gone: list[Item] = []
 
     def ask() -> bool:
-        batch, expired = batcher.take(now)
+        head = batcher.head(now)
+        batch, expired = batcher.take(now, lanes)
+        assert head is not None or not batch
+        # A share is one item, whatever its rows, or no more than its part of a whole batch.
+        assert limit is None or len(batch) < 2 or sum(item.rows for item in batch) <= -(-limit // lanes)
         assert all(item.deadline <= now for item in expired)
         assert all(item.deadline > now and not item.gone for item in batch)
         late.extend(expired)
@@ -118,3 +127,27 @@ def test_a_cancelled_item_neither_fills_a_batch_nor_holds_its_data() -> None:
 def test_a_batch_of_nothing_is_no_batch() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         Batcher(0)
+
+
+def test_a_batch_is_divided_and_all_shares_are_due_when_it_is() -> None:
+    batcher = Batcher(8, 1.0)
+    for number in range(10):
+        batcher.put(Item(number, 1, "a", 0.0 if number < 8 else 0.5))
+    found = batcher.head(0.5)
+    assert found is not None
+    assert (found[0].work, *found[1:]) == (0, 8, 10)
+    assert [item.work for item in batcher.take(0.5, 2)[0]] == [0, 1, 2, 3]
+    assert [item.work for item in batcher.take(0.5, 2)[0]] == [4, 5, 6]  # half of what is due still
+    assert batcher.due() == -math.inf
+    assert [item.work for item in batcher.take(0.5, 1)[0]] == [7, 8, 9]
+    assert batcher.due() is None
+
+
+def test_what_is_not_a_part_of_the_divided_batch_waits_for_its_own_time() -> None:
+    batcher = Batcher(4, 1.0)
+    for number in range(5):
+        batcher.put(Item(number, 1, "a", 0.0 if number < 4 else 0.5))
+    assert [item.work for item in batcher.take(0.5, 4)[0]] == [0]
+    while batcher.due() == -math.inf:
+        batcher.take(0.5, 4)
+    assert batcher.due() == 1.5

@@ -227,6 +227,7 @@ def variables(
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
         "MW_RUN": spec.key,
+        "MW_MEMORY": str(spec.resources.memory),
         **limits.thread_variables(spec.resources.cpu),
         **prepared.variables,
         **exchange.variables(exchange.MOUNT if isolation.enabled else str(directory.exchange)),

@@ -38,11 +38,12 @@ def rows_of(items: Sequence[Item]) -> int:
 class _Lane:
     """The items of one key, oldest first."""
 
-    __slots__ = ("items", "rows", "urgent")
+    __slots__ = ("due", "items", "rows", "urgent")
 
     def __init__(self) -> None:
         self.items: deque[Item] = deque()
         self.rows = 0
+        self.due = 0  # rows of a batch that was due, and that was not taken as a whole
         self.urgent = math.inf
 
     def add(self, item: Item) -> None:
@@ -107,16 +108,29 @@ class Batcher:
         """From when on :meth:`take` gives a batch: ``-inf`` for at once, None while nothing waits."""
         return min((self._due(lane) for lane in self._live()), default=None)
 
-    def take(self, now: float) -> tuple[list[Item], list[Item]]:
-        """The next batch, and the items whose deadline passed before they were computed. Both may be empty."""
+    def take(self, now: float, lanes: int = 1) -> tuple[list[Item], list[Item]]:
+        """The next batch, and the items whose deadline passed before they were computed. Both may be empty.
+
+        With several ``lanes`` what would be one batch is divided among them, and this is the share of the first; the
+        others are due at once.
+        """
         late: list[Item] = []
         while True:
             lane = self._ready(now)
             if lane is None:
                 return [], late
-            batch = self._fill(lane, now, late)
+            batch = self._fill(lane, now, late, lanes)
             if batch:
                 return batch, late
+
+    def head(self, now: float) -> tuple[Item, int, int] | None:
+        """The oldest item of the next batch, the rows that wait with it and fit into one batch, and the items that
+        wait; None when nothing is due."""
+        lane = self._ready(now)
+        if lane is None:
+            return None
+        first = lane.items[0]
+        return first, first.rows if self.limit is None else min(lane.rows, self.limit), len(lane.items)
 
     def _live(self) -> Iterator[_Lane]:
         for key in [key for key, lane in self._lanes.items() if not lane.drop_gone()]:
@@ -124,7 +138,7 @@ class Batcher:
         return iter(self._lanes.values())
 
     def _due(self, lane: _Lane) -> float:
-        if self.limit is None or self.delay <= 0 or lane.rows >= self.limit:
+        if self.limit is None or self.delay <= 0 or lane.rows >= self.limit or lane.due > 0:
             return -math.inf
         return min(lane.items[0].at + self.delay, lane.urgent - self.expected)
 
@@ -134,16 +148,21 @@ class Batcher:
             return lanes[0] if lanes else None
         return min(lanes, key=lambda lane: lane.items[0].order)
 
-    def _fill(self, lane: _Lane, now: float, late: list[Item]) -> list[Item]:
+    def _fill(self, lane: _Lane, now: float, late: list[Item], lanes: int) -> list[Item]:
         batch: list[Item] = []
         rows = 0
         items = lane.items
+        limit = self.limit
+        if limit is not None and lanes > 1:
+            due = min(lane.rows, limit)
+            limit = -(-due // min(lanes, due)) if due else limit
+            lane.due = lane.due or due
         while items:
             item = items[0]
             if not item.gone:
                 if item.deadline <= now:
                     late.append(item)
-                elif batch and (self.limit is None or rows + item.rows > self.limit):
+                elif batch and (limit is None or rows + item.rows > limit):
                     break
                 else:
                     batch.append(item)
@@ -152,6 +171,7 @@ class Batcher:
                 self.depth -= 1
                 lane.rows -= item.rows
             items.popleft()
+        lane.due = max(lane.due - rows, 0) if lanes > 1 else 0
         if self.delay > 0:
             lane.urgent = min((item.deadline for item in items if not item.gone), default=math.inf)
         return batch

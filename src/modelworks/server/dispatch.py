@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from modelworks.server.batching import Batcher, Item, rows_of
@@ -19,6 +19,7 @@ from modelworks.server.estimates import QUICK, Estimates
 from modelworks.server.messages import Answer, Events
 from modelworks.server.problems import Problem, answer_of
 from modelworks.server.processors.base import Processor, Unbatchable, Work
+from modelworks.server.spread import Spread, shares
 from modelworks.server.statistics import Statistics
 from modelworks.server.streams import Stream
 
@@ -58,6 +59,7 @@ class Dispatcher:
         *,
         threads: int,
         queue_size: int,
+        lanes: int = 1,
     ) -> None:
         self._loop = loop
         self._processor = processor
@@ -69,6 +71,8 @@ class Dispatcher:
         self._condition = threading.Condition(self._lock)
         self._handed: deque[list[Item]] = deque()
         self._computing = 0  # batches on threads
+        self._whole = False  # one of them has all CPUs, though they could be divided
+        self._spread = Spread(lanes)
         self._closed = False
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -76,7 +80,8 @@ class Dispatcher:
         self.accepted = 0  # waiting or running
         self._each = 0.05  # a moving mean of how long a thread has for one
         self._workers = [
-            threading.Thread(target=self._work, name=f"predict-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._work, name=f"predict-{number}", daemon=True)
+            for number in range(max(threads, lanes))
         ]
         for worker in self._workers:
             worker.start()
@@ -144,9 +149,9 @@ class Dispatcher:
         if self._drop(call) and not begun:
             self._statistics.skipped["client-gone"] += 1
 
-    def learn(self, work: Work, seconds: float) -> None:
-        """How long a call with these rows took, before the first request."""
-        self._estimates.add(work.key, work.rows, seconds)
+    def learn(self, work: Work, seconds: float, beside: bool) -> None:
+        """How long a call with these rows took, before the first request; ``beside`` with one CPU."""
+        self._learn(work.key, work.rows, seconds, beside)
 
     def close(self, patience: float) -> bool:
         """Ends the threads; False when one still computes, for a client that has gone, after ``patience`` seconds."""
@@ -267,62 +272,90 @@ class Dispatcher:
     # On a thread
 
     def _work(self) -> None:
+        lanes = self._spread.lanes
         while True:
             with self._lock:
-                batch, late = self._next()
+                batch, late, beside = self._next()
                 if batch is None:
                     return
-                self._computing += bool(batch)
+                if batch:
+                    self._computing += 1
+                    self._whole = lanes > 1 and not beside
+                if beside:
+                    self._condition.notify()  # the next lane's share waits already
             if late:
                 self._loop.call_soon_threadsafe(self._late, late)
             if batch:
-                self._carry_out(batch)
+                self._carry_out(batch, beside)
                 with self._lock:
                     self._computing -= 1
+                    self._whole = False
 
-    def _next(self) -> tuple[list[Item] | None, list[Item]]:
-        """Waits for a batch, under the lock; None when the server ends."""
+    def _next(self) -> tuple[list[Item] | None, list[Item], bool]:
+        """Waits for a batch, under the lock, and whether it is to run beside others; None when the server ends."""
         while not self._closed:
-            if self._handed:
-                return self._handed.popleft(), []
             now, due = time.monotonic(), self._batcher.due()
-            if due is None:
+            if self._whole:
+                self._condition.wait()
+            elif self._handed:
+                return self._handed.popleft(), [], self._spread.lanes > 1 and self._computing > 0
+            elif due is None:
                 self._condition.wait()
             elif due > now:
                 self._condition.wait(due - now)
             else:
-                return self._batcher.take(now)
-        return None, []
+                beside = self._beside(now)
+                return *self._batcher.take(now, self._spread.lanes if beside else 1), beside
+        return None, [], False
 
-    def _carry_out(self, batch: list[Item]) -> None:
-        results, seconds = self._compute(batch)
+    def _beside(self, now: float) -> bool:
+        """Whether what is due is divided: as long as others compute beside, and when that is soonest done."""
+        lanes = self._spread.lanes
+        head = self._batcher.head(now) if lanes > 1 else None
+        if head is None:
+            return False
+        if self._computing:
+            return True
+        item, rows, items = head
+        if self._batcher.limit is None:
+            return self._spread.pays(item.key, rows, rows, min(items, lanes))
+        calls, each = shares(rows, items, lanes)
+        return self._spread.pays(item.key, rows, each, calls)
+
+    def _carry_out(self, batch: list[Item], beside: bool) -> None:
+        results, seconds = self._compute(batch, beside)
         first = results[0]
         if isinstance(first, Events):
             call: Call = batch[0].owner
             call.stream = Stream(first, self._loop)
             call.stream.run(lambda begun: self._streams(call, begun), lambda: self._streamed(call))
             return
-        self._loop.call_soon_threadsafe(self._finish, batch, results, seconds)
+        self._loop.call_soon_threadsafe(self._finish, batch, results, seconds / (self._spread.lanes if beside else 1))
 
     # Wherever
 
-    def _compute(self, batch: list[Item]) -> tuple[list[Any], float]:
+    def _compute(self, batch: list[Item], beside: bool = False) -> tuple[list[Any], float]:
         """A result or an exception for each item; one that fails does not take the others with it."""
         rows = rows_of(batch)
         began = time.perf_counter()
         try:
-            results = list(self._processor.execute([item.work for item in batch]))
+            results = list(self._processor.execute([item.work for item in batch], beside=beside))
         except Exception as error:  # whatever a model raises is an answer to its caller
-            return self._alone(batch, error), time.perf_counter() - began
+            return self._alone(batch, error, beside), time.perf_counter() - began
         seconds = time.perf_counter() - began
-        self._statistics.computed(rows, seconds)
-        if self._processor.inline:
-            self._estimates.add(batch[0].key, rows, seconds)
+        self._statistics.computed(rows, seconds, beside)
+        self._learn(batch[0].key, rows, seconds, beside)
         if self._batcher.delay:
             self._batcher.expected += 0.2 * (seconds - self._batcher.expected)
         return results, seconds
 
-    def _alone(self, batch: list[Item], error: Exception) -> list[Any]:
+    def _learn(self, key: Hashable, rows: int, seconds: float, beside: bool) -> None:
+        if self._processor.inline and not beside:
+            self._estimates.add(key, rows, seconds)
+        if self._spread.lanes > 1:
+            self._spread.add(key, rows, seconds, beside=beside)
+
+    def _alone(self, batch: list[Item], error: Exception, beside: bool) -> list[Any]:
         if len(batch) == 1:
             return [error]
         if isinstance(error, Unbatchable):
@@ -339,7 +372,7 @@ class Dispatcher:
                 results.append(self._too_late())
                 continue
             self._statistics.retried += 1
-            results += self._compute([item])[0]
+            results += self._compute([item], beside)[0]
         return results
 
     def _shrink(self, rows: int) -> None:

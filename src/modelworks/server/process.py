@@ -98,9 +98,10 @@ async def serve(processor: Processor, limits: Limits, path: Path | None = None) 
     loop = asyncio.get_running_loop()
     rows, words = _rows(processor, limits)
     threads = limits.threads or processor.threads
+    lanes = processor.lanes if limits.threads is None else 1
     statistics = Statistics()
     dispatcher = Dispatcher(
-        loop, processor, Batcher(rows, limits.delay), statistics, threads=threads, queue_size=limits.queue
+        loop, processor, Batcher(rows, limits.delay), statistics, threads=threads, queue_size=limits.queue, lanes=lanes
     )
     app = App(loop, processor, dispatcher, statistics, limits.body)
     # Nothing listens yet: whoever asks whether the replica is ready finds nobody.
@@ -121,7 +122,7 @@ async def serve(processor: Processor, limits: Limits, path: Path | None = None) 
         server = await loop.create_unix_server(connect, socket, backlog=_BACKLOG)
     else:
         server = await loop.create_server(connect, "127.0.0.1", int(os.environ.get("PORT", "8000")), backlog=_BACKLOG)
-    count = f"{threads} thread{'s' * (threads != 1)}"
+    count = f"{threads} thread{'s' * (threads != 1)}" + (f" or {lanes} calls side by side" if lanes > 1 else "")
     print(f"serving {processor.name} with {count}, {words}; started in {_age():.2f} s", flush=True)  # noqa: T201
     await stop.wait()
     app.draining = True

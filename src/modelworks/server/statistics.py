@@ -45,13 +45,15 @@ class Statistics:
         self.answered: Counter[int] = Counter()
         self.skipped: Counter[str] = Counter({"client-gone": 0, "deadline": 0})
         self.retried = 0
+        self.beside = 0
         self._rows = Histogram(ROWS)
         self._seconds = Histogram(SECONDS)
         self._lock = threading.Lock()
 
-    def computed(self, rows: int, seconds: float) -> None:
-        """One call of the model, from any thread."""
+    def computed(self, rows: int, seconds: float, beside: bool) -> None:
+        """One call of the model, from any thread; ``beside`` others, with one CPU."""
         with self._lock:
+            self.beside += beside
             self._rows.add(rows)
             self._seconds.add(seconds)
 
@@ -66,6 +68,9 @@ class Statistics:
             "# HELP mw_requests_retried_total Predictions computed alone after their batch had failed.",
             "# TYPE mw_requests_retried_total counter",
             f"mw_requests_retried_total {self.retried}",
+            "# HELP mw_calls_beside_total Calls of the model with one CPU, side by side with others.",
+            "# TYPE mw_calls_beside_total counter",
+            f"mw_calls_beside_total {self.beside}",
         ]
         for name, text, value in (
             ("mw_requests_in_flight", "Predictions being computed.", in_flight),

@@ -38,11 +38,12 @@ def requests(path: Path) -> list[tuple[str, Request]]:
 
 
 def warm_up(
-    processor: Processor, limit: int | None, path: Path | None, learn: Callable[[Work, float], None]
+    processor: Processor, limit: int | None, path: Path | None, learn: Callable[[Work, float, bool], None]
 ) -> Sequence[str]:
     """Send the files through the processor, and made-up rows where its shapes are known; what was done, in words.
 
-    ``learn`` is told of each made-up call how long it took once warm. Raises WarmUpFailed, naming the file.
+    ``learn`` is told of each made-up call how long it took once warm, and whether it was one on one CPU. Raises
+    WarmUpFailed, naming the file.
     """
     done = []
     for name, request in requests(path) if path is not None else ():
@@ -59,18 +60,26 @@ def warm_up(
         done.append(f"{name} in {(time.perf_counter() - began) * 1000:.0f} ms")
     for work in processor.examples(limit):
         try:
-            for _ in range(3):
-                began = time.perf_counter()
-                processor.execute([work.data])
-                seconds = time.perf_counter() - began
-                learn(work, seconds)
-                if seconds > 0.1:
-                    break
+            seconds = _warm(processor, work, False, learn)
+            if processor.lanes > 1:
+                _warm(processor, work, True, learn)
         except Exception as error:  # zeros may be what a model cannot take; callers' data may well be
             done.append(f"{work.rows} made-up rows failed ({type(error).__name__}: {error})")
             break
         done.append(f"{work.rows} made-up row{'s' * (work.rows != 1)} in {seconds * 1000:.1f} ms")
     return done
+
+
+def _warm(processor: Processor, work: Work, beside: bool, learn: Callable[[Work, float, bool], None]) -> float:
+    seconds = 0.0
+    for _ in range(3):
+        began = time.perf_counter()
+        processor.execute([work.data], beside=beside)
+        seconds = time.perf_counter() - began
+        learn(work, seconds, beside)
+        if seconds > 0.1:
+            break
+    return seconds
 
 
 def _ask(processor: Processor, request: Request, limit: int | None) -> Answer:

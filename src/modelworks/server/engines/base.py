@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +25,15 @@ class Engine(Protocol):
     columns: tuple[str, ...]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Spreading(Protocol):
+    """An engine that can also compute on one CPU, so that ``lanes`` calls run side by side; 1: it cannot here."""
+
+    lanes: int
+
+    def run_beside(self, feeds: Mapping[str, Array]) -> dict[str, Any]: ...
 
 
 def find_file(directory: Path, preferred: Sequence[str], suffixes: Sequence[str], what: str) -> Path:
@@ -57,6 +67,12 @@ def same_rows(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bo
     return bool(inputs) and all(
         spec.shape is None or (len(spec.shape) > 0 and spec.shape[0] is None) for spec in (*inputs, *outputs)
     )
+
+
+def memory() -> int:
+    """Bytes that this process may use: what the platform says, else what the machine has."""
+    given = os.environ.get("MW_MEMORY", "")
+    return int(given) if given.isdigit() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def zeros(inputs: Sequence[TensorSpec], rows: int) -> dict[str, Array] | None:

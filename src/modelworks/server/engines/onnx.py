@@ -10,17 +10,23 @@ from typing import Any
 
 import onnxruntime
 
-from modelworks.server.engines.base import find_file, same_rows, zeros
+from modelworks.server.engines.base import find_file, memory, same_rows, zeros
 from modelworks.server.processors.tensors import Array, TensorSpec, dtype_of_onnx
 
 _TENSORRT = "TensorrtExecutionProvider"
+_CPU = "CPUExecutionProvider"
 # A model of so few bytes may be so quick that handing its work to other threads costs more than it saves.
 _SMALL = 1 << 20
 _QUICK = 0.002
+# What the memory must be times the weights for a second session: each has its own, packed for its kernels.
+_ROOM = 8
 
 
 class OnnxEngine:
-    """One session that all threads share; ONNX Runtime parallelises inside a call over the run's CPUs."""
+    """One session that all threads share; ONNX Runtime parallelises inside a call over the run's CPUs.
+
+    A second one computes on its caller's thread alone, for calls side by side, where there is memory for its weights.
+    """
 
     columns: tuple[str, ...] = ()
 
@@ -35,10 +41,18 @@ class OnnxEngine:
         self.inputs = tuple(_spec(item) for item in self._session.get_inputs())
         self.outputs = tuple(_spec(item) for item in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
-        if alone and not self._quick():
-            self._session = _open(path, wanted, cpus)
+        self._beside = None
+        quick = alone and self._quick()
+        if alone and not quick:
+            self._beside, self._session = self._session, _open(path, wanted, cpus)
         self.platform = "onnxruntime_onnx"
         self.max_rows = None if self._batched() else 1
+        room = cpus > 1 and list(wanted) == [_CPU] and _weights(path) * _ROOM <= memory()
+        if quick or not room:
+            self._beside = None
+        elif self._beside is None:
+            self._beside = _open(path, wanted, 1)
+        self.lanes = cpus if self._beside is not None else 1
 
     @property
     def providers(self) -> list[str]:
@@ -47,6 +61,10 @@ class OnnxEngine:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+
+    def run_beside(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        session = self._beside or self._session
+        return dict(zip(self._names, session.run(self._names, feeds), strict=True))
 
     def _quick(self) -> bool:
         feeds = zeros(self.inputs, 1)
@@ -91,6 +109,11 @@ def _open(path: Path, providers: Sequence[str], threads: int) -> Any:
 def _external(path: Path) -> bool:
     """Whether weights may lie beside the file."""
     return any(other.stat().st_size > _SMALL for other in path.parent.iterdir() if other.is_file())
+
+
+def _weights(path: Path) -> int:
+    """Bytes of the model with what lies beside it."""
+    return sum(other.stat().st_size for other in path.parent.iterdir() if other.is_file())
 
 
 def _spec(item: Any) -> TensorSpec:

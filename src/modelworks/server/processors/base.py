@@ -40,6 +40,8 @@ class Processor(Protocol):
     inline: bool
     # How many calls at once when nobody said.
     threads: int
+    # How many calls ``beside`` each other may share the CPUs that one call has for itself otherwise; 1: none.
+    lanes: int
 
     @property
     def name(self) -> str: ...
@@ -52,8 +54,10 @@ class Processor(Protocol):
         """The data of a work with more than ``limit`` rows in pieces of at most so many, each with its rows."""
         ...
 
-    def execute(self, data: Sequence[Any]) -> Sequence[Any]:
+    def execute(self, data: Sequence[Any], *, beside: bool = False) -> Sequence[Any]:
         """One call of the model for all of ``data``, which are of one key; a result for each, in their order.
+
+        ``beside``: on one CPU, since others run at the same time.
 
         A single one may give ``Events``: they are sent as they come and not encoded.
         """

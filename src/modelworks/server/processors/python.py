@@ -40,6 +40,7 @@ class PythonProcessor:
     inline = False
     # As many as the cloud's Python processors have by default.
     threads = 5
+    lanes = 1
 
     def __init__(self, entry: str | None = None, *, instance: Any = None) -> None:
         if entry is not None:
@@ -81,7 +82,7 @@ class PythonProcessor:
     def join(self, results: Sequence[Any]) -> Any:
         return results[0]
 
-    def execute(self, data: Sequence[Any]) -> list[Any]:
+    def execute(self, data: Sequence[Any], *, beside: bool = False) -> list[Any]:
         if hasattr(self._object, "process_batch") and not self._streams(data[0]):
             return self._batch([item[0] for item in data])
         return [self._one(*item) for item in data]

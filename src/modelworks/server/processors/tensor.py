@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from modelworks.server import images, v2
-from modelworks.server.engines.base import Engine, zeros
+from modelworks.server.engines.base import Engine, Spreading, zeros
 from modelworks.server.messages import NPY, Answer, Request
 from modelworks.server.problems import BadInput, Problem
 from modelworks.server.processors.base import Unbatchable, Work
@@ -42,6 +42,8 @@ class TensorProcessor:
         self.inputs = engine.inputs
         self.outputs = engine.outputs
         self.max_rows = engine.max_rows
+        self.lanes = engine.lanes if isinstance(engine, Spreading) else 1
+        self._beside = engine.run_beside if isinstance(engine, Spreading) else engine.run
         self._specs = {spec.name: spec for spec in self.inputs}
         self._preprocess = images.Preprocess.find(directory)
 
@@ -74,11 +76,12 @@ class TensorProcessor:
             pieces.append(({name: array[begin : begin + rows] for name, array in work.data.items()}, rows))
         return pieces
 
-    def execute(self, data: Sequence[Feeds]) -> list[dict[str, Any]]:
+    def execute(self, data: Sequence[Feeds], *, beside: bool = False) -> list[dict[str, Any]]:
+        run = self._beside if beside else self._engine.run
         if len(data) == 1:
-            return [self._engine.run(data[0])]
+            return [run(data[0])]
         joined = {name: np.concatenate([feeds[name] for feeds in data]) for name in data[0]}
-        results = self._engine.run(joined)
+        results = run(joined)
         counts = [_rows(feeds) for feeds in data]
         total = sum(counts)
         for name, value in results.items():
@@ -105,7 +108,9 @@ class TensorProcessor:
 
     def examples(self, limit: int | None) -> list[Work]:
         found = []
-        for rows in sorted({1, limit or 1} if self.max_rows != 1 else {1}):
+        # With several lanes a share of a whole batch, too.
+        sizes = {1, limit or 1, -(-(limit or 1) // self.lanes)}
+        for rows in sorted(sizes if self.max_rows != 1 else {1}):
             feeds = zeros(self.inputs, rows)
             if feeds is not None:
                 found.append(self._work(feeds, _answer))
