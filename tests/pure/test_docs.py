@@ -33,6 +33,7 @@ PAGE_OF_KIND = {
     "Volume": "storage.md",
     "Environment": "environments.md",
     "InstanceType": "environments.md",
+    "Quota": "training-queue.md",
 }
 SOURCE = ROOT / "src" / "modelworks"
 

@@ -9,18 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelworks.kernel.decision import Claim
-from modelworks.kernel.placement import (
-    PATIENCE,
-    Gang,
-    NodeView,
-    Placement,
-    Refusal,
-    add,
-    amount,
-    fits,
-    place,
-    subtract,
-)
+from modelworks.kernel.placement import PATIENCE, Gang, Placement, Refusal, place
+from modelworks.kernel.room import NodeView, add, amount, fits, subtract
 from modelworks.kernel.run import Resources
 
 GI = 1024**3

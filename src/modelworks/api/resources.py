@@ -27,7 +27,7 @@ from modelworks.kernel.errors import FieldError, Invalid, NotFound
 from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE, Ref
 from modelworks.products.context import ContextOf, NamePath, PageSize, PrincipalOf, WorkspaceOf
-from modelworks.products.kind import Kind
+from modelworks.products.kind import Kind, check_may_write
 
 router = APIRouter(tags=["resources"])
 
@@ -97,9 +97,13 @@ def get_resource(kind: KindName, name: NamePath, context: ContextOf, workspace: 
 
 
 @router.delete("/resources/{kind}/{name}", status_code=202, summary="Delete a resource", operation_id="deleteResource")
-def delete_resource(kind: KindName, name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> DeletionDocument:
+def delete_resource(
+    kind: KindName, name: NamePath, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf
+) -> DeletionDocument:
     """It ends what it holds and then goes; until then it is shown with `deleting`. Repeated, nothing more happens."""
-    ref = Ref(workspace, find_kind(context.kinds, kind).name, name)
+    found = find_kind(context.kinds, kind)
+    check_may_write(found, principal)
+    ref = Ref(workspace, found.name, name)
     deletion = delete(context.engine, ref, context.kinds)
     return DeletionDocument(resource=ResourceDocument.of(deletion.resource), notes=list(deletion.notes))
 

@@ -15,7 +15,7 @@ from modelworks.kernel.errors import Conflict, FieldError, Invalid, ModelworksEr
 from modelworks.kernel.principal import PLATFORM, Principal
 from modelworks.kernel.resource import Manifest, Ref, Resource
 from modelworks.kernel.spec import changed_paths
-from modelworks.products.kind import Kind, Lookup
+from modelworks.products.kind import Kind, Lookup, check_may_write
 from modelworks.settings import Settings
 
 _MOST_TOLD = 5
@@ -129,6 +129,7 @@ def _document(data: Mapping[str, Any], at: str, kinds: Mapping[str, Kind]) -> _D
 
 def _apply_one(connection: Connection, document: _Document, settings: Settings, principal: Principal) -> Applied:
     metadata = document.manifest.metadata
+    check_may_write(document.kind, principal)
     lookup = Lookup(
         connection,
         settings,

@@ -7,11 +7,12 @@ from types import MappingProxyType
 
 from modelworks.products.catalogue.facade import ENVIRONMENT, INSTANCE_TYPE
 from modelworks.products.kind import Kind
+from modelworks.products.quotas.facade import QUOTA
 from modelworks.products.registry.facade import MODEL
 from modelworks.products.serving.facade import SERVICE
 from modelworks.products.storage.facade import BUCKET, VOLUME
 from modelworks.products.training.facade import TRAINING_JOB
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
-    {kind.name: kind for kind in (TRAINING_JOB, SERVICE, MODEL, BUCKET, VOLUME, ENVIRONMENT, INSTANCE_TYPE)}
+    {kind.name: kind for kind in (TRAINING_JOB, SERVICE, MODEL, BUCKET, VOLUME, ENVIRONMENT, INSTANCE_TYPE, QUOTA)}
 )

@@ -1,23 +1,34 @@
-"""Admission: waiting claims are placed on nodes with room, or told why not; one pass at a time on a platform."""
+"""Admission: waiting claims are placed on nodes with room, or told why not; one pass at a time on a platform.
+
+A pass reads the claims, the nodes and the quotas under one lock, decides purely (``kernel/placement``), and writes
+placements, reasons and evictions in the same transaction: whoever is killed when, no room and no quota is given twice,
+and no gang is placed in part.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, func, select, text
 
-from modelworks.db import claims, ledger, nodes, resources
+from modelworks.control.queue import gangs, occupants, quotas, views
+from modelworks.db import claims, events, ledger, nodes, resources
 from modelworks.db.claims import StoredClaim
 from modelworks.kernel.errors import Unavailable
-from modelworks.kernel.placement import NOTHING, Amount, Gang, NodeView, Placement, Refusal, add, amount, place
+from modelworks.kernel.placement import Placement, Refusal, Result, place
+from modelworks.products.quotas.facade import limits
 
 _log = logging.getLogger(__name__)
 
 _ADMISSION_LOCK = 0x6D77_6164_6D69  # any number that nothing else in the database locks
 _POLL = 5.0
+# While something waits: some reasons come with time alone (a silent node, money), and are told within two seconds.
+_POLL_WAITING = 1.5
 _LONGEST_PAUSE = 5.0
 # Nodes say that they live every 20 s; one that missed several times gets no new work.
 _SILENCE = timedelta(seconds=90)
@@ -26,35 +37,53 @@ _SILENCE = timedelta(seconds=90)
 def admit(engine: Engine) -> bool:
     """One pass over all claims, in one transaction; True while some wait.
 
-    A placed claim's ledger row begins with it. Resources whose claims were placed, or wait for another reason than
-    before, are woken.
+    A placed claim's ledger row begins with it. Resources whose claims were placed, are to be given back, or wait for
+    another reason than before, are woken.
     """
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADMISSION_LOCK})
-        stored = claims.everything(connection)
-        waiting = [claim for claim in stored if claim.node is None]
-        if not waiting:
-            return False
+        stored, machines = claims.everything(connection), nodes.everything(connection)
         now = connection.scalar(select(func.now()))
         assert now is not None
-        results = place(_gangs(waiting, stored, now), _views(connection, stored, now))
-        by_key = {claim.claim.key: claim for claim in waiting}
-        awake: set[str] = set()
-        reasons: list[tuple[str, str]] = []
-        for result in results:
-            for member in result.gang.claims:
-                claim = by_key[member.key]
-                match result:
-                    case Placement(nodes=where):
-                        _place(connection, claim, where[member.key])
-                        awake.add(claim.uid)
-                    case Refusal(reason=reason) if reason != claim.reason:
-                        reasons.append((member.key, reason))
-                        awake.add(claim.uid)
-        claims.explain(connection, reasons)
+        awake = _drain(connection, stored, machines, now)
+        if awake:
+            stored = claims.everything(connection)
+        waiting = [claim for claim in stored if claim.node is None]
+        results: list[Result] = []
+        if waiting:
+            results = place(
+                gangs(waiting, stored, now),
+                views(machines, stored, now, _SILENCE),
+                occupants(stored),
+                quotas(limits(connection), stored),
+            )
+            awake |= _write(connection, results, waiting, stored)
         if awake:
             resources.wake(connection, awake)
-        return any(isinstance(result, Refusal) for result in results)
+        return any(isinstance(result, Refusal) or result.reason for result in results)
+
+
+def _write(
+    connection: Connection, results: Sequence[Result], waiting: Sequence[StoredClaim], stored: Sequence[StoredClaim]
+) -> set[str]:
+    """The uids for whom something changed."""
+    by_key = {claim.claim.key: claim for claim in waiting}
+    awake: set[str] = set()
+    reasons: list[tuple[str, str]] = []
+    for result in results:
+        where = result.nodes if isinstance(result, Placement) else {}
+        for member in result.gang.claims:
+            claim = by_key[member.key]
+            if member.key in where:
+                _place(connection, claim, where[member.key])
+                awake.add(claim.uid)
+            elif result.reason != claim.reason:
+                reasons.append((member.key, result.reason))
+                awake.add(claim.uid)
+        if isinstance(result, Refusal) and result.evict:
+            awake |= _evict(connection, result, stored)
+    claims.explain(connection, reasons)
+    return awake
 
 
 def _place(connection: Connection, claim: StoredClaim, node: str) -> None:
@@ -65,53 +94,49 @@ def _place(connection: Connection, claim: StoredClaim, node: str) -> None:
     )
 
 
-def _gangs(waiting: list[StoredClaim], stored: list[StoredClaim], now: datetime) -> list[Gang]:
-    peers: dict[str, list[str]] = defaultdict(list)
+def _evict(connection: Connection, refusal: Refusal, stored: Sequence[StoredClaim]) -> set[str]:
+    """Each victim has the notice that it asked for; its owner's events say for whom it goes."""
+    gang = refusal.gang
+    keys = {key for one in refusal.evict for key in one.keys}
+    by_owner: dict[str, list[StoredClaim]] = defaultdict(list)
     for claim in stored:
-        if claim.node is not None:
-            peers[claim.uid].append(claim.node)
-    members: dict[tuple[str, str], list[StoredClaim]] = defaultdict(list)
-    for claim in waiting:
-        members[claim.uid, claim.claim.gang].append(claim)
-    return [
-        Gang(
-            name=f"{uid}/{gang}",
-            claims=tuple(claim.claim for claim in found),
-            waited=(now - min(claim.created_at for claim in found)).total_seconds(),
-            owner=uid,
-            title=f"{found[0].ref.kind} {found[0].ref.name}",
-            peers=tuple(peers[uid]),
-        )
-        for (uid, gang), found in members.items()
-    ]
+        if claim.claim.key in keys:
+            by_owner[claim.uid].append(claim)
+    awake: set[str] = set()
+    for uid, found in by_owner.items():
+        notice = max(claim.claim.notice for claim in found)
+        reason = f"preempted for {gang.title} of priority {gang.priority}"
+        awake |= set(claims.evict(connection, [claim.claim.key for claim in found], notice, reason, gang.name))
+        data = {"priority": found[0].claim.priority, "notice": notice, "claims": len(found)}
+        events.append(connection, found[0].ref, uid, "Preempting", reason, data=data)
+    return awake
 
 
-def _views(connection: Connection, stored: list[StoredClaim], now: datetime) -> list[NodeView]:
-    used: dict[str, Amount] = defaultdict(lambda: NOTHING)
-    lasting: dict[str, Amount] = defaultdict(lambda: NOTHING)
-    for claim in stored:
-        if claim.node is not None:
-            need = amount(claim.claim.resources)
-            used[claim.node] = add(used[claim.node], need)
-            if claim.claim.lasting:
-                lasting[claim.node] = add(lasting[claim.node], need)
-    return [
-        NodeView(
-            name=node.observation.name,
-            capacity=node.observation.capacity,
-            used=used[node.observation.name],
-            lasting=lasting[node.observation.name],
-            labels=node.observation.labels,
-            taints=node.observation.taints,
-            cordoned=node.cordoned,
-            away=now - node.seen_at > _SILENCE,
-        )
-        for node in nodes.everything(connection)
-    ]
+def _drain(
+    connection: Connection, stored: Sequence[StoredClaim], machines: Sequence[nodes.Node], now: datetime
+) -> set[str]:
+    """What can be moved off nodes that are drained is told to go; the uids of whom that is news for."""
+    awake: set[str] = set()
+    for machine in machines:
+        if machine.drain_by is None:
+            continue
+        keys = [
+            claim.claim.key
+            for claim in stored
+            if claim.node == machine.observation.name
+            and not claim.claim.lasting
+            and (claim.evict_at is None or claim.evict_at > machine.drain_by)
+        ]
+        if keys:
+            notice = max((machine.drain_by - now).total_seconds(), 0.0)
+            why = f": {machine.drain_reason}" if machine.drain_reason else ""
+            reason = f"node {machine.observation.name} is drained{why}"
+            awake |= set(claims.evict(connection, keys, notice, reason))
+    return awake
 
 
 class Scheduler(threading.Thread):
-    """Admits when it is woken, and every few seconds while something waits."""
+    """Admits when it is woken, and every few seconds; sooner while something waits."""
 
     def __init__(self, engine: Engine, *, poll: float = _POLL) -> None:
         super().__init__(name="scheduler", daemon=True)
@@ -133,9 +158,12 @@ class Scheduler(threading.Thread):
         pause = 0.1
         while not self._stopping:
             self._woken.clear()
+            began = time.monotonic()
             try:
-                admit(self._engine)
-                wait, pause = self._poll, 0.1
+                some_wait = admit(self._engine)
+                # A long queue is looked at less often: passes take no more than a tenth of the time.
+                rest = max(_POLL_WAITING, 10 * (time.monotonic() - began)) if some_wait else self._poll
+                wait, pause = min(rest, self._poll), 0.1
             except Exception as error:
                 if isinstance(error, Unavailable):
                     _log.warning("scheduler.database_away", extra={"error": error.detail, "retry_in": pause})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, select, text, update
+import orjson
+from sqlalchemy import Connection, Row, Select, Text, bindparam, cast, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from modelworks.db.listen import CLAIMS, notify
@@ -22,7 +24,10 @@ from modelworks.products.kind import ClaimView
 
 @dataclass(frozen=True)
 class StoredClaim:
-    """A claim with whose it is and where it stands. ``node`` is None while it waits."""
+    """A claim with whose it is and where it stands. ``node`` is None while it waits.
+
+    One with ``evict_at`` is to be given back by then, so that the gang ``evict_for`` gets its room, if one wants it.
+    """
 
     claim: Claim
     uid: str
@@ -30,6 +35,9 @@ class StoredClaim:
     node: str | None
     reason: str
     created_at: datetime
+    placed_at: datetime | None
+    evict_at: datetime | None
+    evict_for: str
 
 
 def reserve(connection: Connection, uid: str, claims: Iterable[Claim]) -> None:
@@ -112,12 +120,20 @@ def evict(connection: Connection, keys: Iterable[str], notice: float, reason: st
 
 def everything(connection: Connection) -> list[StoredClaim]:
     """All claims of resources that exist, waiting and placed, the oldest first."""
-    statement = (
-        select(table, resources.c.workspace, resources.c.kind, resources.c.name)
-        .join(resources, resources.c.uid == table.c.uid)
-        .order_by(table.c.created_at, table.c.key)
+    return [_stored(row) for row in connection.execute(_EVERYTHING)]
+
+
+_EVERYTHING: Select[Any] = (
+    select(
+        *(table.c[name] for name in ("key", "uid", "gang", "node", "priority", "reason")),
+        *(table.c[name] for name in ("created_at", "placed_at", "evict_at", "evict_for")),
+        # As text: most are alike, and one text is read once.
+        cast(table.c.claim, Text).label("claim"),
+        *(resources.c[name] for name in ("workspace", "kind", "name")),
     )
-    return [_stored(row) for row in connection.execute(statement)]
+    .join(resources, resources.c.uid == table.c.uid)
+    .order_by(table.c.created_at, table.c.key)
+)
 
 
 def place(connection: Connection, key: str, node: str) -> None:
@@ -158,14 +174,23 @@ def _dump(claim: Claim) -> dict[str, Any]:
 
 
 def _stored(row: Row[Any]) -> StoredClaim:
-    data = row.claim
-    claim = Claim(
-        key=row.key,
-        gang=row.gang,
+    claim = replace(_wish(row.claim), key=row.key, gang=row.gang, priority=row.priority)
+    ref = Ref(row.workspace, row.kind, row.name)
+    return StoredClaim(
+        claim, row.uid, ref, row.node, row.reason, row.created_at, row.placed_at, row.evict_at, row.evict_for
+    )
+
+
+@lru_cache(maxsize=4096)
+def _wish(text: str) -> Claim:
+    """A stored claim without what is its own alone."""
+    data = orjson.loads(text)
+    return Claim(
+        key="",
+        gang="",
         resources=Resources.parse(data["resources"]),
         instance_type=data["instance_type"],
         price_per_hour=data["price_per_hour"],
-        priority=row.priority,
         node_selector=data["node_selector"],
         tolerations=tuple(data["tolerations"]),
         spread=data["spread"],
@@ -176,4 +201,3 @@ def _stored(row: Row[Any]) -> StoredClaim:
         optional=data.get("optional", False),
         spot=data.get("spot", False),
     )
-    return StoredClaim(claim, row.uid, Ref(row.workspace, row.kind, row.name), row.node, row.reason, row.created_at)

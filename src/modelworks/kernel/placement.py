@@ -1,10 +1,17 @@
 """Which waiting workloads fit which nodes, and for each that does not, why. One machine is the case of one node.
 
 The order is priority, then the time waited. A *gang* (the ranks of a job, one replica of a service) is placed whole or
-not at all. Who cannot be placed does not stop the smaller ones behind (back-fill), until it has waited ``PATIENCE``
-seconds: from then on the nodes it could use take nobody behind it, so that they empty and it is delayed no longer than
-what runs there takes to end. A gang for which even that would not make room, because claims that never end by
-themselves (``Claim.lasting``) hold it, keeps nobody waiting.
+not at all, but for its optional claims (an elastic job's further replicas), which get what all others leave. Quotas are
+asked first: who is beyond one waits, and keeps no node.
+
+Who cannot be placed does not stop the smaller ones behind (back-fill), until it has waited ``PATIENCE`` seconds: from
+then on the nodes it could use take nobody behind it, so that they empty and it is delayed no longer than what runs
+there takes to end. A gang for which even that would not make room, because claims that never end by themselves
+(``Claim.lasting``) hold it, keeps nobody waiting.
+
+A gang of higher priority may have others end for it (``eviction``). Room that is being given back is promised to the
+first in the order that it is enough for, and nobody behind gets what that one needs: a promise is made anew in every
+pass, so none outlives its reason.
 
 Within a pass room only shrinks: what was refused once is refused again for every gang of the same shape, unseen.
 """
@@ -13,19 +20,35 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
+from modelworks.kernel import refusals
 from modelworks.kernel.decision import Claim
-from modelworks.kernel.quantities import format_bytes, format_cpu
-from modelworks.kernel.run import Resources
+from modelworks.kernel.eviction import candidates, victims
+from modelworks.kernel.quota import Quotas, counts
+from modelworks.kernel.room import (
+    NOTHING,
+    Amount,
+    NodeView,
+    Occupant,
+    Shape,
+    Where,
+    add,
+    amount,
+    fits,
+    least,
+    most,
+    objection,
+    shape_of,
+    subtract,
+)
 
 PATIENCE = 300.0
-_NODES_TOLD = 3
+EXACTLY_TOLD = 100
+"""So many at the head of the queue are told what is free where; for those behind that would change too often."""
 
-Amount = tuple[int, int, int]
-"""CPU in millicores, memory in bytes, whole GPUs."""
-
-NOTHING: Amount = (0, 0, 0)
+_Member = tuple[Shape, str]
+_Kinds = tuple[Shape, ...]
 
 
 @dataclass(frozen=True)
@@ -41,143 +64,164 @@ class Gang:
     owner: str = ""
     title: str = ""
     peers: tuple[str, ...] = ()
+    workspace: str = ""
 
     @property
     def priority(self) -> int:
         return max(claim.priority for claim in self.claims)
 
-
-@dataclass(frozen=True)
-class NodeView:
-    """A node and what placed claims use of it; ``lasting`` is the part of ``used`` that does not end by itself."""
-
-    name: str
-    capacity: Resources
-    used: Amount = NOTHING
-    lasting: Amount = NOTHING
-    labels: Mapping[str, str] = field(default_factory=dict)
-    taints: tuple[str, ...] = ()
-    cordoned: bool = False
-    away: bool = False  # did not answer lately
+    @property
+    def lasting(self) -> bool:
+        return any(claim.lasting for claim in self.claims)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The gang is admitted: claim key → node."""
+    """The gang is admitted: claim key → node. Optional claims that are not in it wait, for ``reason``."""
 
     gang: Gang
     nodes: Mapping[str, str]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """The gang waits. ``reason`` is one line for people."""
+    """The gang waits. ``reason`` is one line for people. ``evict`` are to end for it."""
 
     gang: Gang
     reason: str
+    evict: tuple[Occupant, ...] = ()
 
 
-def place(waiting: Sequence[Gang], nodes: Sequence[NodeView]) -> list[Placement | Refusal]:
-    """One pass of admission, in the order in which the gangs were considered."""
-    order = sorted(waiting, key=lambda gang: (-gang.priority, -gang.waited, gang.name))
-    return _Pass(nodes, waiting).run(order)
+Result = Placement | Refusal
 
 
-def amount(resources: Resources) -> Amount:
-    return resources.cpu, resources.memory, resources.gpu
+def place(
+    waiting: Sequence[Gang],
+    nodes: Sequence[NodeView],
+    occupants: Sequence[Occupant] = (),
+    quotas: Quotas | None = None,
+) -> list[Result]:
+    """One pass of admission, in the order in which the gangs were considered. ``quotas`` is used up by it."""
+    return _Pass(nodes, waiting, occupants, quotas or Quotas()).run(sorted(waiting, key=rank))
 
 
-def add(left: Amount, right: Amount) -> Amount:
-    return left[0] + right[0], left[1] + right[1], left[2] + right[2]
-
-
-def subtract(left: Amount, right: Amount) -> Amount:
-    return left[0] - right[0], left[1] - right[1], left[2] - right[2]
-
-
-def fits(need: Amount, room: Amount) -> bool:
-    return need[0] <= room[0] and need[1] <= room[1] and need[2] <= room[2]
-
-
-# What makes two claims alike: the same needs, the same nodes that may take them.
-_Shape = tuple[Amount, str | None, int, tuple[tuple[str, str], ...], tuple[str, ...], str | None]
-
-
-def _shape(claim: Claim) -> _Shape:
-    wanted = claim.resources
-    return (
-        amount(wanted),
-        wanted.gpu_model if wanted.gpu else None,
-        (wanted.gpu_memory or 0) if wanted.gpu else 0,
-        tuple(sorted(claim.node_selector.items())),
-        tuple(sorted(claim.tolerations)),
-        claim.spread,
-    )
+def rank(gang: Gang) -> tuple[int, float, str]:
+    """What the queue is sorted by."""
+    return -gang.priority, -gang.waited, gang.name
 
 
 class _Pass:
-    """The state of one pass: free room by node, and what is known of each shape."""
+    """The state of one pass: room by node, and what is known of each shape."""
 
-    def __init__(self, nodes: Sequence[NodeView], waiting: Iterable[Gang]) -> None:
+    def __init__(
+        self, nodes: Sequence[NodeView], waiting: Iterable[Gang], occupants: Sequence[Occupant], quotas: Quotas
+    ) -> None:
         self._nodes = sorted(nodes, key=lambda node: node.name)
         self._by_name = {node.name: node for node in self._nodes}
-        self._free = {node.name: subtract(amount(node.capacity), node.used) for node in self._nodes}
-        self._eligible: dict[_Shape, list[NodeView]] = {}
-        self._last: dict[_Shape, str] = {}
-        self._refused: dict[tuple[_Shape, ...], str] = {}
+        self._capacity = {node.name: amount(node.capacity) for node in self._nodes}
+        # Free now; free when all that is leaving has left, without what is promised; and what both allow.
+        self._free = {node.name: subtract(self._capacity[node.name], node.used) for node in self._nodes}
+        self._soon = {node.name: add(self._free[node.name], node.leaving) for node in self._nodes}
+        self._room = dict(self._free)
+        self._some_leave = any(node.leaving != NOTHING for node in self._nodes)
+        self._occupants = list(occupants)
+        self._leave_for = {one.leaves_for for one in self._occupants if one.leaves_for}
+        self._lowest = min((one.priority for one in self._occupants if one.movable), default=None)
+        self._quotas = quotas
+        self._willing: dict[Where, list[NodeView]] = {}
+        self._largest: dict[Where, Amount] = {}  # no willing node has more room: it only shrinks
+        self._eligible: dict[tuple[Where, Amount], list[NodeView]] = {}
+        self._last: dict[Shape, str] = {}
+        self._hopeless: set[_Kinds] = set()
+        self._told: dict[tuple[_Kinds, bool], str] = {}
         self._held: dict[str, str] = {}  # node → the title of the gang it is held for
-        self._holding: set[tuple[_Shape, ...]] = set()
+        self._holding: set[_Kinds] = set()
         self._peers: dict[str, list[str]] = defaultdict(list)
         for gang in waiting:
             self._peers[gang.owner] = list(gang.peers)
 
-    def run(self, order: Sequence[Gang]) -> list[Placement | Refusal]:
-        results: list[Placement | Refusal] = []
+    def run(self, order: Sequence[Gang]) -> list[Result]:
+        results: dict[str, Result] = {}
+        refused = 0
         for gang in order:
-            # The biggest first: what is hardest to place finds the most room.
-            members = sorted(((_shape(claim), claim.key) for claim in gang.claims), key=_size, reverse=True)
-            kinds = tuple(shape for shape, _ in members)
-            reason = self._refused.get(kinds)
-            if reason is None:
-                found = self._fit(gang.owner, members)
-                if found is not None:
-                    self._peers[gang.owner] += found.values()
-                    results.append(Placement(gang, found))
-                    continue
-                reason = self._refused[kinds] = self._explain(kinds)
-            if gang.waited >= PATIENCE and kinds not in self._holding:
-                self._holding.add(kinds)
-                self._hold(gang, kinds)
-            results.append(Refusal(gang, reason))
-        return results
+            needed = [claim for claim in gang.claims if not claim.optional]
+            if not needed:
+                results[gang.name] = Placement(gang, {})
+                continue
+            results[gang.name] = self._consider(gang, needed, far=refused >= EXACTLY_TOLD)
+            refused += isinstance(results[gang.name], Refusal)
+        for gang in order:
+            found = results[gang.name]
+            if isinstance(found, Placement) and any(claim.optional for claim in gang.claims):
+                results[gang.name] = self._grow(found)
+        return list(results.values())
 
-    def _fit(self, owner: str, members: Sequence[tuple[_Shape, str]]) -> dict[str, str] | None:
+    def _consider(self, gang: Gang, needed: Sequence[Claim], far: bool) -> Result:
+        # The biggest first: what is hardest to place finds the most room.
+        members = sorted(((shape_of(claim), claim.key) for claim in needed), key=_size, reverse=True)
+        kinds = tuple(shape for shape, _ in members)
+        limited = self._quotas.limited(gang.workspace)
+        need = counts(needed) if limited else Counter[str]()
+        beyond = ""
+        if limited:
+            refusal = self._quotas.never(gang.workspace, need) or self._quotas.spent(gang.workspace, gang.lasting)
+            if refusal:
+                return Refusal(gang, refusal)
+            beyond = self._quotas.objection(gang.workspace, need)
+        if not beyond and kinds not in self._hopeless:
+            found = self._fit(gang.owner, members)
+            if found is not None:
+                self._peers[gang.owner] += found.values()
+                if limited:
+                    self._quotas.take(gang.workspace, need)
+                return Placement(gang, found)
+        if beyond or kinds not in self._hopeless:
+            promised = self._promise(gang, kinds, need) or self._evict(gang, kinds, need)
+            if promised is not None:
+                return promised
+            if not beyond:
+                self._hopeless.add(kinds)
+        reason = beyond or self._explain(kinds, far)
+        if gang.waited >= PATIENCE:
+            self._hold(gang, kinds, need, beyond)
+        return Refusal(gang, reason)
+
+    def _fit(self, owner: str, members: Sequence[_Member]) -> dict[str, str] | None:
         """Take room for all members, or for none."""
         taken: dict[str, str] = {}
-        undo: list[tuple[str, Amount]] = []
+        undo: list[tuple[str, Amount, Amount]] = []
         for shape, key in members:
-            node = self._choose(shape, [*self._peers[owner], *taken.values()])
+            node = self._choose(shape, [*self._peers[owner], *taken.values()] if shape.spread else ())
             if node is None:
-                for name, room in reversed(undo):
-                    self._free[name] = room
+                for name, free, soon in reversed(undo):
+                    self._set(name, free, soon)
                 return None
-            undo.append((node, self._free[node]))
-            self._free[node] = subtract(self._free[node], shape[0])
+            undo.append((node, self._free[node], self._soon[node]))
+            self._set(node, subtract(self._free[node], shape.need), subtract(self._soon[node], shape.need))
             taken[key] = node
         return taken
 
-    def _choose(self, shape: _Shape, peers: Sequence[str]) -> str | None:
+    def _set(self, node: str, free: Amount, soon: Amount) -> None:
+        self._free[node], self._soon[node] = free, soon
+        self._room[node] = least(free, soon)
+
+    def _choose(self, shape: Shape, peers: Sequence[str]) -> str | None:
         """The fullest node that has room, so that gaps stay large; with ``spread``, in the emptiest zone."""
-        need, spread = shape[0], shape[5]
+        need, spread, room = shape.need, shape.spread, self._room
         last = self._last.get(shape)
-        if spread is None and last is not None and last not in self._held and fits(need, self._free[last]):
+        if spread is None and last is not None and last not in self._held and fits(need, room[last]):
             return last
-        open_nodes = [
-            node
-            for node in self._candidates(shape)
-            if fits(need, self._free[node.name]) and node.name not in self._held
-        ]
+        bound = self._largest.get(shape.where)
+        if bound is not None and not fits(need, bound):
+            return None
+        candidates = self._candidates(shape)
+        open_nodes = [node for node in candidates if fits(need, room[node.name]) and node.name not in self._held]
         if not open_nodes:
+            bound = NOTHING
+            for node in self._willing[shape.where]:
+                bound = most(bound, room[node.name])
+            self._largest[shape.where] = bound
             return None
         crowd: Counter[str] = Counter()
         if spread is not None:
@@ -188,146 +232,166 @@ class _Pass:
                 crowd[node.labels.get(spread, "")] if spread is not None else 0,
                 # A node with GPUs is kept for who needs them.
                 node.capacity.gpu > 0 and need[2] == 0,
-                self._free[node.name][2],
-                self._free[node.name][0],
-                self._free[node.name][1],
+                room[node.name][2],
+                room[node.name][0],
+                room[node.name][1],
                 node.name,
             ),
         )
         self._last[shape] = best.name
         return best.name
 
-    def _candidates(self, shape: _Shape) -> list[NodeView]:
-        """The nodes that may take the shape and are large enough when empty."""
-        known = self._eligible.get(shape)
+    def _may(self, where: Where) -> list[NodeView]:
+        """The nodes that may take such a claim, whatever their room."""
+        known = self._willing.get(where)
         if known is None:
-            known = [
-                node for node in self._nodes if not _objection(shape, node) and fits(shape[0], amount(node.capacity))
-            ]
-            self._eligible[shape] = known
+            known = self._willing[where] = [node for node in self._nodes if not objection(where, node)]
         return known
 
-    def _hold(self, gang: Gang, kinds: tuple[_Shape, ...]) -> None:
-        """Close the gang's nodes to those behind it, if emptying them would make room for it."""
-        rooms = {node.name: subtract(amount(node.capacity), node.lasting) for node in self._nodes}
-        if not self._fits_in(kinds, rooms):
+    def _candidates(self, shape: Shape) -> list[NodeView]:
+        """The nodes that may take the shape and are large enough when empty."""
+        key = (shape.where, shape.need)
+        known = self._eligible.get(key)
+        if known is None:
+            known = [node for node in self._may(shape.where) if fits(shape.need, self._capacity[node.name])]
+            self._eligible[key] = known
+        return known
+
+    def _promise(self, gang: Gang, kinds: _Kinds, need: Counter[str]) -> Refusal | None:
+        """Keep for it what is being given back, when that will be enough."""
+        if not (self._some_leave and self._quotas.fits_soon(gang.workspace, need)):
+            return None
+        found = self._assign(kinds, self._soon)
+        if found is None:
+            return None
+        self._keep(gang, found, need)
+        ending = [one.title for one in self._occupants if one.leaves_for == gang.name]
+        return Refusal(gang, refusals.waits_for_leaving(kinds, ending))
+
+    def _evict(self, gang: Gang, kinds: _Kinds, need: Counter[str]) -> Refusal | None:
+        """Have others end for it. While some do, it has no more of them end for the same need."""
+        if self._lowest is None or self._lowest > gang.priority or gang.name in self._leave_for:
+            return None
+
+        def feasible(gone: Sequence[Occupant]) -> list[str] | None:
+            rooms, less = dict(self._soon), Counter[str]()
+            for one in gone:
+                for node, use in one.uses.items():
+                    if node in rooms:
+                        rooms[node] = add(rooms[node], use)
+                if one.workspace == gang.workspace:
+                    less.update(one.counts)
+            if not self._quotas.fits_soon(gang.workspace, need, less):
+                return None
+            found = self._assign(kinds, rooms)
+            return None if found is None else [node for node, _ in found]
+
+        chosen = victims(candidates(self._occupants, gang.priority, gang.owner), feasible)
+        if not chosen:
+            return None
+        for one in chosen:
+            self._quotas.leave(one.workspace, one.counts)
+            for node, use in one.uses.items():
+                if node in self._soon:
+                    self._set(node, self._free[node], add(self._soon[node], use))
+        self._some_leave = True
+        gone = {id(one) for one in chosen}
+        self._occupants = [
+            replace(one, leaving=True, leaves_for=gang.name) if id(one) in gone else one for one in self._occupants
+        ]
+        found = self._assign(kinds, self._soon)
+        assert found is not None, "who was found to make room makes it"
+        self._keep(gang, found, need)
+        return Refusal(gang, refusals.waits_for_leaving(kinds, [one.title for one in chosen]), chosen)
+
+    def _keep(self, gang: Gang, found: Sequence[tuple[str, Amount]], need: Counter[str]) -> None:
+        """Nobody behind gets what the gang will need."""
+        for node, use in found:
+            self._set(node, self._free[node], subtract(self._soon[node], use))
+        self._quotas.promise(gang.workspace, need)
+
+    def _hold(self, gang: Gang, kinds: _Kinds, need: Counter[str], beyond: str) -> None:
+        """Close the gang's nodes, or its quota, to those behind it, if their emptying would make room for it."""
+        if not beyond and kinds in self._holding:
             return
+        rooms = {node.name: subtract(self._capacity[node.name], node.lasting) for node in self._nodes}
+        if self._assign(kinds, rooms, held=True) is None:
+            return
+        if beyond:
+            self._quotas.hold(gang.workspace, need, gang.title or gang.name)
+            return
+        self._holding.add(kinds)
         for shape in set(kinds):
             for node in self._candidates(shape):
                 self._held.setdefault(node.name, gang.title or gang.name)
 
-    def _fits_in(self, kinds: Sequence[_Shape], rooms: Mapping[str, Amount]) -> bool:
-        left = dict(rooms)
+    def _assign(
+        self, kinds: Sequence[Shape], rooms: Mapping[str, Amount], *, held: bool = False
+    ) -> list[tuple[str, Amount]] | None:
+        """A node for each, in such room; ``held``: nodes that are held for others count, too."""
+        left, found = dict(rooms), list[tuple[str, Amount]]()
         for shape in kinds:
-            node = next((n.name for n in self._candidates(shape) if fits(shape[0], left[n.name])), None)
-            if node is None:
-                return False
-            left[node] = subtract(left[node], shape[0])
-        return True
+            for node in self._candidates(shape):
+                name = node.name
+                if fits(shape.need, left[name]) and (held or name not in self._held):
+                    left[name] = subtract(left[name], shape.need)
+                    found.append((name, shape.need))
+                    break
+            else:
+                return None
+        return found
 
-    def _explain(self, kinds: tuple[_Shape, ...]) -> str:
+    def _grow(self, placed: Placement) -> Result:
+        """Optional claims, one by one, in what all others left."""
+        gang, found, reason = placed.gang, dict(placed.nodes), ""
+        for claim in sorted((claim for claim in gang.claims if claim.optional), key=lambda claim: claim.key):
+            need = counts([claim])
+            said = (
+                self._quotas.never(gang.workspace, need)
+                or self._quotas.spent(gang.workspace, claim.lasting)
+                or self._quotas.objection(gang.workspace, need)
+            )
+            shape = shape_of(claim)
+            taken = None if said else self._fit(gang.owner, [(shape, claim.key)])
+            if taken is None:
+                reason = said or self._impossible((shape,)) or refusals.waits_to_grow(shape)
+                continue
+            self._peers[gang.owner] += taken.values()
+            self._quotas.take(gang.workspace, need)
+            found |= taken
+        return Placement(gang, found, reason) if found else Refusal(gang, reason)
+
+    def _explain(self, kinds: _Kinds, far: bool) -> str:
+        known = self._told.get((kinds, far))
+        if known is None:
+            known = self._told[kinds, far] = self._reason(kinds, far)
+        return known
+
+    def _reason(self, kinds: _Kinds, far: bool) -> str:
+        impossible = self._impossible(kinds)
+        if impossible or far:
+            return impossible or refusals.waits_far_back(kinds, EXACTLY_TOLD)
+        nodes = {node.name: node for shape in dict.fromkeys(kinds) for node in self._candidates(shape)}
+        holders = sorted({self._held[name] for name in nodes if name in self._held})
+        emptiest = sorted(nodes, key=lambda name: (tuple(-room for room in self._free[name]), name))
+        rooms = [(name, self._free[name], self._capacity[name]) for name in emptiest]
+        return refusals.waits_for_capacity(kinds, rooms, holders)
+
+    def _impossible(self, kinds: _Kinds) -> str:
+        """Why even empty nodes would not do; empty when they would."""
         if not self._nodes:
             return "no node has reported yet"
         for shape in dict.fromkeys(kinds):
-            willing = [node for node in self._nodes if not _objection(shape, node)]
+            willing = self._may(shape.where)
             if not willing:
-                return _all_object(shape, self._nodes)
+                return refusals.no_node_may(shape, self._nodes)
             if not self._candidates(shape):
-                return _too_large(shape[0], willing)
-        if not self._fits_in(kinds, {node.name: amount(node.capacity) for node in self._nodes}):
-            return f"larger than all nodes together: needs {_told(kinds)}, more than they have when empty"
-        holders = {
-            self._held[node.name] for shape in kinds for node in self._candidates(shape) if node.name in self._held
-        }
-        behind = f"; waits behind {', '.join(sorted(holders))}" if holders else ""
-        rooms = sorted(
-            {node.name: node for shape in kinds for node in self._candidates(shape)}.values(),
-            key=lambda node: (tuple(-room for room in self._free[node.name]), node.name),
-        )
-        told = [
-            f"node {node.name} has {_free_of(self._free[node.name], amount(node.capacity), _uses_gpu(kinds))}"
-            for node in rooms[:_NODES_TOLD]
-        ]
-        if len(rooms) > _NODES_TOLD:
-            told.append(f"{len(rooms) - _NODES_TOLD} more nodes have no more")
-        return f"waits for capacity: needs {_told(kinds)}; {'; '.join(told)}{behind}"
+                return refusals.too_large(shape.need, [self._capacity[node.name] for node in willing])
+        if len(kinds) > 1 and self._assign(kinds, self._capacity, held=True) is None:
+            return refusals.larger_than_all(kinds)
+        return ""
 
 
-def _size(member: tuple[_Shape, str]) -> tuple[int, int, int, str]:
-    (cpu, memory, gpu), key = member[0][0], member[1]
+def _size(member: _Member) -> tuple[int, int, int, str]:
+    (cpu, memory, gpu), key = member[0].need, member[1]
     return gpu, memory, cpu, key
-
-
-def _objection(shape: _Shape, node: NodeView) -> str:
-    """Why the node may not take the shape, whatever its room; empty when it may."""
-    (_, _, gpus), model, gpu_memory, selector, tolerations, _ = shape
-    if node.away:
-        return f"node {node.name} does not answer"
-    if node.cordoned:
-        return f"node {node.name} is cordoned"
-    for key, value in selector:
-        if node.labels.get(key) != value:
-            return f"no label {key}={value}"
-    for taint in node.taints:
-        # A taint "gpu=true" is tolerated by itself or by its key.
-        if taint not in tolerations and taint.partition("=")[0] not in tolerations:
-            return f"taint {taint} is not tolerated"
-    if gpus and model and node.capacity.gpu_model != model:
-        return f"no GPU {model}"
-    if gpus and gpu_memory and (node.capacity.gpu_memory or 0) < gpu_memory:
-        return f"no GPU with {format_bytes(gpu_memory)}"
-    return ""
-
-
-def _all_object(shape: _Shape, nodes: Sequence[NodeView]) -> str:
-    objections = Counter(_objection(shape, node) for node in nodes)
-    if len(objections) == 1:
-        only = next(iter(objections))
-        if only.startswith("no "):
-            return f"no node has {only.removeprefix('no ')}"
-        return only if len(nodes) == 1 else f"on every node {only}"
-    told = [f"{text} ({count} of {len(nodes)} nodes)" for text, count in sorted(objections.items())[:_NODES_TOLD]]
-    return f"no node may take it: {'; '.join(told)}"
-
-
-def _too_large(need: Amount, nodes: Sequence[NodeView]) -> str:
-    rooms = [amount(node.capacity) for node in nodes]
-    largest: Amount = (max(r[0] for r in rooms), max(r[1] for r in rooms), max(r[2] for r in rooms))
-    for index, (wanted, most) in enumerate(zip(_parts(need), _parts(largest), strict=True)):
-        if need[index] > largest[index]:
-            return f"larger than any node: needs {wanted}, the largest has {most}"
-    return f"larger than any node: no node has {_amount_told(need)} together"
-
-
-def _told(kinds: Sequence[_Shape]) -> str:
-    counted = Counter(shape[0] for shape in kinds)
-    return " and ".join(
-        f"{count} × ({_amount_told(need)})" if count > 1 or len(counted) > 1 else _amount_told(need)
-        for need, count in counted.items()
-    )
-
-
-def _parts(value: Amount) -> tuple[str, str, str]:
-    cpu, memory, gpu = value
-    return f"{format_cpu(cpu)} CPU", f"{format_bytes(memory)} memory", f"{gpu} GPU"
-
-
-def _amount_told(need: Amount) -> str:
-    cpu, memory, gpu = _parts(need)
-    return f"{cpu}, {memory}, {gpu}" if need[2] else f"{cpu}, {memory}"
-
-
-def _uses_gpu(kinds: Sequence[_Shape]) -> bool:
-    return any(shape[0][2] for shape in kinds)
-
-
-def _free_of(free: Amount, capacity: Amount, gpu: bool) -> str:
-    """``1 CPU free of 2, 3Gi memory free of 23Gi``: nodes may hold more than they have, when they shrank."""
-    room = (max(free[0], 0), max(free[1], 0), max(free[2], 0))
-    told = [
-        f"{format_cpu(room[0])} CPU free of {format_cpu(capacity[0])}",
-        f"{format_bytes(room[1])} memory free of {format_bytes(capacity[1])}",
-    ]
-    if gpu:
-        told.append(f"{room[2]} GPU free of {capacity[2]}")
-    return ", ".join(told)

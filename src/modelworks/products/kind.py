@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection
 
 from modelworks.kernel.decision import Decision
+from modelworks.kernel.errors import Forbidden
 from modelworks.kernel.principal import PLATFORM, Principal
 from modelworks.kernel.resource import Metadata, Resource
 from modelworks.kernel.run import RunObservation
@@ -90,6 +91,15 @@ class World(Protocol):
         ...
 
 
+def check_may_write(kind: Kind, principal: Principal) -> None:
+    """Raises Forbidden for a key that may not write resources of the kind."""
+    if kind.administrators and not principal.administrator:
+        raise Forbidden(
+            f"the key {principal.name} may not change a {kind.name}: that is for keys of all workspaces",
+            remedy="ask who runs the platform",
+        )
+
+
 def resolve_nothing(metadata: Metadata, spec: Any, lookup: Lookup) -> Resolved:
     """For kinds whose spec holds no names."""
     return Resolved()
@@ -100,7 +110,7 @@ class Kind:
     """One kind. ``decide`` is None for kinds that are data only (an instance type): they are ready once stored.
 
     ``immutable`` spec paths may not change in an update (apply answers Conflict); ``check_delete`` raises Conflict for
-    what may not be deleted now.
+    what may not be deleted now. What is for ``administrators`` only keys of the whole platform write.
     """
 
     name: str
@@ -112,4 +122,5 @@ class Kind:
     decide: Callable[[Resource, Any, datetime], Decision] | None = None
     immutable: tuple[str, ...] = ()
     check_delete: Callable[[Resource, Connection], None] | None = None
+    administrators: bool = False
     example: dict[str, Any] = field(default_factory=dict)
