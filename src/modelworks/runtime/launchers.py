@@ -32,6 +32,7 @@ MODULES = frozenset(
         "deepspeed.launcher.runner",
         "horovod.runner",
         "horovod.runner.launch",
+        "modelworks.runtime.mpi",
         "torch.distributed.launch",
         "torch.distributed.launcher",
         "torch.distributed.run",

@@ -80,6 +80,8 @@ def mpi(gang: Gang, member: Member, *, name: str) -> dict[str, str]:
         "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
         "OMPI_MCA_orte_leave_session_attached": "1",
         "PRTE_MCA_prte_leave_session_attached": "1",
+        # Two daemons on one machine crash over the map of its cores that they would share.
+        "OMPI_MCA_rtc_hwloc_vmhole": "none",
         # A job's name may hold dots.
         "OMPI_MCA_orte_keep_fqdn_hostnames": "1",
         "PRTE_MCA_prte_keep_fqdn_hostnames": "1",
