@@ -13,7 +13,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from modelworks.home import Home
@@ -24,8 +24,9 @@ from modelworks.supervisor.state import Process, State
 # Who goes when: no one before those that use it. Units that are named nowhere go first. The controller goes before the
 # workloads: it would take a stopped replica for one that crashed, and start another.
 BEFORE_WORKLOADS = (("gateway",), ("courier",), ("controller",))
-AFTER_WORKLOADS = (("agent",), ("weed", "postgres"))
+AFTER_WORKLOADS = (("agent", "bridge"), ("weed", "postgres"))
 _KILL_TIMEOUT = 10.0
+_NODE_TAKES, _NODES_TAKE = 15.0, 60.0  # seconds beyond the grace
 Say = Callable[[str], None]
 
 
@@ -36,7 +37,7 @@ def stop_everything(home: Home, state: State, sweep: Sequence[str], grace: float
     # Further gateways are named nowhere, and go with those: the first one answers until then.
     for group in (tuple(name for name in living if name not in named), *BEFORE_WORKLOADS):
         stop_processes([living[name] for name in group if name in living], say)
-    _stop_workloads(home, state.processes.get("agent"), sweep, grace, say)
+    _stop_workloads(home, state.processes, sweep, grace, say)
     for group in AFTER_WORKLOADS:
         stop_processes([living[name] for name in group if name in living], say)
     remove_sockets(home, state.processes.values())
@@ -79,10 +80,18 @@ def ended(pidfd: int, timeout: float) -> bool:
     return bool(poll.poll(max(0.0, timeout) * 1000))
 
 
-def _stop_workloads(home: Home, agent: Process | None, sweep: Sequence[str], grace: float, say: Say) -> None:
+def _stop_workloads(home: Home, processes: Mapping[str, Process], sweep: Sequence[str], grace: float, say: Say) -> None:
+    agent, bridge = processes.get("agent"), processes.get("bridge")
+    if bridge is not None and bridge.alive():
+        try:
+            _ask_to_stop_all(home.bridge_socket, grace, _NODES_TAKE)
+        except OSError as error:
+            say(f"the nodes do not all stop their workloads ({error}); those end when their leases do")
+        else:
+            say("workloads stopped on the nodes")
     if agent is not None and agent.alive():
         try:
-            _ask_to_stop_all(home, grace)
+            _ask_to_stop_all(home.agent_socket, grace, _NODE_TAKES)
         except OSError as error:
             say(f"the agent does not stop its workloads ({error}); they are stopped without it")
         else:
@@ -97,15 +106,15 @@ def _stop_workloads(home: Home, agent: Process | None, sweep: Sequence[str], gra
             say(done.stdout.strip())
 
 
-def _ask_to_stop_all(home: Home, grace: float) -> None:
+def _ask_to_stop_all(door: Path, grace: float, more: float) -> None:
     """``POST /stop-all``; returns when every workload has ended. Raises OSError when the agent does not do it."""
     body = json.dumps({"grace": grace})
     request = (
         "POST /stop-all HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
     )
-    with connect(f"unix:{home.agent_socket}", 2.0) as stream:
-        stream.settimeout(grace + 15.0)
+    with connect(f"unix:{door}", 2.0) as stream:
+        stream.settimeout(grace + more)
         stream.sendall(request.encode("ascii"))
         answer = b""
         while part := stream.recv(4096):

@@ -82,6 +82,8 @@ def look(home: Home) -> Status:
     if node.get("isolation_note"):
         notes.append(str(node["isolation_note"]))
     notes += [str(note) for note in node.get("notes", ())]
+    if "bridge" in state.processes:
+        notes += _of_the_cluster(get_json(f"unix:{home.bridge_socket}", "/nodes") or {})
     return Status(
         state=summary,
         home=str(home.root),
@@ -93,6 +95,21 @@ def look(home: Home) -> Status:
         notes=tuple(notes),
         resources=_resources(home),
     )
+
+
+def _of_the_cluster(said: dict[str, Any]) -> list[str]:
+    """How many nodes work, and what keeps the others from it."""
+    if not said.get("connected"):
+        return [f"the Ray cluster: {said.get('message') or 'the bridge does not answer'}"]
+    nodes = said["nodes"]
+    ready = [node for node in nodes if node["state"] == "ready"]
+    notes = [f"{len(ready)} of {len(nodes)} nodes of the Ray cluster take work"]
+    for node in nodes:
+        if node["problem"]:
+            notes.append(f"node {node['name'] or node['address']}: {node['problem']}")
+        if node["draining"]:
+            notes.append(f"node {node['name'] or node['address']} is being drained by Ray")
+    return notes
 
 
 def _row(process: Process) -> Row:

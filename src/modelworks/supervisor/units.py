@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from modelworks.home import Home
 from modelworks.settings import MOST_GATEWAYS, Settings
-from modelworks.supervisor import publicsocket
+from modelworks.supervisor import cluster, publicsocket
 from modelworks.supervisor.ask import Question
 from modelworks.supervisor.preparation import PUBLIC, Addresses
 from modelworks.supervisor.unit import Unit
@@ -40,11 +40,16 @@ def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
     Raises SetupFailed and Invalid.
     """
     settings = Settings.load(home)
+    lines = cluster.check(settings, os.environ)
     addresses = choose(settings, asked)
     tell({"addresses": asdict(addresses)})
+    for line in lines:
+        tell({"line": line})
     for unit in gateways(home, settings.gateways or default_gateways(os.cpu_count() or 1)):
         tell({"unit": asdict(unit)})
-    for name in ("agent", "courier", *(["controller"] if controller_may_load(home, settings) else [])):
+    # On a cluster this machine takes work as one of its nodes, if it is one.
+    agent = "agent" if settings.ray_address is None else "bridge"
+    for name in (agent, "courier", *(["controller"] if controller_may_load(home, settings) else [])):
         tell({"unit": asdict(ours(home, name))})
     return settings, addresses
 
@@ -82,7 +87,7 @@ def choose(settings: Settings, asked: Asked) -> Addresses:
         port=pick("port", asked.port, asked.known_port),
         s3_port=s3_port,
         shown_host=shown,
-        s3_url=settings.s3_endpoint or f"http://{in_url}:{s3_port}",
+        s3_url=settings.advertise_s3_url or settings.s3_endpoint or f"http://{in_url}:{s3_port}",
         advertise_url=settings.advertise_url,
     )
 
@@ -124,6 +129,7 @@ def ours(home: Home, name: str) -> Unit:
     questions = {
         "controller": (Question(f"unix:{home.controller_socket}", "/api/v1/healthz"),),
         "agent": (Question(f"unix:{home.agent_socket}"),),
+        "bridge": (Question(f"unix:{home.bridge_socket}"),),
         "courier": (Question(f"unix:{home.courier_control_socket}", "/metrics"),),
     }
     return Unit(
