@@ -78,12 +78,14 @@ class AgentProcess:
     def __init__(self, home: Home, env: Mapping[str, str]) -> None:
         self.home = home
         self.client = AgentClient(home.agent_socket)
-        self._env = {**os.environ, **env}
+        self.env = {**os.environ, **env}
         self.process: subprocess.Popen[bytes]
 
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", _PROGRAM + f"process.run(Home(Path({str(self.home.root)!r})))"]
+
     def spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", _PROGRAM + f"process.run(Home(Path({str(self.home.root)!r})))"]
-        return subprocess.Popen(command, env=self._env)
+        return subprocess.Popen(self.command(), env=self.env)
 
     def start(self) -> None:
         self.process = self.spawn()
@@ -96,9 +98,9 @@ class AgentProcess:
 
 
 @contextmanager
-def running_agent(home: Home, **env: str) -> Iterator[AgentProcess]:
+def running_agent(home: Home, kind: type[AgentProcess] = AgentProcess, /, **env: str) -> Iterator[AgentProcess]:
     """An agent of ``home`` and, afterwards, nothing of it."""
-    agent = AgentProcess(home, env)
+    agent = kind(home, env)
     agent.start()
     try:
         yield agent

@@ -16,7 +16,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,15 @@ class Listing:
     digest: str
 
 
+class NoRoom(Exception):
+    """The node's disk has not the bytes that an input needs."""
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(f"{needed} bytes are needed, {free} are free")
+        self.needed = needed
+        self.free = free
+
+
 class InputCache:
     """Safe to use from several threads; one agent uses one directory."""
 
@@ -56,10 +65,11 @@ class InputCache:
         for path in self.root.glob(".new-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def fetch(self, item: Input, holder: str, progress: Progress) -> tuple[str, Path]:
+    def fetch(self, item: Input, holder: str, progress: Progress, spare: int = 0) -> tuple[str, Path]:
         """The key and directory of ``item``, held for ``holder`` until it is released.
 
-        Raises NotFound naming the URI, Unavailable when the store cannot be reached, Invalid for a bad archive.
+        ``spare`` bytes stay free beside it. Raises NotFound naming the URI, Unavailable when the store cannot be
+        reached, Invalid for a bad archive, and NoRoom when it does not fit on the disk.
         """
         listing = None if item.digest else self.list(item.uri)
         key = _key(item, item.digest or (listing.digest if listing else ""))
@@ -69,7 +79,7 @@ class InputCache:
         with making:
             entry = self.root / key
             if not (entry / "size").exists():
-                self._make(item, listing or self.list(item.uri), entry, progress)
+                self._make(item, self._fitting(listing or self.list(item.uri), spare), entry, progress)
             os.utime(entry / "size")
         self.evict()
         return key, entry / "data"
@@ -103,22 +113,44 @@ class InputCache:
             raise NotFound(f"there is no object at {text}", remedy=f"upload the data, or correct the URI; see {uri}")
         return Listing(uri, True, sum(size for _, size, _ in infos), _digest(infos))
 
-    def evict(self) -> None:
+    def evict(self, bound: int | None = None) -> None:
         """Drop the longest unused entries until the bound is kept. What a run holds stays."""
+        most = self.bound if bound is None else bound
         with self._lock:
-            entries = []
-            for marker in self.root.glob("*/size"):
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    entries.append((marker.stat().st_mtime, int(marker.read_text()), marker.parent))
+            entries = self._entries()
             total = sum(size for _, size, _ in entries)
             for _, size, entry in sorted(entries):
-                if total <= self.bound:
+                if total <= most:
                     break
                 if entry.name not in self._holders:
                     gone = self.root / f".new-{uuid.uuid4().hex}"
                     entry.rename(gone)
                     shutil.rmtree(gone, ignore_errors=True)
                     total -= size
+
+    def _entries(self) -> Sequence[tuple[float, int, Path]]:
+        """Last use, bytes and directory of each."""
+        entries = []
+        for marker in self.root.glob("*/size"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                entries.append((marker.stat().st_mtime, int(marker.read_text()), marker.parent))
+        return entries
+
+    def _fitting(self, listing: Listing, spare: int) -> Listing:
+        """What is to be downloaded, once there is room for it: entries that nobody uses make place."""
+        if self._free() < listing.size + spare:
+            self.evict(min(self.bound, max(0, self._total() + self._free() - listing.size - spare)))
+        free = self._free()
+        if free < listing.size + spare:
+            raise NoRoom(listing.size, free)
+        return listing
+
+    def _free(self) -> int:
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
+
+    def _total(self) -> int:
+        return sum(size for _, size, _ in self._entries())
 
     def _make(self, item: Input, listing: Listing, entry: Path, progress: Progress) -> None:
         staged = self.root / f".new-{uuid.uuid4().hex}"

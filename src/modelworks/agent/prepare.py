@@ -8,9 +8,12 @@ from pathlib import Path
 
 from modelworks.agent.access import RunAccess
 from modelworks.agent.environments import summary
+from modelworks.agent.cache import NoRoom
+from modelworks.agent.devices import shortage
 from modelworks.agent.tools import Tools
 from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound
 from modelworks.kernel.run import Input, Output, RunReason, RunSpec
+from modelworks.kernel.quantities import format_bytes
 from modelworks.objectstore.transfer import download_overlay
 from modelworks.objectstore.uri import ObjectUri
 from modelworks.runtime import container_launch, launch
@@ -67,7 +70,12 @@ class Preparation:
                 self.say(f"downloading {item.channel} {percent} %")
 
         try:
-            key, path = await self.tools.work(self.tools.cache.fetch, item, self.spec.key, progress)
+            key, path = await self.tools.work(self.tools.cache.fetch, item, self.spec.key, progress, self.spec.disk)
+        except NoRoom as error:
+            needed, free = format_bytes(error.needed), format_bytes(error.free)
+            beside = f" beside the {format_bytes(self.spec.disk)} of preflight.disk" if self.spec.disk else ""
+            message = f"input {item.channel} ({item.uri}) is {needed}, and node {self.tools.node_name} has {free} free"
+            raise Ended(RunReason.PREFLIGHT_FAILED, message + beside) from error
         except (NotFound, Forbidden, Invalid, ValueError) as error:
             detail = error.detail if isinstance(error, ModelworksError) else str(error)
             message = f"input {item.channel}: {detail}" + ("" if item.uri in detail else f" ({item.uri})")
@@ -107,6 +115,8 @@ class Preparation:
     def write_launch(self, prepared: Prepared) -> None:
         """Directories, limits, and at last ``launch.json``."""
         spec, tools = self.spec, self.tools
+        if said := shortage(spec.resources.gpu, prepared.gpus, tools.gpus, tools.node_name):
+            raise Ended(RunReason.PREFLIGHT_FAILED, said)
         launch.make_directories(spec, self.directory, tools.home, prepared)
         cgroups = tools.runtime.cgroups.create(spec.key, spec.resources.memory, spec.resources.cpu)
         try:
