@@ -24,6 +24,13 @@ class Finisher:
         ]
         self._log = LogShipper(directory, spec.log_uri, client) if spec.log_uri else None
         self._lock = threading.Lock()
+        self._checkpoints = [output.checkpoints for output in self._outputs if output.checkpoints]
+        self._checkpoint_lock = threading.Lock()  # they must not wait for a large file of another output
+
+    @property
+    def checkpoint(self) -> int | None:
+        """The highest step of which a checkpoint is whole in the store."""
+        return max((c.latest for c in self._checkpoints if c.latest is not None), default=None)
 
     def sync(self, closing: Callable[[], bool]) -> None:
         """Meanwhile: new log, and files that have settled."""
@@ -33,8 +40,15 @@ class Finisher:
             for output in self._outputs:
                 output.sync(closing)
 
+    def sync_checkpoints(self, closing: Callable[[], bool]) -> None:
+        """Meanwhile, and more often: checkpoints that are whole."""
+        with self._checkpoint_lock:
+            for checkpoints in self._checkpoints:
+                checkpoints.sync(closing)
+
     def finish(self, good: bool) -> dict[str, dict[str, Any]]:
         """At the end: everything, with manifests when the run was ``good``. The manifests of the outputs, by name."""
+        self.sync_checkpoints(lambda: False)
         with self._lock:
             manifests = {output.output.name: output.finish(commit=good) for output in self._outputs}
             if self._log:

@@ -15,6 +15,7 @@ from typing import Any
 
 from modelworks.agent import endings, preflight
 from modelworks.agent.access import RunAccess
+from modelworks.agent.checkpoints import PERIOD as CHECKPOINT_PERIOD
 from modelworks.agent.finish import Finisher
 from modelworks.agent.lease import RunLease
 from modelworks.agent.logs import PERIOD as LOG_PERIOD
@@ -205,7 +206,10 @@ class RunLife:
             os.close(descriptor)
 
     def _duties(self) -> list[Duty]:
-        duties: list[Duty] = [self._ship]
+        duties: list[Duty] = [
+            partial(self._ship, LOG_PERIOD, self.finisher.sync),
+            partial(self._ship, CHECKPOINT_PERIOD, self.finisher.sync_checkpoints),
+        ]
         if self.spec.listen:
             duties.append(self._readiness(self.spec.listen).watch)
             if self.spec.listen.metrics:
@@ -233,13 +237,13 @@ class RunLife:
         await asyncio.sleep(max(0.0, self._began() + limit - time.time()))
         await self.tools.call(self.stop, self.spec.grace, RunReason.TIME_LIMIT)
 
-    async def _ship(self) -> None:
-        """Log and outputs on their way while the run works; what fails is sent again, and at the latest at the end."""
+    async def _ship(self, period: float, sync: Callable[[Callable[[], bool]], None]) -> None:
+        """What leaves the run while it works; what fails is sent again, and at the latest at the end."""
         while True:
-            await asyncio.sleep(LOG_PERIOD)
+            await asyncio.sleep(period)
             try:
                 # Shielded: a thread cannot be cancelled, and the end must not overtake it.
-                await asyncio.shield(self.tools.work(self.finisher.sync, self._process_ended.is_set))
+                await asyncio.shield(self.tools.work(sync, self._process_ended.is_set))
             except ModelworksError as error:
                 log.warning("run %s: uploading meanwhile: %s", self.spec.key, error.detail)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelworks.agent.checkpoints import CheckpointUploader, is_checkpoint
 from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.kernel.run import Output
 from modelworks.objectstore import transfer
@@ -41,7 +42,10 @@ class Found:
 
 
 class OutputUploader:
-    """One output of one run. Not for several threads at once."""
+    """One output of one run. Not for several threads at once, but for ``checkpoints``, which are sent on their own.
+
+    They are None for an output that is committed: what is in it counts as a whole.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class OutputUploader:
         self._may_commit = may_commit
         self._root = ObjectUri.parse(output.uri).folder
         self._done: dict[str, tuple[tuple[int, int], str]] = {}  # path → version, SHA-256
+        earlier = [ObjectUri.parse(uri) for uri in output.restore]
+        self.checkpoints = None if output.commit else CheckpointUploader(directory, self._root, earlier, client)
 
     def sync(self, closing: Callable[[], bool]) -> None:
         """Upload files that changed and have settled; stop early when the run is ``closing``."""
@@ -66,6 +72,8 @@ class OutputUploader:
             with contextlib.closing(_Descriptor(found.descriptor)):
                 if closing():
                     return
+                if self._is_checkpoint(found):
+                    continue
                 if now - found.modified > _SETTLED * 1e9:
                     self._upload(found)
 
@@ -78,6 +86,9 @@ class OutputUploader:
         with ThreadPoolExecutor(_PARALLEL) as pool:
             waiting = []
             for found in walk(self.directory, links=True):
+                if self._is_checkpoint(found):
+                    os.close(found.descriptor)
+                    continue
                 present.add(found.path)
                 waiting.append(pool.submit(self._upload_closing, found))
                 if len(waiting) >= 4 * _PARALLEL:  # bounds the open descriptors
@@ -98,6 +109,9 @@ class OutputUploader:
         self._may_commit()
         self.client.put(self._root / MANIFEST, json.dumps(document | {"files": files}).encode())
         return {"uri": str(self._root), "digest": digest, "size": size, "files": len(files)}
+
+    def _is_checkpoint(self, found: Found) -> bool:
+        return self.checkpoints is not None and is_checkpoint(self.directory, found.path)
 
     def _upload_closing(self, found: Found) -> None:
         with contextlib.closing(_Descriptor(found.descriptor)):

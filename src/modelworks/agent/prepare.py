@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from modelworks.agent import checkpoints
 from modelworks.agent.access import RunAccess
 from modelworks.agent.environments import summary
 from modelworks.agent.cache import NoRoom
@@ -14,7 +15,6 @@ from modelworks.agent.tools import Tools
 from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound
 from modelworks.kernel.run import Input, Output, RunReason, RunSpec
 from modelworks.kernel.quantities import format_bytes
-from modelworks.objectstore.transfer import download_overlay
 from modelworks.objectstore.uri import ObjectUri
 from modelworks.runtime import container_launch, launch
 from modelworks.runtime.launch import Prepared
@@ -90,7 +90,8 @@ class Preparation:
         self.say(f"restoring {output.name}")
         directory, client = self.directory.output(output.name), self.tools.client
         try:
-            await self.tools.work(download_overlay, client, [ObjectUri.parse(uri) for uri in output.restore], directory)
+            earlier = [ObjectUri.parse(uri) for uri in output.restore]
+            await self.tools.work(checkpoints.restore, client, earlier, directory)
         except (NotFound, Forbidden, Invalid) as error:
             raise Ended(RunReason.INPUT_MISSING, f"restoring {output.name}: {error.detail}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 
@@ -104,13 +104,24 @@ def download_overlay(
         for item in client.list(uri.folder):
             if not item.key.endswith("/"):
                 found.setdefault(item.key.removeprefix(uri.folder.key), (ObjectUri(uri.bucket, item.key), item))
-    targets = [(source, _below(directory, name)) for name, (source, _) in found.items()]
+    download_named(client, {name: source for name, (source, _) in found.items()}, directory, parallel, progress)
+    return [item for _, item in found.values()]
+
+
+def download_named(
+    client: ObjectClient,
+    sources: Mapping[str, ObjectUri],
+    directory: Path,
+    parallel: int = 8,
+    progress: Progress | None = None,
+) -> None:
+    """Objects as files below ``directory`` by their names there. Raises Invalid for a name that has no place there."""
+    targets = [(source, _below(directory, name)) for name, source in sources.items()]
     directory.mkdir(parents=True, exist_ok=True)
     _each(
         parallel,
         [lambda source=source, path=path: download(client, source, path, progress) for source, path in targets],  # type: ignore[misc]
     )
-    return [item for _, item in found.values()]
 
 
 def upload_tree(

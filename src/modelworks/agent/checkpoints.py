@@ -1,0 +1,211 @@
+"""Checkpoints of ``modelworks.train`` between a run and the object store: whole ones only, in both directions.
+
+A step directory is sent within about a second of its appearance, its ``contents.json`` first and its manifest last.
+So in the store a step without manifest is torn, and one without both is a folder that only has such a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from modelworks.kernel.errors import NotFound
+from modelworks.objectstore import transfer
+from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.uri import ObjectUri
+from modelworks.train import layout
+from modelworks.train.layout import CONTENTS, MANIFEST, Place, Torn
+
+log = logging.getLogger(__name__)
+
+PERIOD = 1.0  # seconds between looks
+_PARALLEL = 4
+_MOST_MANIFEST = 4 << 20  # bytes
+# What an attempt begins with: the newest of each, since a rank may have to go back to where the others are.
+_RESTORED, _RESTORED_OWN = 3, 11
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Whole = tuple[int, int, str]  # inode and time of the manifest's file, and its SHA-256
+
+
+class CheckpointUploader:
+    """The checkpoints in one folder. Not for several threads at once; ``earlier`` are the attempts before this one."""
+
+    def __init__(self, directory: Path, root: ObjectUri, earlier: Sequence[ObjectUri], client: ObjectClient) -> None:
+        self.directory = directory
+        self.root = root.folder
+        self.client = client
+        self._earlier = [uri.folder for uri in earlier]
+        self._here: dict[Place, Whole] = {}  # whole under ``root``
+        self._earlier_has: dict[Place, Whole] = {}  # as an earlier attempt sent it
+        self._looked = False
+
+    @property
+    def latest(self) -> int | None:
+        """The highest step that is whole in the store, of this attempt or those before it."""
+        return max((place.step for place in (*self._here, *self._earlier_has)), default=None)
+
+    def sync(self, closing: Callable[[], bool] = lambda: False) -> None:
+        """Send what is new, the newest first, then drop what is gone here; stop early when the run is ``closing``."""
+        present = layout.places(self.directory)
+        for place in sorted(present, key=lambda p: (-p.step, p.rank is None)):
+            if closing():
+                return
+            try:
+                with _opened(self.directory, place) as files:
+                    self._send(place, files)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # retention was faster than we
+            except Torn as error:
+                log.info("%s/%s is not uploaded: %s", self.root, place.name, error)
+        self._looked = True
+        self._prune(set(present))
+
+    def _send(self, place: Place, files: dict[str, int]) -> None:
+        if MANIFEST not in files:
+            return
+        status = os.fstat(files[MANIFEST])
+        for known in (self._here, self._earlier_has):
+            if place in known and known[place][:2] == (status.st_ino, status.st_mtime_ns):
+                return
+        manifest = os.pread(files[MANIFEST], _MOST_MANIFEST, 0)
+        _, expected = layout.parse_manifest(manifest)
+        layout.check_sizes(expected, {name: os.fstat(file).st_size for name, file in files.items()})
+        whole = (status.st_ino, status.st_mtime_ns, hashlib.sha256(manifest).hexdigest())
+        target = self.root / place.name
+        if not self._looked:
+            # An agent that was started again, or what was restored: it need not be sent twice.
+            for folder in (self.root, *self._earlier):
+                if self._get(folder / place.name / MANIFEST) == manifest:
+                    (self._here if folder == self.root else self._earlier_has)[place] = whole
+                    return
+        if place in self._here:
+            self.client.delete(target / MANIFEST)  # the same step once more: torn until it is whole again
+            del self._here[place]
+        self._upload(files[CONTENTS], target / CONTENTS)
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            rest = [name for name in expected if name != CONTENTS]
+            for done in [pool.submit(self._upload, files[name], target / name) for name in rest]:
+                done.result()
+        self.client.put(target / MANIFEST, manifest)
+        self._earlier_has.pop(place, None)
+        self._here[place] = whole
+
+    def _upload(self, descriptor: int, uri: ObjectUri) -> None:
+        transfer.upload(self.client, Path(f"/proc/self/fd/{descriptor}"), uri)
+
+    def _prune(self, present: set[Place]) -> None:
+        """Delete what retention has removed, while something newer is whole; the last one stays whatever happens."""
+        stays = {place.rank for place in present if place in self._here}
+        for place in [place for place in self._here if place not in present and place.rank in stays]:
+            delete(self.client, self.root / place.name)
+            del self._here[place]
+        for place in [place for place in self._earlier_has if place not in present and place.rank in stays]:
+            del self._earlier_has[place]  # another attempt's, which keeps its own
+
+    def _get(self, uri: ObjectUri) -> bytes | None:
+        try:
+            return self.client.get(uri)
+        except NotFound:
+            return None
+
+
+def delete(client: ObjectClient, uri: ObjectUri) -> None:
+    """A checkpoint in the store is gone; one that is half deleted does not look whole, and still looks like one."""
+    client.delete(uri / MANIFEST)
+    rest = [item.key for item in client.list(uri)]
+    for key in sorted(rest, key=lambda key: key.endswith(f"/{CONTENTS}")):
+        client.delete(ObjectUri(uri.bucket, key))
+
+
+def restore(client: ObjectClient, uris: Sequence[ObjectUri], directory: Path) -> None:
+    """What earlier attempts left, the latest of them first in ``uris``, as files below ``directory``.
+
+    Of checkpoints the newest few that are whole; of all other files each, and of the same name the first.
+    """
+    wanted: dict[str, ObjectUri] = {}
+    steps: dict[Place, list[tuple[ObjectUri, dict[str, int]]]] = {}
+    for uri in (uri.folder for uri in uris):
+        groups: dict[Place, dict[str, int]] = {}
+        plain: list[str] = []
+        for item in client.list(uri):
+            name = item.key.removeprefix(uri.key)
+            found = layout.split(name)
+            if found is not None:
+                groups.setdefault(found[0], {})[found[1]] = item.size
+            elif not name.endswith("/"):
+                plain.append(name)
+        for place, files in groups.items():
+            if CONTENTS in files or MANIFEST in files:
+                steps.setdefault(place, []).append((uri, files))
+            else:
+                plain += [f"{place.name}/{name}" for name in files if not name.endswith("/") and name]
+        for name in plain:
+            wanted.setdefault(name, uri / name)
+    for rank in {place.rank for place in steps}:
+        mine = sorted((place for place in steps if place.rank == rank), reverse=True, key=lambda place: place.step)
+        wanted |= _newest(client, mine, steps, _RESTORED if rank is None else _RESTORED_OWN)
+    transfer.download_named(client, wanted, directory)
+
+
+def _newest(
+    client: ObjectClient,
+    places: Sequence[Place],
+    steps: dict[Place, list[tuple[ObjectUri, dict[str, int]]]],
+    count: int,
+) -> dict[str, ObjectUri]:
+    """The objects of the first ``count`` places that some attempt has whole, by the names they get."""
+    found: dict[str, ObjectUri] = {}
+    for place in places:
+        for uri, present in steps[place]:
+            folder = uri / place.name
+            try:
+                if MANIFEST not in present:
+                    raise Torn(f"{MANIFEST} is missing")
+                _, expected = layout.parse_manifest(client.get(folder / MANIFEST))
+                layout.check_sizes(expected, present)
+            except (Torn, NotFound) as error:
+                log.info("%s is passed over: %s", folder, error)
+                continue
+            found |= {f"{place.name}/{name}": folder / name for name in (*expected, MANIFEST)}
+            count -= 1
+            break
+        if count == 0:
+            break
+    return found
+
+
+def is_checkpoint(directory: Path, path: str) -> bool:
+    """Whether the file ``path`` below ``directory`` is part of a checkpoint, whole or being written."""
+    parts = path.split("/")
+    if layout.is_temporary(parts[1] if layout.rank_of(parts[0]) is not None and len(parts) > 1 else parts[0]):
+        return True
+    found = layout.split(path)
+    return found is not None and layout.is_ours(directory / found[0].name)
+
+
+@contextmanager
+def _opened(root: Path, place: Place) -> Iterator[dict[str, int]]:
+    """The files of a step directory, open: what is renamed or deleted meanwhile stays. No links are followed."""
+    with ExitStack() as stack:
+
+        def opened(name: str, flags: int, folder: int | None) -> int:
+            descriptor = os.open(name, _FLAGS | flags, dir_fd=folder)
+            stack.callback(os.close, descriptor)
+            return descriptor
+
+        folder = opened(str(root), os.O_DIRECTORY, None)
+        for part in place.name.split("/"):
+            folder = opened(part, os.O_DIRECTORY, folder)
+        files = {}
+        for name in os.listdir(folder):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                files[name] = opened(name, 0, folder)
+        yield files
