@@ -91,7 +91,7 @@ def views(machines: Iterable[Node], stored: Iterable[StoredClaim], now: datetime
             taints=node.observation.taints,
             cordoned=node.cordoned,
             draining=node.drain_by is not None,
-            away=now - node.seen_at > silence,
+            away=node.away_at is not None or now - node.seen_at > silence,
         )
         for node in machines
     ]

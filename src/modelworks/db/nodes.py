@@ -9,10 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Text, cast, func, select, update
+from sqlalchemy import Connection, Row, Text, cast, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from modelworks.db.listen import CLAIMS, notify
+from modelworks.db.tables import claims
 from modelworks.db.tables import nodes as table
 from modelworks.kernel.run import NodeObservation
 
@@ -21,7 +22,7 @@ from modelworks.kernel.run import NodeObservation
 class Node:
     """``seen_at`` is when the node last answered; a cordoned one keeps its runs and gets no new ones.
 
-    With ``drain_by``, what can be moved leaves it until then, for ``drain_reason``.
+    With ``drain_by``, what can be moved leaves it until then, for ``drain_reason``. Since ``away_at`` it is silent.
     """
 
     observation: NodeObservation
@@ -29,6 +30,7 @@ class Node:
     cordoned: bool
     drain_by: datetime | None = None
     drain_reason: str = ""
+    away_at: datetime | None = None
 
 
 _NOTICE = "notice"  # what the reason of a drain begins with that a machine's own notice made
@@ -38,11 +40,11 @@ def put(connection: Connection, observation: NodeObservation) -> None:
     """Note that a node answered, and what it said. A new notice of its machine's owner drains it until then."""
     data = observation.model_dump(mode="json") | {"capacity": observation.capacity.dump()}
     row = connection.execute(select(table).where(table.c.name == observation.name)).one_or_none()
-    values: dict[str, Any] = {"observation": data, "seen_at": func.now()}
+    values: dict[str, Any] = {"observation": data, "seen_at": func.now(), "away_at": None}
     values |= _noticed(row.observation if row else {}, observation, row)
     statement = insert(table).values(name=observation.name, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
-    if row is None or row.observation != data:
+    if row is None or row.observation != data or row.away_at is not None:
         notify(connection, CLAIMS)  # there may be room now
 
 
@@ -67,6 +69,23 @@ def everything(connection: Connection) -> list[Node]:
 def get(connection: Connection, name: str) -> Node | None:
     row = connection.execute(_ALL.where(table.c.name == name)).one_or_none()
     return _node(row) if row else None
+
+
+def away(connection: Connection, name: str) -> None:
+    """The node does not answer: it gets no new runs until it does."""
+    connection.execute(
+        update(table).where(table.c.name == name, table.c.away_at.is_(None)).values(away_at=func.clock_timestamp())
+    )
+
+
+def owners(connection: Connection, name: str) -> list[str]:
+    """The uids of all that has room on the node."""
+    return sorted(connection.scalars(select(claims.c.uid).where(claims.c.node == name).distinct()))
+
+
+def remove(connection: Connection, name: str) -> bool:
+    """The node is no more; False when there is none of that name."""
+    return connection.execute(delete(table).where(table.c.name == name)).rowcount == 1
 
 
 def cordon(connection: Connection, name: str) -> bool:
@@ -96,12 +115,12 @@ def _change(connection: Connection, name: str, **values: Any) -> bool:
 _ALL = select(
     table.c.name,
     cast(table.c.observation, Text).label("observation"),
-    *(table.c[name] for name in ("seen_at", "cordoned", "drain_by", "drain_reason")),
+    *(table.c[name] for name in ("seen_at", "cordoned", "drain_by", "drain_reason", "away_at")),
 )
 
 
 def _node(row: Row[Any]) -> Node:
-    return Node(_observation(row.observation), row.seen_at, row.cordoned, row.drain_by, row.drain_reason)
+    return Node(_observation(row.observation), row.seen_at, row.cordoned, row.drain_by, row.drain_reason, row.away_at)
 
 
 @lru_cache(maxsize=1024)

@@ -101,6 +101,7 @@ nodes = Table(
     # Everything that can be moved leaves the node: until then, and why. NULL: nobody has asked.
     Column("drain_by", DateTime(timezone=True)),
     Column("drain_reason", Text, nullable=False, server_default=""),
+    Column("away_at", DateTime(timezone=True)),  # since when it does not answer; NULL: it does
 )
 
 claims = Table(
