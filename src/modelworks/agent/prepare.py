@@ -8,13 +8,13 @@ from pathlib import Path
 
 from modelworks.agent import checkpoints
 from modelworks.agent.access import RunAccess
-from modelworks.agent.environments import summary
 from modelworks.agent.cache import NoRoom
 from modelworks.agent.devices import shortage
+from modelworks.agent.environments import summary
 from modelworks.agent.tools import Tools
 from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound
-from modelworks.kernel.run import Input, Output, RunReason, RunSpec
 from modelworks.kernel.quantities import format_bytes
+from modelworks.kernel.run import Input, Output, RunReason, RunSpec
 from modelworks.objectstore.uri import ObjectUri
 from modelworks.runtime import container_launch, launch
 from modelworks.runtime.launch import Prepared
