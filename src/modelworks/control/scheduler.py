@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Engine, func, select, text
 
 from modelworks.control.queue import gangs, occupants, quotas, views
-from modelworks.db import claims, events, ledger, nodes, resources
+from modelworks.control.reservations import name_of
+from modelworks.db import claims, events, ledger, nodes, reservations, resources
 from modelworks.db.claims import StoredClaim
 from modelworks.kernel.errors import Unavailable
 from modelworks.kernel.placement import Placement, Refusal, Result, place
@@ -34,8 +35,9 @@ _LONGEST_PAUSE = 5.0
 _SILENCE = timedelta(seconds=90)
 
 
-def admit(engine: Engine) -> bool:
-    """One pass over all claims, in one transaction; True while some wait.
+def admit(engine: Engine, reserve: bool = False) -> bool:
+    """One pass over all claims, in one transaction; True while some wait. With ``reserve``, room counts as given only
+    when a cluster grants it, see ``control/reservations``.
 
     A placed claim's ledger row begins with it. Resources whose claims were placed, are to be given back, or wait for
     another reason than before, are woken.
@@ -48,7 +50,7 @@ def admit(engine: Engine) -> bool:
         awake = _drain(connection, stored, machines, now)
         if awake:
             stored = claims.everything(connection)
-        waiting = [claim for claim in stored if claim.node is None]
+        waiting = [c for c in stored if c.node is None and (c.retry_at is None or c.retry_at <= now)]
         results: list[Result] = []
         if waiting:
             results = place(
@@ -57,14 +59,18 @@ def admit(engine: Engine) -> bool:
                 occupants(stored),
                 quotas(limits(connection), stored),
             )
-            awake |= _write(connection, results, waiting, stored)
+            awake |= _write(connection, results, waiting, stored, reserve)
         if awake:
             resources.wake(connection, awake)
         return any(isinstance(result, Refusal) or result.reason for result in results)
 
 
 def _write(
-    connection: Connection, results: Sequence[Result], waiting: Sequence[StoredClaim], stored: Sequence[StoredClaim]
+    connection: Connection,
+    results: Sequence[Result],
+    waiting: Sequence[StoredClaim],
+    stored: Sequence[StoredClaim],
+    reserve: bool,
 ) -> set[str]:
     """The uids for whom something changed."""
     by_key = {claim.claim.key: claim for claim in waiting}
@@ -72,9 +78,12 @@ def _write(
     reasons: list[tuple[str, str]] = []
     for result in results:
         where = result.nodes if isinstance(result, Placement) else {}
+        group = name_of(result.gang.name) if reserve and where else ""
         for member in result.gang.claims:
             claim = by_key[member.key]
-            if member.key in where:
+            if member.key in where and group:
+                reservations.place(connection, member.key, where[member.key], group)
+            elif member.key in where:
                 _place(connection, claim, where[member.key])
                 awake.add(claim.uid)
             elif result.reason != claim.reason:
@@ -138,10 +147,11 @@ def _drain(
 class Scheduler(threading.Thread):
     """Admits when it is woken, and every few seconds; sooner while something waits."""
 
-    def __init__(self, engine: Engine, *, poll: float = _POLL) -> None:
+    def __init__(self, engine: Engine, *, poll: float = _POLL, reserve: bool = False) -> None:
         super().__init__(name="scheduler", daemon=True)
         self._engine = engine
         self._poll = poll
+        self._reserve = reserve
         self._woken = threading.Event()
         self._stopping = False
 
@@ -160,7 +170,7 @@ class Scheduler(threading.Thread):
             self._woken.clear()
             began = time.monotonic()
             try:
-                some_wait = admit(self._engine)
+                some_wait = admit(self._engine, self._reserve)
                 # A long queue is looked at less often: passes take no more than a tenth of the time.
                 rest = max(_POLL_WAITING, 10 * (time.monotonic() - began)) if some_wait else self._poll
                 wait, pause = min(rest, self._poll), 0.1

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Row, Select, Text, bindparam, cast, delete, func, select, text, update
@@ -22,8 +21,7 @@ from modelworks.kernel.run import Resources
 from modelworks.products.kind import ClaimView
 
 
-@dataclass(frozen=True)
-class StoredClaim:
+class StoredClaim(NamedTuple):
     """A claim with whose it is and where it stands. ``node`` is None while it waits.
 
     One with ``evict_at`` is to be given back by then, so that the gang ``evict_for`` gets its room, if one wants it.
@@ -38,6 +36,7 @@ class StoredClaim:
     placed_at: datetime | None
     evict_at: datetime | None
     evict_for: str
+    retry_at: datetime | None = None  # one that waits is not placed before
 
 
 def reserve(connection: Connection, uid: str, claims: Iterable[Claim]) -> None:
@@ -66,6 +65,14 @@ def release(connection: Connection, key: str) -> None:
         notify(connection, CLAIMS)
 
 
+def transfer(connection: Connection, key: str, claim: Claim) -> bool:
+    """A placed claim becomes another one on its node; False for one that is not there, or was not placed."""
+    values = {"key": claim.key, "gang": claim.gang, "claim": _dump(claim), "priority": claim.priority}
+    fresh = {"reason": "", "evict_at": None, "evict_reason": "", "evict_for": "", "placed_at": func.clock_timestamp()}
+    statement = update(table).where(table.c.key == key, table.c.node.is_not(None)).values(**values, **fresh)
+    return connection.execute(statement).rowcount > 0
+
+
 def release_all(connection: Connection, uid: str) -> None:
     if connection.execute(delete(table).where(table.c.uid == uid)).rowcount:
         notify(connection, CLAIMS)
@@ -90,7 +97,7 @@ def _view(row: Row[Any]) -> ClaimView:
     return ClaimView(
         key=row.key,
         gang=row.gang,
-        node=row.node,
+        node=None if row.reservation and row.placed_at is None else row.node,  # not before its room is granted
         reason=row.reason,
         created_at=row.created_at,
         placed_at=row.placed_at,
@@ -120,16 +127,28 @@ def evict(connection: Connection, keys: Iterable[str], notice: float, reason: st
 
 def everything(connection: Connection) -> list[StoredClaim]:
     """All claims of resources that exist, waiting and placed, the oldest first."""
-    return [_stored(row) for row in connection.execute(_EVERYTHING)]
+    found: list[StoredClaim] = []
+    refs: dict[str, Ref] = {}
+    for key, uid, gang, priority, claim, workspace, kind, name, *rest in connection.execute(_EVERYTHING).all():
+        ref = refs.get(uid)
+        if ref is None:
+            ref = refs[uid] = Ref(workspace, kind, name)
+        found.append(StoredClaim(_wish(claim, priority).named(key, gang), uid, ref, *rest))
+    return found
+
+
+def reserved(connection: Connection) -> list[StoredClaim]:
+    """Those of ``everything`` whose room a group holds, or is to hold."""
+    return [_stored(row) for row in connection.execute(_EVERYTHING.where(table.c.reservation.is_not(None)))]
 
 
 _EVERYTHING: Select[Any] = (
     select(
-        *(table.c[name] for name in ("key", "uid", "gang", "node", "priority", "reason")),
-        *(table.c[name] for name in ("created_at", "placed_at", "evict_at", "evict_for")),
+        *(table.c[name] for name in ("key", "uid", "gang", "priority")),
         # As text: most are alike, and one text is read once.
-        cast(table.c.claim, Text).label("claim"),
+        cast(table.c.claim, Text),
         *(resources.c[name] for name in ("workspace", "kind", "name")),
+        *(table.c[name] for name in ("node", "reason", "created_at", "placed_at", "evict_at", "evict_for")),
     )
     .join(resources, resources.c.uid == table.c.uid)
     .order_by(table.c.created_at, table.c.key)
@@ -173,16 +192,8 @@ def _dump(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _stored(row: Row[Any]) -> StoredClaim:
-    claim = replace(_wish(row.claim), key=row.key, gang=row.gang, priority=row.priority)
-    ref = Ref(row.workspace, row.kind, row.name)
-    return StoredClaim(
-        claim, row.uid, ref, row.node, row.reason, row.created_at, row.placed_at, row.evict_at, row.evict_for
-    )
-
-
 @lru_cache(maxsize=4096)
-def _wish(text: str) -> Claim:
+def _wish(text: str, priority: int) -> Claim:
     """A stored claim without what is its own alone."""
     data = orjson.loads(text)
     return Claim(
@@ -191,6 +202,7 @@ def _wish(text: str) -> Claim:
         resources=Resources.parse(data["resources"]),
         instance_type=data["instance_type"],
         price_per_hour=data["price_per_hour"],
+        priority=priority,
         node_selector=data["node_selector"],
         tolerations=tuple(data["tolerations"]),
         spread=data["spread"],

@@ -120,8 +120,8 @@ claims = Table(
     Column("evict_at", DateTime(timezone=True)),
     Column("evict_reason", Text, nullable=False, server_default=""),
     Column("evict_for", Text, nullable=False, server_default=""),  # the gang that is to have its room
-    # The group that holds its room in a cluster which others use too; until the cluster has granted it, placed_at is
-    # NULL. What it refused is not placed again before retry_at.
+    # The group that holds its room in a cluster which others use too. Until the cluster has granted it, placed_at is
+    # NULL and retry_at says since when it is asked; what it refused is not placed again before retry_at.
     Column("reservation", Text),
     Column("retry_at", DateTime(timezone=True)),
     Index("ix_claims_uid", "uid"),
