@@ -127,19 +127,23 @@ def evict(connection: Connection, keys: Iterable[str], notice: float, reason: st
 
 def everything(connection: Connection) -> list[StoredClaim]:
     """All claims of resources that exist, waiting and placed, the oldest first."""
+    return _read(connection, _EVERYTHING)
+
+
+def reserved(connection: Connection) -> list[StoredClaim]:
+    """Those of ``everything`` whose room a group holds, or is to hold."""
+    return _read(connection, _EVERYTHING.where(table.c.reservation.is_not(None)))
+
+
+def _read(connection: Connection, statement: Select[Any]) -> list[StoredClaim]:
     found: list[StoredClaim] = []
     refs: dict[str, Ref] = {}
-    for key, uid, gang, priority, claim, workspace, kind, name, *rest in connection.execute(_EVERYTHING).all():
+    for key, uid, gang, priority, claim, workspace, kind, name, *rest in connection.execute(statement).all():
         ref = refs.get(uid)
         if ref is None:
             ref = refs[uid] = Ref(workspace, kind, name)
         found.append(StoredClaim(_wish(claim, priority).named(key, gang), uid, ref, *rest))
     return found
-
-
-def reserved(connection: Connection) -> list[StoredClaim]:
-    """Those of ``everything`` whose room a group holds, or is to hold."""
-    return [_stored(row) for row in connection.execute(_EVERYTHING.where(table.c.reservation.is_not(None)))]
 
 
 _EVERYTHING: Select[Any] = (
@@ -148,7 +152,7 @@ _EVERYTHING: Select[Any] = (
         # As text: most are alike, and one text is read once.
         cast(table.c.claim, Text),
         *(resources.c[name] for name in ("workspace", "kind", "name")),
-        *(table.c[name] for name in ("node", "reason", "created_at", "placed_at", "evict_at", "evict_for")),
+        *(table.c[name] for name in ("node", "reason", "created_at", "placed_at", "evict_at", "evict_for", "retry_at")),
     )
     .join(resources, resources.c.uid == table.c.uid)
     .order_by(table.c.created_at, table.c.key)
