@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelworks.kernel.decision import Claim
-from modelworks.kernel.placement import PATIENCE, Gang, Placement, Refusal, place
+from modelworks.kernel.gang import Gang, Placement, Refusal
+from modelworks.kernel.placement import PATIENCE, place
 from modelworks.kernel.room import NodeView, add, amount, fits, subtract
 from modelworks.kernel.run import Resources
 

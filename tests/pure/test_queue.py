@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelworks.kernel.decision import Claim
-from modelworks.kernel.placement import PATIENCE, Gang, Placement, Refusal, Result, place
+from modelworks.kernel.gang import Gang, Placement, Refusal, Result
+from modelworks.kernel.placement import PATIENCE, place
 from modelworks.kernel.quota import Limit, Quotas, counts
 from modelworks.kernel.room import NOTHING, NodeView, Occupant, add, amount, fits
 from modelworks.kernel.run import Resources

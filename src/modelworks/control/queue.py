@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from modelworks.db.claims import StoredClaim
 from modelworks.db.nodes import Node
-from modelworks.kernel.placement import Gang
+from modelworks.kernel.gang import Gang
 from modelworks.kernel.quota import Limit, Quotas, counts
 from modelworks.kernel.room import NOTHING, Amount, NodeView, Occupant, add, amount
 

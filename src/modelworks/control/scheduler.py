@@ -21,7 +21,8 @@ from modelworks.control.reservations import name_of
 from modelworks.db import claims, events, ledger, nodes, reservations, resources
 from modelworks.db.claims import StoredClaim
 from modelworks.kernel.errors import Unavailable
-from modelworks.kernel.placement import Placement, Refusal, Result, place
+from modelworks.kernel.gang import Placement, Refusal, Result
+from modelworks.kernel.placement import place
 from modelworks.products.quotas.facade import limits
 
 _log = logging.getLogger(__name__)

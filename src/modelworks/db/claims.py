@@ -127,18 +127,18 @@ def evict(connection: Connection, keys: Iterable[str], notice: float, reason: st
 
 def everything(connection: Connection) -> list[StoredClaim]:
     """All claims of resources that exist, waiting and placed, the oldest first."""
-    return _read(connection, _EVERYTHING)
+    return _stored(connection, _EVERYTHING)
 
 
 def reserved(connection: Connection) -> list[StoredClaim]:
     """Those of ``everything`` whose room a group holds, or is to hold."""
-    return _read(connection, _EVERYTHING.where(table.c.reservation.is_not(None)))
+    return _stored(connection, _EVERYTHING.where(table.c.reservation.is_not(None)))
 
 
-def _read(connection: Connection, statement: Select[Any]) -> list[StoredClaim]:
+def _stored(connection: Connection, query: Select[Any]) -> list[StoredClaim]:
     found: list[StoredClaim] = []
     refs: dict[str, Ref] = {}
-    for key, uid, gang, priority, claim, workspace, kind, name, *rest in connection.execute(statement).all():
+    for key, uid, gang, priority, claim, workspace, kind, name, *rest in connection.execute(query).all():
         ref = refs.get(uid)
         if ref is None:
             ref = refs[uid] = Ref(workspace, kind, name)

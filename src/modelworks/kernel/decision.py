@@ -32,6 +32,12 @@ class Claim:
     optional: bool = False  # the gang is placed without it where there is no room: an elastic job's further replicas
     spot: bool = False  # on an instance that may be taken away, at the spot price
 
+    def named(self, key: str, gang: str) -> Claim:
+        """The same wish under another name. Much quicker than ``replace``, for who reads thousands of them."""
+        made = object.__new__(Claim)
+        made.__dict__.update(self.__dict__, key=key, gang=gang)
+        return made
+
 
 @dataclass(frozen=True)
 class Reserve:

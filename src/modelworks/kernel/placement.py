@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from modelworks.kernel import refusals
 from modelworks.kernel.decision import Claim
 from modelworks.kernel.eviction import candidates, victims
+from modelworks.kernel.gang import Gang, Placement, Refusal, Result, rank
 from modelworks.kernel.quota import Quotas, counts
 from modelworks.kernel.room import (
     NOTHING,
@@ -51,51 +52,6 @@ _Member = tuple[Shape, str]
 _Kinds = tuple[Shape, ...]
 
 
-@dataclass(frozen=True)
-class Gang:
-    """Claims that are placed together. ``owner`` is the resource's uid, ``title`` its name for people.
-
-    ``waited`` is in seconds; ``peers`` are the nodes on which the owner has claims already, for spreading.
-    """
-
-    name: str
-    claims: tuple[Claim, ...]
-    waited: float = 0.0
-    owner: str = ""
-    title: str = ""
-    peers: tuple[str, ...] = ()
-    workspace: str = ""
-
-    @property
-    def priority(self) -> int:
-        return max(claim.priority for claim in self.claims)
-
-    @property
-    def lasting(self) -> bool:
-        return any(claim.lasting for claim in self.claims)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """The gang is admitted: claim key → node. Optional claims that are not in it wait, for ``reason``."""
-
-    gang: Gang
-    nodes: Mapping[str, str]
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The gang waits. ``reason`` is one line for people. ``evict`` are to end for it."""
-
-    gang: Gang
-    reason: str
-    evict: tuple[Occupant, ...] = ()
-
-
-Result = Placement | Refusal
-
-
 def place(
     waiting: Sequence[Gang],
     nodes: Sequence[NodeView],
@@ -104,11 +60,6 @@ def place(
 ) -> list[Result]:
     """One pass of admission, in the order in which the gangs were considered. ``quotas`` is used up by it."""
     return _Pass(nodes, waiting, occupants, quotas or Quotas()).run(sorted(waiting, key=rank))
-
-
-def rank(gang: Gang) -> tuple[int, float, str]:
-    """What the queue is sorted by."""
-    return -gang.priority, -gang.waited, gang.name
 
 
 class _Pass:
@@ -132,6 +83,8 @@ class _Pass:
         self._willing: dict[Where, list[NodeView]] = {}
         self._largest: dict[Where, Amount] = {}  # no willing node has more room: it only shrinks
         self._eligible: dict[tuple[Where, Amount], list[NodeView]] = {}
+        self._shapes: dict[tuple[int, int, int, str | None], Shape] = {}
+        self._alike: dict[Shape, Shape] = {}
         self._last: dict[Shape, str] = {}
         self._hopeless: set[_Kinds] = set()
         self._told: dict[tuple[_Kinds, bool], str] = {}
@@ -158,8 +111,10 @@ class _Pass:
         return list(results.values())
 
     def _consider(self, gang: Gang, needed: Sequence[Claim], far: bool) -> Result:
-        # The biggest first: what is hardest to place finds the most room.
-        members = sorted(((shape_of(claim), claim.key) for claim in needed), key=_size, reverse=True)
+        members = [(self._shape(claim), claim.key) for claim in needed]
+        if len({id(shape) for shape, _ in members}) > 1:
+            # The biggest first: what is hardest to place finds the most room.
+            members.sort(key=_size, reverse=True)
         kinds = tuple(shape for shape, _ in members)
         limited = self._quotas.limited(gang.workspace)
         need = counts(needed) if limited else Counter[str]()
@@ -186,6 +141,15 @@ class _Pass:
         if gang.waited >= PATIENCE:
             self._hold(gang, kinds, need, beyond)
         return Refusal(gang, reason)
+
+    def _shape(self, claim: Claim) -> Shape:
+        """One and the same object for all claims that are alike; those that were read together share their parts."""
+        parts = (id(claim.resources), id(claim.node_selector), id(claim.tolerations), claim.spread)
+        known = self._shapes.get(parts)
+        if known is None:
+            made = shape_of(claim)
+            known = self._shapes[parts] = self._alike.setdefault(made, made)
+        return known
 
     def _fit(self, owner: str, members: Sequence[_Member]) -> dict[str, str] | None:
         """Take room for all members, or for none."""
@@ -351,7 +315,7 @@ class _Pass:
                 or self._quotas.spent(gang.workspace, claim.lasting)
                 or self._quotas.objection(gang.workspace, need)
             )
-            shape = shape_of(claim)
+            shape = self._shape(claim)
             taken = None if said else self._fit(gang.owner, [(shape, claim.key)])
             if taken is None:
                 reason = said or self._impossible((shape,)) or refusals.waits_to_grow(shape)

@@ -1,0 +1,59 @@
+"""Gangs: what waits in the queue as one, and what a pass of admission says to each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelworks.kernel.decision import Claim
+from modelworks.kernel.room import Occupant
+
+
+@dataclass(frozen=True)
+class Gang:
+    """Claims that are placed together. ``owner`` is the resource's uid, ``title`` its name for people.
+
+    ``waited`` is in seconds; ``peers`` are the nodes on which the owner has claims already, for spreading.
+    """
+
+    name: str
+    claims: tuple[Claim, ...]
+    waited: float = 0.0
+    owner: str = ""
+    title: str = ""
+    peers: tuple[str, ...] = ()
+    workspace: str = ""
+
+    @property
+    def priority(self) -> int:
+        return max(claim.priority for claim in self.claims)
+
+    @property
+    def lasting(self) -> bool:
+        return any(claim.lasting for claim in self.claims)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The gang is admitted: claim key → node. Optional claims that are not in it wait, for ``reason``."""
+
+    gang: Gang
+    nodes: Mapping[str, str]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The gang waits. ``reason`` is one line for people. ``evict`` are to end for it."""
+
+    gang: Gang
+    reason: str
+    evict: tuple[Occupant, ...] = ()
+
+
+Result = Placement | Refusal
+
+
+def rank(gang: Gang) -> tuple[int, float, str]:
+    """What the queue is sorted by."""
+    return -gang.priority, -gang.waited, gang.name
