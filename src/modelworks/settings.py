@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from modelworks.home import Home
 from modelworks.kernel.catalogue import EnvironmentSpec, InstanceType, InstanceTypeSpec, Substitution
 from modelworks.kernel.errors import FieldError, Invalid, SetupFailed
+from modelworks.kernel.quantities import Duration
 from modelworks.kernel.run import Resources
 from modelworks.kernel.spec import Spec
 from modelworks.kernel.wrong_fields import field_errors
@@ -88,6 +89,12 @@ class Settings(Spec):
     s3_endpoint: str | None = None
     advertise_url: str | None = Field(default=None, description="the platform's address as other machines reach it")
     advertise_s3_url: str | None = Field(default=None, description="the same of the object store")
+    node_lease: Duration = Field(
+        default=15.0,
+        ge=3,
+        le=60,
+        description="how long runs of a cluster's node live that is cut off from the controller",
+    )
     ray_address: str | None = Field(default=None, description="HOST:PORT of a Ray cluster, or auto; null: this machine")
     agent_home: str | None = Field(
         default=None, description="where the agents of a Ray cluster's nodes keep their state"

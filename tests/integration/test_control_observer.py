@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import create_engine
 from tests.sample_kind import MemoryRuntime
 
 from modelworks.control import observer as module
 from modelworks.control.fleet import Fleet
-from modelworks.control.observer import Observer
-from modelworks.kernel.run import NodeObservation
+from modelworks.control.observer import Observer, Recorder
+from modelworks.kernel.run import NodeObservation, RunObservation
+from modelworks.runtime.base import Runtime
 
 
 class BusyRuntime(MemoryRuntime):
@@ -28,10 +30,14 @@ def test_a_busy_node_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "_LONG_POLL", 0.02)
     often = threading.Semaphore(0)
 
-    def seen(node: NodeObservation) -> None:
-        often.release()
+    class Heard(Recorder):
+        def seen(self, node: NodeObservation) -> None:
+            often.release()
 
-    observer = Observer(BusyRuntime(), Fleet(), lambda uid: None, seen)
+        def tidy(self, door: Runtime, runs: Sequence[RunObservation]) -> bool:
+            return False
+
+    observer = Observer(BusyRuntime(), Fleet(), lambda uid: None, Heard(create_engine("sqlite://")))
     observer.start()
     try:
         for _ in range(3):

@@ -18,7 +18,7 @@ from modelworks.control.act import Actor
 from modelworks.control.apply import apply
 from modelworks.control.delete import delete
 from modelworks.control.fleet import Fleet
-from modelworks.control.observer import Observer, recorder
+from modelworks.control.observer import Observer, Recorder
 from modelworks.control.reconcile import Reconciler
 from modelworks.control.scheduler import Scheduler, admit
 from modelworks.db import events, resources
@@ -58,7 +58,7 @@ class Platform:
         fleet, listener = Fleet(), Listener(self.url)
         reconciler = Reconciler(self.engine, kinds, Settings(), fleet, self.actor(fleet), owner=owner, poll=0.5)
         scheduler = Scheduler(self.engine, poll=0.5)
-        observer = Observer(self.node, fleet, reconciler.wake, recorder(self.engine))
+        observer = Observer(self.node, fleet, reconciler.wake, Recorder(self.engine))
         listener.subscribe(RESOURCES, reconciler.wake)
         listener.subscribe(CLAIMS, scheduler.wake)
         threads: tuple[Any, ...] = (listener, observer, scheduler, reconciler)
@@ -77,7 +77,7 @@ class Platform:
         fleet = Fleet()
         picture = fleet.join(self.node.node().name, self.node)
         picture.replace_all(picture.begin(), self.node.observe())
-        recorder(self.engine)(self.node.node())
+        Recorder(self.engine).seen(self.node.node())
         return Reconciler(self.engine, kinds, Settings(), fleet, self.actor(fleet), owner=owner), fleet
 
     def apply(self, name: str, **spec: Any) -> Resource:

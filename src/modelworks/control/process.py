@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from sqlalchemy import Engine
 
 from modelworks.api.app import create_app
 from modelworks.control.act import Actor
+from modelworks.control.cluster import RayNodes
 from modelworks.control.context import Context
+from modelworks.control.doors import LocalNode, NodeSource, SocketDirectory
 from modelworks.control.fleet import Fleet
 from modelworks.control.followers import Followers
 from modelworks.control.kinds import KINDS
-from modelworks.control.observer import Observer, recorder
+from modelworks.control.nodes import Nodes
 from modelworks.control.periodic import Periodic, Task, trim_events
 from modelworks.control.reconcile import Reconciler
+from modelworks.control.reservations import Reserver
 from modelworks.control.scheduler import Scheduler
 from modelworks.control.traffic import TrafficStore
 from modelworks.control.usage import UsageReader
@@ -35,7 +39,7 @@ from modelworks.home import Home
 from modelworks.kernel.errors import Unavailable
 from modelworks.objectstore.credentials import Credentials
 from modelworks.products.storage.facade import MEASURE_EVERY_S, measure
-from modelworks.runtime.agent_client import AgentClient
+from modelworks.runtime.ray.bridge_client import BridgeClient
 from modelworks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -52,7 +56,8 @@ def run(home: Home) -> None:
     url = _database_url(home)
     engine = connect(url, name="modelworks-controller")
     _wait_for_schema(engine, home)
-    fleet, listener = Fleet(), Listener(url)
+    bridge = BridgeClient(home.bridge_socket) if settings.ray_address is not None else None
+    fleet, listener = Fleet(expected=1 if bridge is None else 0), Listener(url)
     traffic = TrafficStore(lambda uid: reconciler.wake(uid))
     usage = UsageReader(fleet, lambda uid: reconciler.wake(uid))
     context = Context(
@@ -68,8 +73,14 @@ def run(home: Home) -> None:
     )
     actor = Actor(engine, fleet, context.cipher, context.credentials, home.volumes)
     reconciler = Reconciler(engine, KINDS, settings, fleet, actor, owner=_owner(home), traffic=traffic, usage=usage)
-    scheduler = Scheduler(engine)
-    observer = Observer(AgentClient(home.agent_socket), fleet, reconciler.wake, recorder(engine))
+    scheduler = Scheduler(engine, reserve=bridge is not None)
+    reservers = () if bridge is None else (Reserver(engine, bridge),)
+    sources: Sequence[NodeSource] = (
+        (LocalNode(home.agent_socket), SocketDirectory(home.node_sockets, settings.node_lease))
+        if bridge is None
+        else (RayNodes(bridge, settings.node_lease),)
+    )
+    nodes = Nodes(sources, fleet, engine, reconciler.wake, home.run / "leases.lock")
     followers = Followers(home, traffic)
     periodic = Periodic(
         [
@@ -79,8 +90,10 @@ def run(home: Home) -> None:
     )
     listener.subscribe(RESOURCES, reconciler.wake)
     listener.subscribe(CLAIMS, scheduler.wake)
+    for reserver in reservers:
+        listener.subscribe(CLAIMS, reserver.wake)
     app = create_app(context)
-    threads = (listener, observer, scheduler, reconciler, followers, usage, periodic)
+    threads = (listener, nodes, scheduler, *reservers, reconciler, followers, usage, periodic)
     for thread in threads:
         thread.start()
     # uvicorn raises the signal again when it is done, and this is what it then meets.

@@ -34,8 +34,15 @@ class FleetWorld:
     _shared: dict[object, Any] = field(default_factory=dict)
 
     def runs(self, uid: str) -> Sequence[RunObservation]:
-        placed = {claim.node for claim in self.claims(uid) if claim.node is not None}
-        return self.fleet.runs(uid, sorted(placed))
+        placed = [(claim.node, claim) for claim in self.claims(uid) if claim.node is not None]
+        found = self.fleet.runs(uid, sorted({node for node, _ in placed}))
+        known = {run.key for run in found}
+        # Who has room on a lost node has lost it with the node, seen there before or not.
+        for node, claim in placed:
+            if claim.key not in known and self.fleet.lost(node):
+                since = claim.placed_at or claim.created_at
+                found.append(self.fleet.lose_claim(node, claim.key, since.timestamp()))
+        return found
 
     def claims(self, uid: str) -> Sequence[ClaimView]:
         return self.claims_by_uid.get(uid, ())
