@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from modelworks.control.leases import Tenure
+from modelworks.control.leases import Tenure, boottime
 from modelworks.kernel.errors import Unavailable
-from modelworks.kernel.run import RunObservation, RunPhase, RunReason
+from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime.base import Runtime
 
 _RETRY_AFTER = 1.0
@@ -191,6 +191,16 @@ class Fleet(Mapping[str, Runtime]):
         """By what runs live there; None: they need no lease."""
         node = self._nodes.get(name)
         return node.tenure if node else None
+
+    def leased(self, name: str, run: RunSpec) -> RunSpec:
+        """The run as it may begin on the node now. Raises Unavailable while nobody keeps the node's lease."""
+        tenure = self.tenure(name)
+        if tenure is None:
+            return run
+        challenge = tenure.challenge(boottime())
+        if challenge is None:
+            raise Unavailable(f"node {name} has not answered lately: nothing begins there", retry_after=_RETRY_AFTER)
+        return run.model_copy(update={"lease": tenure.lease, "challenge": challenge})
 
     def lost(self, name: str) -> bool:
         """Whether nothing that the node was given can live any more. Of a node that nobody knows, nothing is known."""
