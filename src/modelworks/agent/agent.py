@@ -123,7 +123,9 @@ class Agent:
             raise Conflict(f"run {key} has no process now", remedy="its log says what happened")
         text = await self.tools.work(stacks.capture, started.shim, key)
         if record:
-            await self.tools.call(stacks.record, life.directory.log, text)
+            lines = stacks.log_lines(text)
+            life.watch.wrote(len(lines))
+            await self.tools.call(life.directory.append_log, lines)
         return text
 
     async def forget(self, key: str) -> None:

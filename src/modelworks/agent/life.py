@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,12 +19,15 @@ from modelworks.agent.checkpoints import PERIOD as CHECKPOINT_PERIOD
 from modelworks.agent.finish import Finisher
 from modelworks.agent.lease import RunLease
 from modelworks.agent.logs import PERIOD as LOG_PERIOD
+from modelworks.agent.memory import exceeded
 from modelworks.agent.metrics import OBSERVED, RunMeter, Sample
 from modelworks.agent.prepare import Ended, Preparation
+from modelworks.agent.progress import Progress
 from modelworks.agent.readiness import Readiness
 from modelworks.agent.scrape import EngineMetrics
 from modelworks.agent.tools import Tools
 from modelworks.agent.waiting import Duty, keep, readable
+from modelworks.agent.watch import RunWatch
 from modelworks.kernel.errors import ModelworksError, Unavailable
 from modelworks.kernel.run import Listen, RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime import launch
@@ -32,22 +35,12 @@ from modelworks.runtime.launch import Gpu, Prepared
 from modelworks.runtime.limits import out_of_memory
 from modelworks.runtime.local import ProcessPhase, ProcessState
 from modelworks.runtime.processes import Processes
-from modelworks.runtime.rundir import RunDirectory, Started
+from modelworks.runtime.rundir import Exited, RunDirectory, Started
 
 log = logging.getLogger(__name__)
 
 _CLAIMED_PERIOD = 0.1  # seconds between looks at a run that another agent's shim is about to start
 _RETRY_FIRST, _RETRY_MOST = 0.5, 10.0  # seconds between tries while the object store is away
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What changes while a run lives; what an observation is made of besides its files."""
-
-    phase: RunPhase = RunPhase.PREPARING
-    reason: RunReason = RunReason.NONE
-    message: str = ""
-    ready: bool = False
 
 
 class RunLife:
@@ -67,10 +60,12 @@ class RunLife:
         self.gpus: tuple[Gpu, ...] = ()
         self.lease = RunLease(directory, spec.lease)
         self.finisher = Finisher(directory, spec, tools.client, self.lease.check)
+        self.watch = RunWatch(directory, spec.quiet, spec.quiet_steps)
         self._changed = changed
         self._created = directory.created_at()
         self._stopping = asyncio.Event()
         self._process_ended = asyncio.Event()
+        self._exited: Exited | None = None
         self._adopt_launch()
 
     @property
@@ -91,10 +86,13 @@ class RunLife:
             pid=started.pid if started else None,
             created_at=self._created,
             started_at=started.at if started else None,
+            # Told before the outputs have left: who waits for this run need not wait for those.
+            **endings.exit_fields(self._exited),
             ready=progress.ready,
             address=self._address() if progress.ready else None,
             log_bytes=self.directory.log_size(),
             usage={name: self.usage[name] for name in OBSERVED if name in self.usage} | self.engine.values,
+            **self.watch.said,
         )
 
     def note(self, **changes: Any) -> None:
@@ -252,26 +250,21 @@ class RunLife:
         meter = self.meter  # the run may end meanwhile, in another thread
         if meter is not None:
             self.usage = meter.sample(seen, self.tools.gpus) or self.usage
+            if self.watch.look(self.usage):
+                self.tools.loop.call_soon_threadsafe(self._changed, self.spec.key)
 
     def watch_memory(self, seen: Processes) -> None:
         """Kill a run that uses more memory than it may: the kernel does where it can, we do elsewhere."""
         meter = self.meter
-        if meter is None or self._stopping.is_set():
-            return
-        limit, group = self.spec.resources.memory, meter.group
-        if group is not None:
-            if group.kills() > 0:
-                self.stop(0.0, RunReason.OUT_OF_MEMORY, out_of_memory(group.peak(), limit))
-            return
-        used = meter.memory(seen, limit)
-        if used > limit:
-            self.stop(0.0, RunReason.OUT_OF_MEMORY, out_of_memory(used, limit))
+        said = exceeded(meter, self.spec.resources.memory, seen) if meter and not self._stopping.is_set() else ""
+        if said:
+            self.stop(0.0, RunReason.OUT_OF_MEMORY, said)
 
     # -- end ----------------------------------------------------------------------------------------------------
 
     async def _finalize(self, state: ProcessState) -> None:
         """Outputs, log, result, in this order; waits for the object store as long as it takes."""
-        self.started = state.started
+        self.started, self._exited = state.started, state.exited
         runtime, lines = self.tools.runtime, self.directory.last_lines()
         if state.exited is None:
             await self.tools.call(runtime.kill, self.directory)

@@ -76,12 +76,11 @@ def capture(shim: int, key: str, deadline: float = DEADLINE) -> str:
     return _bounded(lines) if lines else "it has no process any more"
 
 
-def record(log: Path, text: str) -> None:
-    """Append a capture to a run's log, each line marked as the platform's."""
+def log_lines(text: str) -> bytes:
+    """A capture as it stands in a run's log, each line marked as the platform's."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     lines = [f"what every process does, at {at}:", *text.splitlines()]
-    with log.open("ab") as file:
-        file.write("".join(f"modelworks: {line}\n" for line in lines).encode())
+    return "".join(f"modelworks: {line}\n" for line in lines).encode()
 
 
 def _members(shim: int, key: str) -> list[int]:

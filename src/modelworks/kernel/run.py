@@ -177,7 +177,8 @@ class RunSpec(Spec):
     ``command`` may be empty in an image, which then runs its own; ``args`` follow the command, or are the image's.
     ``disk`` bytes must be free where the run writes. A run with a ``lease`` lives so many seconds from when its agent
     gave the challenge that was last answered: ``challenge``, and later those of ``Runtime.renew``. ``numbers`` are
-    regular expressions by name, each with one group, that find metrics in the log.
+    regular expressions by name, each with one group, that find metrics in the log. A run with ``quiet`` is ``idle``
+    once nothing was seen of its work for so many seconds, and for ``quiet_steps`` of its own median steps.
     """
 
     key: Annotated[str, AfterValidator(lambda k: str(RunKey.parse(k)))]
@@ -203,6 +204,8 @@ class RunSpec(Spec):
     disk: Bytes = 0
     lease: Duration | None = None
     challenge: str = ""
+    quiet: Duration | None = None
+    quiet_steps: float = 0.0
     numbers: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -300,7 +303,10 @@ class RunObservation(Spec):
     # Last sample: cpu (cores), memory (bytes), gpu and gpu_memory_busy (0-1); of its engine what agent/gauges.py names.
     usage: dict[str, float] = Field(default_factory=dict)
     last_lines: tuple[str, ...] = ()  # of the log, once ended badly
-    active_at: float | None = None  # the last sign that it works: output, a step, a CPU or GPU that is busy
+    # The last sign that it works: output, a step, a CPU, GPU or disk that is busy. As of the observation: an agent
+    # tells of a change when ``idle`` changes, and not at each sign.
+    active_at: float | None = None
+    idle: bool = False
     progress: Progress | None = None
 
 

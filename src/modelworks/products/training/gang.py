@@ -101,7 +101,13 @@ class Gang:
         if self.size == 1:
             return None
         peers = tuple(
-            Peer(rank=one.rank, node=one.place.node, address=self.address(one), port=self.port_of(one))
+            Peer(
+                rank=one.rank,
+                node=one.place.node,
+                address=self.address(one),
+                port=self.port_of(one),
+                interface=self.interface(one),
+            )
             for one in self.members
         )
         return Rendezvous(rank=member.rank, peers=peers, nonce=self.nonce, network=network, timeout=timeout)

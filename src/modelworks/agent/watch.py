@@ -1,0 +1,54 @@
+"""The agent's eye on whether its runs work; what it sees is in their observations, told when it changes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+from modelworks.agent.activity import Activity, Signs
+from modelworks.agent.metrics import Sample
+from modelworks.runtime.exchange import PROGRESS, Exchange
+from modelworks.runtime.rundir import RunDirectory
+
+
+class RunWatch:
+    """One run's; nothing is looked at where ``quiet`` is None."""
+
+    def __init__(self, directory: RunDirectory, quiet: float | None, steps: float) -> None:
+        self._directory = directory
+        self._exchange = Exchange(directory.exchange)
+        self._activity = Activity(quiet, steps)
+        self._own = 0
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The fields of an observation."""
+        return {"active_at": self._activity.active_at, "idle": self._activity.idle}
+
+    def wrote(self, count: int) -> None:
+        """The platform itself is about to append so many bytes to the log: that is no sign of the run's."""
+        self._own += count
+
+    def look(self, sample: Sample) -> bool:
+        """After a sample was taken; True when the run's observation is another. Blocks for a moment on the disk."""
+        if self._activity.quiet is None:
+            return False
+        word = self._exchange.read(PROGRESS)
+        step, seconds = _told(word)
+        log_bytes = self._directory.log_size() - self._own
+        return self._activity.look(Signs(time.time(), log_bytes, word, step, seconds, sample or None))
+
+
+def _told(word: bytes) -> tuple[int | None, float | None]:
+    """The step and the median seconds of one. What a workload wrote is not believed to be what it should be."""
+    try:
+        document = json.loads(word)
+    except (ValueError, RecursionError):
+        return None, None
+    if not isinstance(document, dict):
+        return None, None
+    step, seconds = document.get("step"), document.get("step_seconds")
+    known = float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None
+    return step if isinstance(step, int) else None, known
