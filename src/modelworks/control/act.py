@@ -46,7 +46,7 @@ from modelworks.kernel.decision import (
     StopRun,
     WithdrawRoute,
 )
-from modelworks.kernel.errors import Conflict, NotFound
+from modelworks.kernel.errors import Conflict, NotFound, Unavailable
 from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
 from modelworks.objectstore import buckets
@@ -85,7 +85,10 @@ class Actor:
         told: list[Emit] = []
         removed = kept = False
         sure_until = 0.0  # the lease was not renewed yet: the decision may have waited for a worker
+        unstopped: Unavailable | None = None
         for action in decision.actions:
+            if unstopped is not None and not isinstance(action, StopRun):
+                break
             match action:
                 case Emit():
                     told.append(action)
@@ -115,7 +118,12 @@ class Actor:
                     | RemoveDirectory()
                 ):
                     sure_until, stored = self._commit(lease, stored, sure_until), []
-                    told += self._reach(lease.resource, action)
+                    try:
+                        told += self._reach(lease.resource, action)
+                    except Unavailable as error:
+                        if not isinstance(action, StopRun):
+                            raise
+                        unstopped = error  # one node that is away must not keep the others' runs alive
                 case RemoveBucket(bucket, quiet):
                     sure_until, stored = self._commit(lease, stored, sure_until), []
                     try:
@@ -126,6 +134,8 @@ class Actor:
                             told.append(Emit("BucketNotEmpty", error.detail, Level.WARNING))
                 case _:
                     assert_never(action)
+        if unstopped is not None:
+            raise unstopped
         with self.engine.begin() as connection:
             self._guard(connection, lease)
             for item in (*stored, *told):
@@ -204,13 +214,15 @@ class Actor:
                 if epoch:
                     token = jobkeys.key_text(self.cipher, resource.uid, epoch)
                     run = run.model_copy(update={"env": {"MW_TOKEN": token, **run.env}})
-                self.fleet.picture(node).add(self.fleet.runtime(node).ensure(run))
+                runtime = self.fleet.runtime(node)
+                self.fleet.picture(node).add(runtime.ensure(self.fleet.leased(node, run)))
             case StopRun(node, key, grace, reason):
                 self.fleet.runtime(node).stop(key, grace, reason)
             case CaptureStacks():
                 return stacks.capture(self.fleet, action)
             case ForgetRun(node, key):
-                self.fleet.runtime(node).forget(key)
+                if not self.fleet.lost(node):  # else it is tidied up when the node returns
+                    self.fleet.runtime(node).forget(key)
                 self.fleet.picture(node).drop(key)
             case EnsureBucket(bucket):
                 buckets.create(self.credentials(), bucket)
