@@ -17,6 +17,8 @@ class JobPhase(StrEnum):
     QUEUED = "Queued"
     PREPARING = "Preparing"
     RUNNING = "Running"
+    STALLED = "Stalled"  # it runs, and does nothing; what does something again is Running
+    PREEMPTING = "Preempting"
     FINALIZING = "Finalizing"
     RETRYING = "Retrying"
     CANCELLING = "Cancelling"

@@ -21,7 +21,7 @@ from modelworks.kernel.run import (
 )
 from modelworks.products.kind import ClaimView
 from modelworks.products.mounts import code_input, log_uri, volume_mounts, workspace_bucket
-from modelworks.products.training import frameworks
+from modelworks.products.training import frameworks, watchdog
 from modelworks.products.training.gang import Gang, Member, Place, role_names, role_of
 from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.ranks import (
@@ -155,6 +155,7 @@ def run_spec(job: Job, attempt: int, rank: int, gang: Gang, *, time_left: float 
     own = expand_variables(spec.env | (role.env if role else {}), platform | SANDBOX_PATHS)
     known = platform | SANDBOX_PATHS | own
     shipped = log_uri(job.workspace, key)
+    quiet, quiet_steps = watchdog.quiet(spec.watchdog)
     return RunSpec(
         key=key,
         workspace=job.workspace,
@@ -178,6 +179,8 @@ def run_spec(job: Job, attempt: int, rank: int, gang: Gang, *, time_left: float 
         grace=spec.grace_period,
         rendezvous=gang.rendezvous(member, network=spec.preflight.network, timeout=spec.preflight.timeout),
         disk=spec.preflight.disk,
+        quiet=quiet,
+        quiet_steps=quiet_steps,
         numbers={metric.name: metric.regex for metric in spec.metrics},
     )
 

@@ -1,0 +1,87 @@
+"""Whether a job does nothing, which of its ranks lags, and what is done about it. Pure.
+
+Each agent says of its own runs that they are idle, by its own clock. A job is stalled when all of its ranks are: one
+that still works may be what the others wait for, as when rank 0 evaluates or writes a checkpoint alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from modelworks.kernel.decision import Action, CaptureStacks, StopRun
+from modelworks.kernel.run import RunObservation, RunPhase, RunReason
+from modelworks.products.training.policy_spec import Watchdog
+from modelworks.products.training.record import JobPhase, Record
+from modelworks.products.training.spec import TrainingJobSpec
+
+QUIET, QUIET_STEPS = 60.0, 5.0
+_ENDING = {"restart": "; it is stopped, to be repeated", "stop": "; it is stopped"}
+_APART = 5.0  # seconds; samples are two apart, and clocks of nodes are not the same
+
+
+@dataclass(frozen=True)
+class Stall:
+    """A job that does nothing since ``since`` (Unix seconds); ``rank`` lags, where that can be told."""
+
+    since: float
+    rank: int | None
+    message: str
+
+
+def quiet(policy: Watchdog) -> tuple[float | None, float]:
+    """After how many seconds, and how many median steps, a run without a sign of work is idle; None: never."""
+    if policy.policy == "off":
+        return None, 0.0
+    return (QUIET, QUIET_STEPS) if policy.after is None else (policy.after, 0.0)
+
+
+def stalled(policy: Watchdog, runs: Mapping[int, RunObservation]) -> Stall | None:
+    """``runs`` are those of the attempt by rank."""
+    live = {rank: run for rank, run in runs.items() if not run.phase.ended}
+    if policy.policy == "off" or not live:
+        return None
+    if not all(run.phase is RunPhase.RUNNING and run.idle for run in live.values()):
+        return None
+    since = max(run.active_at or run.started_at or run.created_at for run in live.values())
+    at = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    who = f"all {len(live)} replicas" if len(live) > 1 else "the replica"
+    rank, why = lagging(live)
+    text = f"no output, no step, no CPU or GPU at work since {at} ({who}){'; ' if why else ''}{why}"
+    return Stall(since, rank, f"{text}; the log of each replica has its stacks")
+
+
+def lagging(live: Mapping[int, RunObservation]) -> tuple[int | None, str]:
+    """The rank that the others wait for, and what says so: the lowest step, else who worked last."""
+    if len(live) < 2:
+        return None, ""
+    steps = {rank: run.progress.step for rank, run in live.items() if run.progress is not None}
+    if len(steps) == len(live) and len(set(steps.values())) > 1:
+        rank = min(steps, key=lambda one: (steps[one], one))
+        return rank, f"rank {rank} lags: it is at step {steps[rank]}, the furthest at {max(steps.values())}"
+    signs = sorted((run.active_at or 0.0, rank) for rank, run in live.items())
+    (before, _), (last, rank) = signs[-2], signs[-1]
+    if last - before > _APART:
+        return rank, f"rank {rank} lags: it worked for {last - before:.0f} s when all others had fallen silent"
+    return None, "no rank lags: all fell silent within seconds"
+
+
+def watch(
+    spec: TrainingJobSpec, before: JobPhase, record: Record, runs: Mapping[int, RunObservation]
+) -> tuple[Record, tuple[Action, ...]]:
+    """The record of a running job as it is, or as one that is stalled, and what is done about that.
+
+    ``before`` is the phase of the last pass: stacks are taken once, when the job falls silent.
+    """
+    stall = stalled(spec.watchdog, runs) if record.phase is JobPhase.RUNNING else None
+    if stall is None:
+        return record, ()
+    live = {rank: run for rank, run in sorted(runs.items()) if not run.phase.ended}
+    actions: list[Action] = []
+    if before is not JobPhase.STALLED:
+        actions += [CaptureStacks(run.node, run.key, rank) for rank, run in live.items()]
+    if spec.watchdog.policy in _ENDING:
+        actions += [StopRun(run.node, run.key, spec.grace_period, RunReason.STALLED) for run in live.values()]
+    message = stall.message + _ENDING.get(spec.watchdog.policy, "")
+    return replace(record, phase=JobPhase.STALLED, message=message), tuple(actions)
