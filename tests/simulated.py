@@ -22,6 +22,7 @@ from modelworks.kernel.decision import (
     RemoveObjects,
     Reserve,
     StopRun,
+    Transfer,
     WithdrawRoute,
 )
 from modelworks.kernel.resource import Resource
@@ -46,6 +47,9 @@ class World:
     released: dict[str, float | None] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
+    graces: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, RunReason] = field(default_factory=dict)
+    slow_to_end: bool = False  # runs that are stopped go on until a test ends them
     route: dict[str, Any] | None = None
     token: bool = False
     api_key: str | None = None
@@ -76,8 +80,10 @@ class World:
                 case RemoveKey():
                     assert not self.live, "a job that runs loses its key"
                     self.api_key = None
-                case StopRun(_, key):
-                    self._stop(key)
+                case Transfer(key, claim):
+                    self._transfer(key, claim)
+                case StopRun(_, key, grace, reason):
+                    self._stop(key, grace, reason)
                 case ForgetRun(_, key):
                     if key in self.runs:
                         assert self.runs[key].phase.ended, f"{key} is forgotten while it lives"
@@ -108,16 +114,31 @@ class World:
             self.claims[claim.key] = view
 
     def admit(self) -> None:
-        """Place waiting gangs, oldest first, each whole or not at all."""
-        for gang in dict.fromkeys(claim.gang for claim in self.claims.values() if claim.node is None):
-            members = [claim for claim in self.claims.values() if claim.gang == gang and claim.node is None]
+        """Place waiting gangs, oldest first, each whole or not at all; optional claims one by one."""
+        waiting = [claim for claim in self.claims.values() if claim.node is None]
+        gangs = dict.fromkeys((claim.gang, "") for claim in waiting if not self._optional(claim))
+        alone = dict.fromkeys((claim.gang, claim.key) for claim in waiting if self._optional(claim))
+        for gang, alone_key in (*gangs, *alone):
+            members = [
+                claim
+                for claim in waiting
+                if (claim.key == alone_key if alone_key else claim.gang == gang and not self._optional(claim))
+            ]
             placed = sum(claim.node is not None for claim in self.claims.values())
+            if alone_key and any(
+                claim.gang == gang and claim.node is None and not self._optional(claim)
+                for claim in self.claims.values()
+            ):
+                continue  # the rest of its gang comes first
             for claim in members:
                 fits = placed + len(members) <= self.room
                 reason = "" if fits else f"waits for capacity: {placed} of {self.room} places are taken"
                 self.claims[claim.key] = replace(
                     claim, node=NODE if fits else None, reason=reason, placed_at=self.time if fits else None
                 )
+
+    def _optional(self, claim: ClaimView) -> bool:
+        return claim.key in self.claimed and self.claimed[claim.key].optional
 
     def _ensure(self, node: str, run: RunSpec) -> None:
         if run.key in self.runs:
@@ -129,11 +150,26 @@ class World:
             key=run.key, phase=RunPhase.PREPARING, message="building environment", node=node, created_at=self.now
         )
 
-    def _stop(self, key: str) -> None:
+    def _stop(self, key: str, grace: float, reason: str) -> None:
         run = self.runs.get(key)
-        if run is not None and not run.phase.ended:
+        if run is None or run.phase.ended:
+            return
+        if key not in self.graces:
             self.stops.append(key)
-            self.end(key, RunReason.STOPPED, 143)
+            self.reasons[key] = RunReason(reason) if reason in set(RunReason) else RunReason.STOPPED
+        self.graces[key] = min(grace, self.graces.get(key, grace))
+        if not self.slow_to_end:
+            self.end(key, self.reasons[key], 143)
+
+    def _transfer(self, key: str, claim: Claim) -> None:
+        view = self.claims.pop(key, None)
+        if view is not None and view.node is not None:
+            self.claimed[claim.key] = claim
+            self.claims[claim.key] = ClaimView(claim.key, claim.gang, view.node, "", view.created_at, self.time)
+
+    def evict(self, key: str, notice: float, reason: str = "node node-a is drained") -> None:
+        """A placed claim is to be given back."""
+        self.claims[key] = replace(self.claims[key], evict_at=self.now + notice, evict_reason=reason)
 
     @property
     def live(self) -> list[str]:
@@ -191,9 +227,11 @@ class Loop:
     def settle(self, limit: int = 30) -> Decision:
         """Pass until nothing changes any more at this moment."""
         for _ in range(limit):
-            before = self.resource.status
+            before, told = self.resource.status, dict(self.world.graces)
             decision = self.step()
-            if not decision.actions and decision.status == before:
+            # A stop is wished for until it is done.
+            again = all(isinstance(one, StopRun) and one.key in told for one in decision.actions)
+            if again and decision.status == before:
                 return decision
         raise AssertionError(f"no rest after {limit} passes: {decision}")
 

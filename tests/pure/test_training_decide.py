@@ -3,56 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.simulated import START, Loop, World
+from tests.job_loop import UID, job, key, loop
+from tests.simulated import START, World
 
-from modelworks.kernel.decision import Decision, EnsureBucket
-from modelworks.kernel.resource import Ref, Resource
+from modelworks.kernel.decision import EnsureBucket
 from modelworks.kernel.run import RunReason
 from modelworks.products.training.attempts import INFRASTRUCTURE_RETRIES
-from modelworks.products.training.decide import decide
-from modelworks.products.training.observe import Observed
 from modelworks.products.training.record import Record
-
-UID = "abcdef0123456789"
-CREATED = datetime.fromtimestamp(START, UTC)
-
-
-def job(**spec: Any) -> Resource:
-    resolved = {
-        "instance_type": "local.small",
-        "price_per_hour": 0.05,
-        "resources": {"cpu": "1000m", "memory": 2 << 30},
-        "inputs": {"data": "s3://digits/train/"},
-    }
-    return Resource(
-        uid=UID,
-        ref=Ref("default", "TrainingJob", "digits"),
-        generation=1,
-        spec={"command": "python train.py", "inputs": {"data": "s3://digits/train/"}} | spec,
-        created_at=CREATED,
-        updated_at=CREATED,
-        resolved=resolved,
-    )
-
-
-def loop(resource: Resource, world: World | None = None, cancel: list[float] | None = None) -> Loop:
-    asked = cancel if cancel is not None else []
-
-    def one(resource: Resource, world: World) -> Decision:
-        observed = Observed(tuple(world.runs.values()), tuple(world.claims.values()), asked[0] if asked else None)
-        return decide(resource, observed, world.time)
-
-    return Loop(resource, world or World(), one)
-
-
-def key(attempt: int = 1, rank: int = 0) -> str:
-    return f"{UID}/a{attempt}/{rank}/0"
 
 
 def test_a_job_with_credentials_has_a_key_while_it_lives() -> None:

@@ -64,6 +64,13 @@ def result(
     )
 
 
+def exit_fields(exited: Exited | None) -> dict[str, Any]:
+    """How a process ended, as fields of an observation."""
+    if exited is None:
+        return {}
+    return {"exited_at": exited.at, "exit_code": exited.code, "signal": exited.signal}
+
+
 def describe_exit(exited: Exited) -> str:
     """``exit code 1``, ``killed by SIGSEGV (a crash in native code)``."""
     if exited.signal is None:

@@ -196,6 +196,23 @@ def metrics(ctx: typer.Context, name: Name) -> None:
 
 def waits_told(call: Invocation, prefix: str = "") -> Callable[[Document], None]:
     """Prints as a note what a job waits for, whenever that changes."""
+@verb(app, "preempt")
+def preempt(
+    ctx: typer.Context,
+    name: Name,
+    notice: Annotated[
+        str | None, typer.Option("--notice", help="Time to save and end, such as 30s; default: the job's own.")
+    ] = None,
+) -> None:
+    """End the running attempt as if its machine were taken away; another goes on from its checkpoint."""
+    call = invocation(ctx)
+    answer = call.connect().preempt_job(name, notice)
+    if call.out.as_json:
+        call.out.document(answer)
+    else:
+        call.out.say(f"{jobs.KIND}/{name} is being preempted")
+
+
     told = ""
 
     def tell(job: Document) -> None:

@@ -44,6 +44,7 @@ from modelworks.kernel.decision import (
     RemoveObjects,
     Reserve,
     StopRun,
+    Transfer,
     WithdrawRoute,
 )
 from modelworks.kernel.errors import Conflict, NotFound, Unavailable
@@ -59,7 +60,7 @@ LEASE_SECONDS = 60.0
 _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried again by the next pass
 
 _Routing = PublishRoute | WithdrawRoute | RecordRevision | RecordScale
-_Stored = Reserve | Release | _Routing | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
+_Stored = Reserve | Release | Transfer | _Routing | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
 _Outside = (
     EnsureRun | StopRun | CaptureStacks | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
 )
@@ -97,6 +98,7 @@ class Actor:
                 case (
                     Reserve()
                     | Release()
+                    | Transfer()
                     | PublishRoute()
                     | WithdrawRoute()
                     | RecordRevision()
@@ -173,6 +175,11 @@ class Actor:
             case Release(key, ended_at):
                 claims.release(connection, key)
                 ledger.end(connection, key, ended_at)
+            case Transfer(key, claim, ended_at):
+                if claims.transfer(connection, key, claim):
+                    ledger.end(connection, key, ended_at)
+                    item, hourly = claim.instance_type, claim.price_per_hour
+                    ledger.begin(connection, ref, uid, key=claim.key, item=item, price_per_hour=hourly)
             case PublishRoute(workspace, name, route):
                 routes.publish(connection, workspace, name, uid, route)
             case WithdrawRoute(workspace, name):

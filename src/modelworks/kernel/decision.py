@@ -64,6 +64,18 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """The placed claim ``key`` becomes ``claim``, another of the same owner, on the same node.
+
+    The room is at no moment free for others. ``ended_at`` is when the old one's run ended (Unix seconds).
+    """
+
+    key: str
+    claim: Claim
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True)
 class EnsureRun:
     """The run exists on ``node``, started at most once. With ``epoch``, EnsureKey's key is its ``MW_TOKEN``."""
 
@@ -253,6 +265,7 @@ class Remove:
 Action = (
     Reserve
     | Release
+    | Transfer
     | EnsureRun
     | StopRun
     | CaptureStacks

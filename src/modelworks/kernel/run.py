@@ -252,6 +252,7 @@ class RunReason(StrEnum):
     OUTPUT_FAILED = "OutputFailed"
     PREFLIGHT_FAILED = "PreflightFailed"  # what the gang needs is not there: a peer, a port, disk, a device
     PREEMPTED = "Preempted"  # stopped after a notice, to go on in another attempt
+    RESIZED = "Resized"  # stopped to go on in another attempt, with another number of replicas
     PEER_FAILED = "PeerFailed"  # stopped, since another run of its gang failed
     STALLED = "Stalled"  # did nothing for too long, and the policy was to end that
     BUDGET = "Budget"  # the money it might cost is spent

@@ -166,6 +166,11 @@ class Client:
     def cancel_job(self, name: str) -> Document:
         return dict(self._call("POST", f"/jobs/{_part(name)}/cancel", repeat=True) or {})
 
+    def preempt_job(self, name: str, notice: str | float | None = None) -> Document:
+        """The attempt ends within ``notice`` (default: the job's own), and another goes on from its checkpoint."""
+        body = {} if notice is None else {"notice": notice}
+        return dict(self._call("POST", f"/jobs/{_part(name)}/preempt", json=body) or {})
+
     # services
 
     def service_token(self, name: str) -> str:

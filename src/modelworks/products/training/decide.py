@@ -1,7 +1,8 @@
 """What to do next about a training job. Pure: job, observation and time in, status and actions out.
 
-An attempt is a gang: its claims are placed together, its runs start together, and the first that fails ends all.
-Another attempt begins only when nothing of the last one lives, so there are never two at once.
+An attempt is a gang: its claims are placed together, its runs start together, and the first that fails ends all. One
+whose room is wanted back ends by a notice, and another goes on from its checkpoint. Another attempt begins only when
+nothing of the last one lives, so there are never two at once.
 """
 
 from __future__ import annotations
@@ -17,31 +18,34 @@ from modelworks.kernel.decision import (
     EnsureKey,
     EnsureRun,
     ForgetRun,
-    Release,
     Remove,
     RemoveKey,
     RemoveObjects,
     Reserve,
-    StopRun,
 )
 from modelworks.kernel.events import Level
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 from modelworks.products.mounts import log_uri
+from modelworks.products.training import elastic, watchdog
 from modelworks.products.training.attempts import (
     attempt_record,
-    back_off,
     failed_runs,
-    may_repeat,
+    failing,
     time_left,
 )
+from modelworks.products.training.endings import cause_of, end_attempt, next_attempt
+from modelworks.products.training.notices import describe, grace, noticed
 from modelworks.products.training.observe import Observed
 from modelworks.products.training.record import JobPhase, Record, outputs_of, replica
 from modelworks.products.training.runs import Job, run_spec
+from modelworks.products.training.teardown import grace_period, releases, stops
 
 # Changes of runs and claims wake a job at once; this is for the one that was missed.
 _PATIENCE = 30.0
+# What is left of a gang after a failure computes nothing of use, and holds its room.
+_PEER_GRACE = 5.0
 
 
 def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
@@ -50,62 +54,101 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
     if resource.deleting is not None:
         return _delete(resource, before, observed)
     if before.phase.terminal:
-        return Decision(resource.status, (*_stops(resource, observed, "Stopped"), *_releases(observed)))
+        return Decision(resource.status, (*stops(observed, "Stopped", grace_period(resource)), *releases(observed)))
     job, time = Job.of(resource), now.timestamp()
     record = replace(before, cancel_requested_at=before.cancel_requested_at or observed.cancel_requested_at)
     if record.phase is JobPhase.RETRYING and record.cancel_requested_at is None:
         if record.retry_at is not None and time < record.retry_at:
             return Decision(record.status(resource.generation), wake_in=record.retry_at - time)
-        record = _next_attempt(record)
+        record = next_attempt(record)
     after, actions = _advance(job, resource, record, observed, time)
     if after.phase != before.phase or after.attempt != before.attempt:
-        warns = after.phase in (JobPhase.FAILED, JobPhase.RETRYING)
-        actions = (*actions, Emit(str(after.phase), after.message, Level.WARNING if warns else Level.NORMAL))
+        warns = after.phase in (JobPhase.FAILED, JobPhase.RETRYING, JobPhase.STALLED)
+        what = after.attempts[-1].reason if _goes_on(before, after) else str(after.phase)
+        actions = (*actions, Emit(what, after.message, Level.WARNING if warns else Level.NORMAL))
     if job.spec.credentials and after.phase.terminal:
         actions = (*actions, RemoveKey())
     wake = None if after.phase.terminal else _PATIENCE
     if after.retry_at is not None:
         wake = max(after.retry_at - time, 0.0)
+    elif _goes_on(before, after) or after.size != before.size:
+        wake = 0.0  # nothing has to happen in between
     return Decision(after.status(resource.generation), actions, wake)
 
 
-def _next_attempt(record: Record) -> Record:
-    return replace(
-        record, phase=JobPhase.QUEUED, message="", attempt=record.attempt + 1, replicas=(), retry_at=None, last_lines=()
-    )
+def _goes_on(before: Record, after: Record) -> bool:
+    """Whether an attempt has ended in this pass, and the next begins at once."""
+    return len(after.attempts) > len(before.attempts) and after.attempt > before.attempt
 
 
 def _advance(
     job: Job, resource: Resource, record: Record, observed: Observed, now: float
 ) -> tuple[Record, tuple[Action, ...]]:
-    keys = job.keys(record.attempt)
+    keys = job.keys(record.attempt)[: record.size]
     by_key = {run.key: run for run in observed.runs}
+    claims = {claim.key: claim for claim in observed.claims}
     mine = {rank: by_key[key] for rank, key in enumerate(keys) if key in by_key}
     record = _noted(record, mine)
     live = [run for run in observed.runs if not run.phase.ended]
     done = len(mine) == len(keys) and all(run.reason is RunReason.COMPLETED for run in mine.values())
     if done and all(run.phase is RunPhase.EXITED for run in mine.values()):
-        return _succeed(record, mine), _releases(observed)
+        return _succeed(record, mine, now), releases(observed)
     if record.cancel_requested_at is not None:
         return _cancel(resource, record, mine, live, observed, now)
     strays = [run for run in live if run.key not in keys]
     if strays:
         waiting = replace(record, message=f"waits for {len(strays)} replicas of an earlier attempt to end")
-        return waiting, _stops(resource, replace(observed, runs=tuple(strays)), "Superseded")
+        return waiting, stops(replace(observed, runs=tuple(strays)), "Superseded", grace_period(resource))
     missing = record.seen(record.attempt) - mine.keys()
+    record = replace(record, notice=noticed(record.notice, [claims[key] for key in keys if key in claims], now))
+    further: tuple[Action, ...] = ()
+    if record.notice is None and len(mine) == len(keys) and all(run in live for run in mine.values()):
+        notice, further = elastic.grow(job, record, mine, claims, now)
+        record = replace(record, notice=notice)
     failed = failed_runs(mine)
-    if failed or missing:
+    if failed or missing or record.notice or any(map(failing, mine.values())):
         if live:
-            cause = f"replica {failed[0][0]} failed" if failed else f"replica {min(missing)} is lost"
-            message = f"{cause}: stopping the others" if len(keys) > 1 else cause
-            return replace(record, message=message), (
-                *_stops(resource, observed, "PeerFailed"),
-                *_releases(observed, keep=keys),
-            )
-        return _fail(job, record, mine, missing, now), _releases(observed)
+            return _stopping(job, record, mine, missing, observed, now)
+        if not mine and not missing:
+            return _queue_again(job, record, observed)
+        return end_attempt(job, record, mine, missing, observed, now)
     if len(mine) == len(keys):
-        return _progress(record, mine, len(keys)), _releases(observed, keep=keys)
+        going, watched = watchdog.watch(job.spec, record.phase, _progress(record, mine, len(keys)), mine)
+        return going, (*releases(observed, keep=job.keys(record.attempt)), *further, *watched)
     return _start(job, record, mine, observed)
+
+
+def _stopping(
+    job: Job,
+    record: Record,
+    mine: dict[int, RunObservation],
+    missing: frozenset[int],
+    observed: Observed,
+    now: float,
+) -> tuple[Record, tuple[Action, ...]]:
+    """The attempt is over, and some of its replicas live: by a notice, or since one of them failed."""
+    keep = job.keys(record.attempt)
+    # Whoever goes on with fewer or more keeps the room of those that ended first, until all have.
+    hold = frozenset(claim.key for claim in observed.claims if claim.evict_at is None) if job.spec.elastic else None
+    given_back = releases(observed, keep=keep, hold=hold or frozenset())
+    notice = record.notice
+    if notice is not None:
+        left = grace(notice, job.spec.notice, now)
+        message = describe(notice, job.spec.notice, now)
+        stopping = replace(record, phase=JobPhase.PREEMPTING, message=message)
+        return stopping, (*stops(observed, notice.reason, left), *given_back)
+    rank, _, cause, _ = cause_of(mine, missing)
+    message = f"replica {rank}: {cause}; stopping the others" if len(mine) + len(missing) > 1 else cause
+    others = tuple(run for run in observed.runs if run.phase in (RunPhase.PREPARING, RunPhase.RUNNING))
+    ended = stops(replace(observed, runs=others), RunReason.PEER_FAILED, min(_PEER_GRACE, job.spec.grace_period))
+    return replace(record, message=message), (*ended, *given_back)
+
+
+def _queue_again(job: Job, record: Record, observed: Observed) -> tuple[Record, tuple[Action, ...]]:
+    """The room is wanted back before anything was started in it."""
+    message = f"{record.notice.message}; queued again" if record.notice else record.message
+    queued = replace(record, phase=JobPhase.QUEUED, message=message, notice=None, size=None)
+    return queued, (*releases(observed), Reserve(job.claims(record.attempt)))
 
 
 def _start(
@@ -114,30 +157,37 @@ def _start(
     """Reserve what is not reserved, and start the gang once all of it is placed."""
     keys = job.keys(record.attempt)
     claims = {claim.key: claim for claim in observed.claims}
-    needed = [key for rank, key in enumerate(keys) if rank not in mine]
-    releases = _releases(observed, keep=keys)
+    if job.spec.elastic and not mine and record.size is None:
+        size = elastic.begun_size(job, record.attempt, claims)
+        if size is not None:
+            # Written down before anything starts: who repeats this pass may find room for others.
+            record = replace(record, size=size)
+            return record, releases(observed, keep=keys[:size])
+    required = keys[: record.size or (job.spec.elastic.min if job.spec.elastic else None)]
+    needed = [key for rank, key in enumerate(required) if rank not in mine]
+    given_back = releases(observed, keep=keys)
     if any(key not in claims for key in needed):
         message = record.message if record.phase is JobPhase.QUEUED and record.message else "waits for capacity"
-        queued = replace(record, phase=JobPhase.QUEUED, message=message)
-        return queued, (*releases, Reserve(job.claims(record.attempt)))
+        queued = replace(record, phase=JobPhase.QUEUED, message=message, size=record.size if mine else None)
+        return queued, (*given_back, Reserve(job.claims(record.attempt)[: record.size if mine else None]))
     waiting = [claims[key] for key in needed if claims[key].node is None]
     if waiting:
         reason = next((claim.reason for claim in waiting if claim.reason), "waits for capacity")
-        return replace(record, phase=JobPhase.QUEUED, message=reason), releases
+        return replace(record, phase=JobPhase.QUEUED, message=reason), given_back
+    keys = required
     left = time_left(job.spec.time_limit, record)
     epoch = f"a{record.attempt}" if job.spec.credentials else ""
-    gang = job.gang(record.attempt, claims)
+    gang = job.gang(record.attempt, {key: claims[key] for key in keys if key in claims})
     runs = (
         EnsureRun(str(claims[keys[rank]].node), run_spec(job, record.attempt, rank, gang, time_left=left), epoch)
         for rank in range(len(keys))
         if rank not in mine
     )
-    preparing = replace(record, phase=JobPhase.PREPARING, message=_preparing(job))
-    return preparing, (*releases, EnsureBucket(job.bucket), *((EnsureKey(epoch),) if epoch else ()), *runs)
+    preparing = replace(record, phase=JobPhase.PREPARING, message=_preparing(len(keys)))
+    return preparing, (*given_back, EnsureBucket(job.bucket), *((EnsureKey(epoch),) if epoch else ()), *runs)
 
 
-def _preparing(job: Job) -> str:
-    count = job.spec.size
+def _preparing(count: int) -> str:
     return "starting" if count == 1 else f"starting {count} replicas"
 
 
@@ -171,8 +221,8 @@ def _progress(record: Record, mine: dict[int, RunObservation], count: int) -> Re
     return replace(record, phase=JobPhase.RUNNING, message=message)
 
 
-def _succeed(record: Record, mine: dict[int, RunObservation]) -> Record:
-    attempt = attempt_record(record.attempt, mine, RunReason.COMPLETED, "completed")
+def _succeed(record: Record, mine: dict[int, RunObservation], now: float) -> Record:
+    attempt = attempt_record(record.attempt, mine, RunReason.COMPLETED, "completed", now=now, replicas=record.size)
     took = f" in {format_duration(attempt.seconds)}" if attempt.started is not None else ""
     return replace(
         record,
@@ -184,33 +234,8 @@ def _succeed(record: Record, mine: dict[int, RunObservation]) -> Record:
         finished_at=attempt.ended,
         retry_at=None,
         last_lines=(),
+        notice=None,
     )
-
-
-def _fail(job: Job, record: Record, mine: dict[int, RunObservation], missing: frozenset[int], now: float) -> Record:
-    """All of a failed attempt has ended: another one, or the end of the job."""
-    failed = failed_runs(mine)
-    # Those that were stopped with a lost one are not the cause.
-    if failed and not (missing and failed[0][1].reason is RunReason.STOPPED):
-        rank, run = failed[0]
-        reason, cause, lines = run.reason, run.message or _exit_text(run), run.last_lines
-    else:
-        rank, reason, cause, lines = min(missing), RunReason.LOST, "the node no longer knows of it", ()
-    if job.spec.size > 1:
-        cause = f"replica {rank}: {cause}"
-    attempt = attempt_record(record.attempt, mine, reason, cause)
-    attempts = (*record.attempts, attempt)
-    record = replace(record, attempts=attempts, reason=str(reason), last_lines=tuple(lines))
-    left = time_left(job.spec.time_limit, record)
-    out_of_time = left is not None and left <= 0
-    if out_of_time or not may_repeat(attempts, job.spec.retries):
-        message = cause if len(attempts) == 1 else f"failed after {len(attempts)} attempts: {cause}"
-        if out_of_time and reason is not RunReason.TIME_LIMIT:
-            record, message = replace(record, reason=str(RunReason.TIME_LIMIT)), f"{message}; no time is left"
-        return replace(record, phase=JobPhase.FAILED, message=message, finished_at=attempt.ended or now)
-    delay = back_off(len(attempts))
-    message = f"attempt {record.attempt} failed ({cause}); the next starts in {format_duration(delay)}"
-    return replace(record, phase=JobPhase.RETRYING, message=message, retry_at=now + delay)
 
 
 def _cancel(
@@ -224,10 +249,10 @@ def _cancel(
     if live:
         message = f"stopping {len(live)} replica{'s' if len(live) > 1 else ''}"
         stopping = replace(record, phase=JobPhase.CANCELLING, message=message, retry_at=None)
-        return stopping, (*_stops(resource, observed, "Cancelled"), *_releases(observed))
+        return stopping, (*stops(observed, "Cancelled", grace_period(resource)), *releases(observed))
     attempts = record.attempts
     if mine and all(attempt.n != record.attempt for attempt in attempts):
-        attempts = (*attempts, attempt_record(record.attempt, mine, RunReason.STOPPED, "cancelled"))
+        attempts = (*attempts, attempt_record(record.attempt, mine, RunReason.STOPPED, "cancelled", now=now))
     ended = max((run.exited_at for run in mine.values() if run.exited_at is not None), default=now)
     cancelled = replace(
         record,
@@ -237,8 +262,9 @@ def _cancel(
         attempts=attempts,
         retry_at=None,
         finished_at=ended,
+        notice=None,
     )
-    return cancelled, _releases(observed)
+    return cancelled, releases(observed)
 
 
 def _delete(resource: Resource, record: Record, observed: Observed) -> Decision:
@@ -248,33 +274,9 @@ def _delete(resource: Resource, record: Record, observed: Observed) -> Decision:
     if live:
         phase = record.phase if record.phase.terminal else JobPhase.CANCELLING
         status |= {"phase": str(phase), "message": f"deleting: waits for {len(live)} replicas to end"}
-        return Decision(status, (*_stops(resource, observed, "Deleted"), *_releases(observed)), _PATIENCE)
+        return Decision(status, (*stops(observed, "Deleted", grace_period(resource)), *releases(observed)), _PATIENCE)
     if observed.runs or observed.claims:
         forgets = (ForgetRun(run.node, run.key) for run in observed.runs)
         status |= {"message": "deleting"}
-        return Decision(status, (*_releases(observed), *forgets), wake_in=1.0)
+        return Decision(status, (*releases(observed), *forgets), wake_in=1.0)
     return Decision(status, (RemoveObjects(log_uri(resource.ref.workspace, resource.uid)), Remove()))
-
-
-def _stops(resource: Resource, observed: Observed, reason: str) -> tuple[Action, ...]:
-    grace = float(resource.spec.get("grace_period", 30.0))
-    return tuple(StopRun(run.node, run.key, grace, reason) for run in observed.runs if not run.phase.ended)
-
-
-def _releases(observed: Observed, keep: list[str] | None = None) -> tuple[Action, ...]:
-    """Give back the room of runs that ended, at the time they did, and of claims outside ``keep`` that have none."""
-    runs = {run.key: run for run in observed.runs}
-    released: list[Action] = []
-    for claim in observed.claims:
-        run = runs.get(claim.key)
-        if run is None and claim.key not in (keep or ()):
-            released.append(Release(claim.key))
-        elif run is not None and run.phase.ended:
-            released.append(Release(claim.key, run.exited_at))
-    return tuple(released)
-
-
-def _exit_text(run: RunObservation) -> str:
-    if run.phase is RunPhase.LOST:
-        return "its process is gone without an exit status"
-    return f"exit code {run.exit_code}" if run.exit_code is not None else str(run.reason or "failed")

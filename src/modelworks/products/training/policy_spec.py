@@ -33,10 +33,14 @@ class RestartPolicy(StrEnum):
 
 
 class ReplicaRange(Spec):
-    """An elastic job: it begins with ``min`` replicas or more and works with up to ``max``."""
+    """An elastic job: it begins with ``min`` replicas or more and works with up to ``max``.
+
+    An attempt goes on for ``grow_after`` before it ends, checkpointed, to go on with more replicas.
+    """
 
     min: int = Field(default=1, ge=1, le=1024)
     max: int = Field(ge=1, le=1024)
+    grow_after: Duration = Field(default=300.0, ge=1, le=366 * 86_400)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

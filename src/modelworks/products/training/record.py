@@ -35,7 +35,8 @@ class JobPhase(StrEnum):
 class Attempt:
     """One attempt that ended. Times are Unix seconds; an attempt that never started has no ``started``.
 
-    ``infrastructure``: the platform's fault and not the workload's; such an attempt costs no retry.
+    ``infrastructure``: the platform's fault and not the workload's; such an attempt costs no retry. ``replicas`` is how
+    many an elastic job had.
     """
 
     n: int
@@ -45,6 +46,7 @@ class Attempt:
     ended: float | None = None
     exit_code: int | None = None
     infrastructure: bool = False
+    replicas: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -53,8 +55,21 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """An attempt is to end, so that another may go on: why, since when, and by when. Unix seconds."""
+
+    reason: str
+    message: str
+    at: float
+    deadline: float
+
+
+@dataclass(frozen=True)
 class Record:
-    """A job's status between two passes; ``status`` and ``of`` are inverse."""
+    """A job's status between two passes; ``status`` and ``of`` are inverse.
+
+    ``size`` is how many replicas an elastic job's attempt began with; None before that, and for other jobs.
+    """
 
     phase: JobPhase = JobPhase.QUEUED
     message: str = ""
@@ -68,6 +83,8 @@ class Record:
     retry_at: float | None = None
     cancel_requested_at: float | None = None
     last_lines: tuple[str, ...] = ()
+    notice: Notice | None = None
+    size: int | None = None
 
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> Self:
@@ -86,6 +103,8 @@ class Record:
             retry_at=_seconds(status.get("retry_at")),
             cancel_requested_at=_seconds(status.get("cancel_requested_at")),
             last_lines=tuple(status.get("last_lines", ())),
+            notice=_notice(status.get("notice")),
+            size=status.get("size"),
         )
 
     def status(self, generation: int) -> dict[str, Any]:
@@ -113,6 +132,8 @@ class Record:
             "retry_at": _time(self.retry_at),
             "cancel_requested_at": _time(self.cancel_requested_at),
             "last_lines": list(self.last_lines) or None,
+            "notice": self.notice and _notice_document(self.notice),
+            "size": self.size,
         }
         return {key: value for key, value in document.items() if value is not None}
 
@@ -154,6 +175,7 @@ def _document(attempt: Attempt) -> dict[str, Any]:
         "message": attempt.message,
         "exit_code": attempt.exit_code,
         "infrastructure": attempt.infrastructure or None,
+        "replicas": attempt.replicas,
     }
     return {key: value for key, value in document.items() if value is not None}
 
@@ -167,7 +189,20 @@ def _attempt(document: Mapping[str, Any]) -> Attempt:
         ended=_seconds(document.get("ended")),
         exit_code=document.get("exit_code"),
         infrastructure=bool(document.get("infrastructure")),
+        replicas=document.get("replicas"),
     )
+
+
+def _notice_document(notice: Notice) -> dict[str, Any]:
+    times = {"at": _time(notice.at), "deadline": _time(notice.deadline)}
+    return {"reason": notice.reason, "message": notice.message, **times}
+
+
+def _notice(document: Mapping[str, Any] | None) -> Notice | None:
+    if document is None:
+        return None
+    at, deadline = _seconds(document["at"]), _seconds(document["deadline"])
+    return Notice(document["reason"], document["message"], at or 0.0, deadline or 0.0)
 
 
 def _time(seconds: float | None) -> str | None:

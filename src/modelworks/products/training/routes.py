@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 
-from modelworks.db import events, resources
+from modelworks.db import claims, events, resources
 from modelworks.kernel.errors import Conflict, FieldError, Invalid, NotFound
 from modelworks.kernel.principal import Principal
-from modelworks.kernel.quantities import format_duration
+from modelworks.kernel.quantities import Duration, format_duration
 from modelworks.kernel.resource import Manifest, Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
@@ -189,6 +189,36 @@ def cancel(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[s
             raise Conflict(f"the job {name} has ended: {phase}", remedy=f"`mw job delete {name}` removes it")
         if not any(event.reason == CANCEL_REQUESTED for event in events.latest(connection, job.uid, 100)):
             events.append(connection, job.ref, job.uid, CANCEL_REQUESTED, "cancel requested")
+        resources.wake(connection, [job.uid])
+    return job.document()
+
+
+class Preemption(Spec):
+    """How long the job has to save what it needs; by default what its spec says, and never longer."""
+
+    notice: Duration | None = Field(default=None, ge=0, le=3600)
+
+
+@_routes.post(
+    "/{name}/preempt", status_code=202, summary="Have a job go on in another attempt", operation_id="preemptJob"
+)
+def preempt(
+    name: NamePath, context: ContextOf, workspace: WorkspaceOf, preemption: Preemption | None = None
+) -> dict[str, Any]:
+    """As if its machines were taken away: a notice, SIGTERM, SIGKILL when the time is over; then it is queued again.
+
+    Repeated with a shorter notice, the time becomes shorter.
+    """
+    with context.engine.begin() as connection:
+        job = _job(connection, workspace, name, lock=True)
+        longest = TrainingJobSpec.parse(job.spec, at="spec").notice
+        asked = preemption.notice if preemption is not None and preemption.notice is not None else longest
+        placed = [claim.key for claim in claims.of(connection, [job.uid]).get(job.uid, []) if claim.node is not None]
+        if not placed:
+            phase = job.status.get("phase", JobPhase.QUEUED)
+            raise Conflict(f"the job {name} holds no room that could be taken from it: {phase}")
+        for uid in claims.evict(connection, placed, min(asked, longest), "preempted on request"):
+            events.append(connection, job.ref, uid, "Preempting", "preempted on request")
         resources.wake(connection, [job.uid])
     return job.document()
 
