@@ -22,9 +22,10 @@ from modelworks.runtime.launch import free_port
 
 pytest.importorskip("torch")
 
-# Forked from a process that has imported torch: a test starts some fifteen, and importing takes seconds.
+# Forked from a process that has imported torch, and what its optimizers import when they are first made: that takes
+# seconds, and the tests start some fifteen.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel", "torch.utils.data", "numpy"])
+_FORKS.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel", "torch.utils.data", "torch._dynamo"])
 EVERY, STEPS = 5, 18
 
 
