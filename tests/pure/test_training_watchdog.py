@@ -1,0 +1,192 @@
+"""When a job is stalled, who lags, and what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.pure.test_training_decide import job, key, loop
+from tests.simulated import START, Loop
+
+from modelworks.agent.activity import Activity, Signs
+from modelworks.kernel.decision import CaptureStacks, Decision, Emit, StopRun
+from modelworks.kernel.events import Level
+from modelworks.kernel.run import Progress, RunObservation, RunPhase, RunReason
+from modelworks.products.training import watchdog
+from modelworks.products.training.policy_spec import Watchdog
+
+REPORT = Watchdog()
+
+
+def running(replicas: int, **spec: Any) -> Loop:
+    it = loop(job(replicas=replicas, **spec))
+    it.settle()
+    for rank in range(replicas):
+        it.world.start(key(1, rank))
+    it.settle()
+    assert it.status["phase"] == "Running"
+    return it
+
+
+def fall_silent(it: Loop, rank: int, at: float, step: int | None = None, attempt: int = 1) -> None:
+    told = None if step is None else Progress(at=at, step=step)
+    it.world._change(key(attempt, rank), idle=True, active_at=at, progress=told)
+
+
+def captured(decision: Decision) -> list[int]:
+    return [action.rank for action in decision.actions if isinstance(action, CaptureStacks)]
+
+
+def test_a_job_is_stalled_when_every_rank_is_and_each_ranks_stacks_are_taken_once() -> None:
+    it = running(3)
+    fall_silent(it, 0, START + 10)
+    fall_silent(it, 1, START + 11)
+    assert it.step().status["phase"] == "Running"
+    fall_silent(it, 2, START + 12)
+    decision = it.step()
+    assert decision.status["phase"] == "Stalled"
+    assert captured(decision) == [0, 1, 2]
+    (told,) = [action for action in decision.actions if isinstance(action, Emit)]
+    assert (told.reason, told.level) == ("Stalled", Level.WARNING)
+    assert "since 2023-11-14 22:13:32 UTC (all 3 replicas)" in told.message
+    assert it.world.stops == []
+    again = it.step()
+    assert (captured(again), again.actions) == ([], ())
+    assert again.status == decision.status
+
+
+def test_what_does_something_again_is_running_and_stacks_are_taken_when_it_falls_silent_again() -> None:
+    it = running(2)
+    for rank in range(2):
+        fall_silent(it, rank, START)
+    it.settle()
+    it.world._change(key(1, 1), idle=False)
+    assert it.settle().status["phase"] == "Running"
+    fall_silent(it, 1, START + 500)
+    assert captured(it.step()) == [0, 1]
+
+
+def test_the_rank_with_the_lowest_step_lags() -> None:
+    it = running(3)
+    for rank, step in enumerate((8, 7, 8)):
+        fall_silent(it, rank, START, step)
+    assert "rank 1 lags: it is at step 7, the furthest at 8" in it.step().status["message"]
+
+
+def test_without_steps_the_one_that_worked_last_lags() -> None:
+    it = running(3)
+    for rank, at in enumerate((START, START + 40, START + 1)):
+        fall_silent(it, rank, at)
+    assert "rank 1 lags: it worked for 39 s when all others had fallen silent" in it.step().status["message"]
+
+
+def test_nobody_is_blamed_when_all_fell_silent_together() -> None:
+    it = running(2)
+    for rank in range(2):
+        fall_silent(it, rank, START + rank, step=7)
+    assert "no rank lags" in it.step().status["message"]
+
+
+def test_a_replica_that_has_finished_is_not_waited_for() -> None:
+    it = running(2)
+    fall_silent(it, 1, START)
+    it.world.end(key(1, 0))
+    assert it.step().status["phase"] == "Stalled"
+
+
+def test_restart_ends_the_attempt_within_the_jobs_retries() -> None:
+    it = running(2, watchdog={"policy": "restart"}, retries=1, grace_period="7s")
+    for attempt in (1, 2):
+        for rank in range(2):
+            fall_silent(it, rank, it.world.now, attempt=attempt)
+        decision = it.decide(it.resource, it.world)
+        stops = [action for action in decision.actions if isinstance(action, StopRun)]
+        assert [(stop.reason, stop.grace) for stop in stops] == [("Stalled", 7.0)] * 2
+        assert captured(decision) == [0, 1]
+        it.resource = replace(it.resource, status=dict(decision.status))
+        for rank in range(2):
+            it.world.end(key(attempt, rank), RunReason.STALLED, 143, "stopped")
+        it.settle()
+        if attempt == 1:
+            assert it.status["phase"] == "Retrying"
+            it.pass_time(60)
+            for rank in range(2):
+                it.world.start(key(2, rank))
+            it.settle()
+    assert (it.status["phase"], it.status["reason"]) == ("Failed", "Stalled")
+
+
+def test_stop_ends_the_job_whatever_its_retries_are() -> None:
+    it = running(1, watchdog={"policy": "stop", "after": "5m"}, retries=5)
+    fall_silent(it, 0, START)
+    assert it.step().status["message"].endswith("it is stopped")
+    it.world._change(key(), phase=RunPhase.EXITED, reason=RunReason.STALLED, exited_at=it.world.now, exit_code=143)
+    it.settle()
+    assert (it.status["phase"], it.status["reason"]) == ("Failed", "Stalled")
+
+
+def test_off_means_off() -> None:
+    it = running(1, watchdog={"policy": "off"})
+    assert it.world.specs[key()].quiet is None
+    fall_silent(it, 0, START)
+    assert it.settle().status["phase"] == "Running"
+
+
+@pytest.mark.parametrize(("policy", "wanted"), [({}, (60.0, 5.0)), ({"after": "3s"}, (3.0, 0.0))])
+def test_agents_are_told_how_long_silence_may_last(policy: dict[str, Any], wanted: tuple[float, float]) -> None:
+    it = running(1, watchdog=policy)
+    run = it.world.specs[key()]
+    assert (run.quiet, run.quiet_steps) == wanted
+
+
+PHASES = st.sampled_from([RunPhase.PREPARING, RunPhase.RUNNING, RunPhase.FINALIZING, RunPhase.EXITED, RunPhase.LOST])
+
+
+@given(st.dictionaries(st.integers(0, 9), st.tuples(PHASES, st.booleans(), st.floats(0, 1e9))))
+def test_never_while_any_replica_works_is_on_its_way_or_is_done(
+    seen: dict[int, tuple[RunPhase, bool, float]],
+) -> None:
+    runs = {
+        rank: RunObservation(key=key(1, rank), phase=phase, idle=idle, active_at=at, created_at=0.0)
+        for rank, (phase, idle, at) in seen.items()
+    }
+    live = [run for run in runs.values() if not run.phase.ended]
+    silent = bool(live) and all(run.phase is RunPhase.RUNNING and run.idle for run in live)
+    stall = watchdog.stalled(REPORT, runs)
+    assert (stall is not None) == silent
+    if stall is not None:
+        assert stall.since == max(run.active_at or 0.0 for run in live)
+        assert stall.rank is None or not runs[stall.rank].phase.ended
+
+
+def simulate(it: Loop, minutes: int, sample: Callable[[int, float], dict[str, float]]) -> set[str]:
+    """Agents look each two seconds and tell of changes alone; the phases that the job went through."""
+    watches = {rank: Activity(*watchdog.quiet(REPORT)) for rank in range(2)}
+    phases = set()
+    for _ in range(minutes * 30):
+        it.world.now += 2.0
+        changed = False
+        for rank, watch in watches.items():
+            if watch.look(Signs(it.world.now, sample=sample(rank, it.world.now - START))):
+                changed = True
+                it.world._change(key(1, rank), idle=watch.idle, active_at=watch.active_at)
+        if changed:
+            it.settle()
+        phases.add(it.status["phase"])
+    return phases
+
+
+def test_a_job_that_computes_in_silence_for_half_an_hour_is_never_called_stalled() -> None:
+    """One rank evaluates, the other waits for it: nothing is put out, and no step is told of."""
+    assert simulate(running(2), 30, lambda rank, _: {"cpu": 0.06 if rank == 0 else 0.0}) == {"Running"}
+
+
+def test_a_job_whose_ranks_all_wait_is_called_stalled_after_a_minute() -> None:
+    it = running(2)
+    assert simulate(it, 1, lambda rank, at: {"cpu": 1.0 if at < 20 else 0.0}) == {"Running"}
+    assert "Stalled" in simulate(it, 3, lambda rank, at: {"cpu": 0.0})
+    assert it.status["phase"] == "Stalled"
