@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modelworks.cli import manifests
+from modelworks.cli import flags, manifests
 from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
+from modelworks.cli.flags import FlagCommand
 from modelworks.cli.get import Labels, message, phase
+from modelworks.cli.imports import from_flags
 from modelworks.cli.output import age, log_writer, money
 from modelworks.cli.problems import ExitCode
 from modelworks.kernel.errors import Invalid
@@ -28,17 +31,22 @@ app = noun("job", "Training jobs: submit, follow, cancel.")
 Name = Annotated[str, typer.Argument(help="The job's name.")]
 
 
-@verb(app, "submit")
+@app.command("submit", cls=FlagCommand)
 def submit_job(
     ctx: typer.Context,
-    filename: Files,
+    kind: Annotated[
+        str | None, typer.Argument(help="Without a file: pytorchjob, tfjob, mpijob, elasticbatchjob, trainingjob.")
+    ] = None,
+    filename: Annotated[
+        list[Path] | None, typer.Option("--filename", "-f", help="File, folder, or - for standard input.")
+    ] = None,
+    code: Annotated[Path | None, typer.Option(help="Folder of the code, of jobs that name none.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show the log until the job ends.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends.")] = False,
 ) -> None:
-    """Submit the jobs of a manifest. With --follow or --wait the exit code is 6 when one fails."""
-    call = invocation(ctx)
+    """Submit the jobs of a manifest, or one by flags. With --follow or --wait the exit code is 6 when one fails."""
+    call, sources = _sources(ctx, kind, filename, code)
     client = call.connect()
-    sources = manifests.load(filename)
     manifests.find_any(sources, jobs.KIND)
     results = submit(call, client, sources)
     made = [r["resource"]["metadata"] for r in results if r["resource"]["kind"] == jobs.KIND]
@@ -53,6 +61,27 @@ def submit_job(
         jobs.check(job)
 
 
+def _sources(
+    ctx: typer.Context, kind: str | None, filename: list[Path] | None, code: Path | None
+) -> tuple[Invocation, list[manifests.Source]]:
+    """The manifests of files, or the one that the flags make."""
+    call, (found, notes) = invocation(ctx), flags.given(ctx)
+    call.out.notes(notes)
+    call = replace(call, workspace=found.pop("workspace_id", call.workspace))
+    if filename:
+        if kind or found:
+            raise Invalid("give either -f, or a kind of job and its flags")
+        sources = manifests.load(filename)
+    elif kind is None:
+        raise Invalid(
+            "what should be submitted?", remedy="mw job submit -f job.yaml, or mw job submit pytorchjob --help"
+        )
+    else:
+        document, told = from_flags(kind, found)
+        sources = [manifests.Source(document, "the command line", 1, 1, told)]
+    return call, [manifests.with_code(source, code) for source in sources] if code else sources
+
+
 @verb(app, "run")
 def run_job(
     ctx: typer.Context,
@@ -62,7 +91,7 @@ def run_job(
 ) -> None:
     """Run a job to its end: on the platform, following its log, or with --local on this machine alone."""
     if not here:
-        submit_job(ctx, filename, follow=True, wait=True)
+        submit_job(ctx, filename=filename, follow=True, wait=True)
         return
     source = manifests.find_one(manifests.load(filename), jobs.KIND)
     document = {**source.document, "spec": dict(source.document.get("spec") or {})}
@@ -70,6 +99,7 @@ def run_job(
     if isinstance(folder, str) and "://" not in folder:
         document["spec"]["code"] = str(source.folder / Path(folder).expanduser())
     call = invocation(ctx)
+    call.out.notes(source.notes)
     output = local.run(
         document, output=str(directory) if directory else None, log=sys.stderr if call.out.as_json else None
     )
@@ -85,6 +115,7 @@ def validate_job(ctx: typer.Context, filename: Files) -> None:
     call = invocation(ctx)
     client = call.connect()
     source = manifests.find_one(manifests.load(filename), jobs.KIND)
+    call.out.notes(source.notes)
     (document,) = manifests.prepare(client, [source], send=False)
     try:
         answer = client.validate_job(document)
@@ -165,6 +196,23 @@ def cancel(ctx: typer.Context, name: Name) -> None:
         call.out.say(f"{jobs.KIND}/{name} is being cancelled")
 
 
+@verb(app, "preempt")
+def preempt(
+    ctx: typer.Context,
+    name: Name,
+    notice: Annotated[
+        str | None, typer.Option("--notice", help="Time to save and end, such as 30s; default: the job's own.")
+    ] = None,
+) -> None:
+    """End the running attempt as if its machine were taken away; another goes on from its checkpoint."""
+    call = invocation(ctx)
+    answer = call.connect().preempt_job(name, notice)
+    if call.out.as_json:
+        call.out.document(answer)
+    else:
+        call.out.say(f"{jobs.KIND}/{name} is being preempted")
+
+
 @verb(app, "delete")
 def delete_job(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Option()] = True) -> None:
     """Delete a job and its runs; its output and log files stay in the object store."""
@@ -194,25 +242,27 @@ def metrics(ctx: typer.Context, name: Name) -> None:
     call.out.table(columns, rows, right=columns[1:])
 
 
-def waits_told(call: Invocation, prefix: str = "") -> Callable[[Document], None]:
-    """Prints as a note what a job waits for, whenever that changes."""
-@verb(app, "preempt")
-def preempt(
+@verb(app, "stacks")
+def stacks(
     ctx: typer.Context,
     name: Name,
-    notice: Annotated[
-        str | None, typer.Option("--notice", help="Time to save and end, such as 30s; default: the job's own.")
-    ] = None,
+    replica: Annotated[int | None, typer.Option(min=0, help="Of this replica; default: all.")] = None,
 ) -> None:
-    """End the running attempt as if its machine were taken away; another goes on from its checkpoint."""
+    """Show what every process of a job does now, or did when the job stalled."""
     call = invocation(ctx)
-    answer = call.connect().preempt_job(name, notice)
+    answer = call.connect().job_stacks(name, replica=replica)
     if call.out.as_json:
         call.out.document(answer)
-    else:
-        call.out.say(f"{jobs.KIND}/{name} is being preempted")
+        return
+    if not answer["live"]:
+        call.out.note(f"{name} runs no more; this was taken when it stalled")
+    for item in answer["items"]:
+        call.out.say(f"replica {item['replica']} on node {item['node']}, attempt {item['attempt']}, at {item['at']}")
+        call.out.say("\n".join(f"  {line}" for line in str(item["stacks"]).splitlines()))
 
 
+def waits_told(call: Invocation, prefix: str = "") -> Callable[[Document], None]:
+    """Prints as a note what a job waits for, whenever that changes."""
     told = ""
 
     def tell(job: Document) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,14 @@ def prepare(client: Client, sources: Sequence[Source], *, send: bool = True) -> 
     ``send`` False only computes the code's address, for a dry run.
     """
     return [_prepare(client, source, send) for source in sources]
+
+
+def with_code(source: Source, folder: Path) -> Source:
+    """The document with this folder of code, where it is a job that names none."""
+    spec = source.document.get("spec")
+    if source.document.get("kind") != "TrainingJob" or not isinstance(spec, dict) or spec.get("code") is not None:
+        return source
+    return replace(source, document={**source.document, "spec": {**spec, "code": str(folder.absolute())}})
 
 
 def located(error: ModelworksError, sources: Sequence[Source]) -> ModelworksError:

@@ -15,7 +15,7 @@ from modelworks.sdk.translation import MODEL_MOUNTS, Translation, noted, probe, 
 
 _POD = "spec.template.spec"
 _AT = f"{_POD}.containers.0"
-_GPU = "nvidia.com/gpu"
+_GPUS = ("nvidia.com/gpu", "aliyun.com/gpu")
 
 _NOTED: dict[str, str | None] = {
     "apiVersion": None,
@@ -145,7 +145,7 @@ def _pod(pod: Mapping[str, Any], out: Translation) -> None:
             case "nodeSelector":
                 out.spec["node_selector"] = {str(k): str(v) for k, v in out.mapping(value, at).items()}
             case "tolerations":
-                _tolerations(out.list(value, at, "tolerations"), at, out)
+                tolerations(out.list(value, at, "tolerations"), at, out)
             case "terminationGracePeriodSeconds":
                 out.spec["grace_period"] = f"{value}s"
             case "hostNetwork":
@@ -156,10 +156,10 @@ def _pod(pod: Mapping[str, Any], out: Translation) -> None:
                 noted(at, _NOTED, out)
 
 
-def _tolerations(tolerations: list[Any], at: str, out: Translation) -> None:
+def tolerations(written: list[Any], at: str, out: Translation) -> None:
     """A taint here is ``key`` or ``key=value``; whether it evicts is not told apart."""
     found = []
-    for index, item in enumerate(tolerations):
+    for index, item in enumerate(written):
         path = f"{at}.{index}"
         one = out.mapping(item, path)
         for key in one:
@@ -194,7 +194,7 @@ def _container(container: Mapping[str, Any], volumes: Mapping[str, Mapping[str, 
             case "envFrom":
                 out.wrong(at, "there are no config maps and secrets: write env with values")
             case "resources":
-                _resources(out.mapping(value, at), at, out)
+                resources(out.mapping(value, at), at, out)
             case "readinessProbe":
                 out.spec.setdefault("readiness", {}).update(probe(out.mapping(value, at), at, out))
             case "livenessProbe":
@@ -244,17 +244,17 @@ def _ports(ports: list[Any], at: str, out: Translation) -> None:
             out.note(f"{at}.{index}", "one port is served")
 
 
-def _resources(resources: Mapping[str, Any], at: str, out: Translation) -> None:
+def resources(written: Mapping[str, Any], at: str, out: Translation) -> None:
     """Limits, and requests where there is no limit."""
-    for key in resources:
+    for key in written:
         if key not in ("limits", "requests"):
             out.note(f"{at}.{key}", "")
     found: dict[str, Any] = {}
     for group in ("requests", "limits"):
-        for name, amount in out.mapping(resources.get(group, {}), f"{at}.{group}").items():
+        for name, amount in out.mapping(written.get(group, {}), f"{at}.{group}").items():
             if name in ("cpu", "memory"):
                 found[name] = amount
-            elif name == _GPU:
+            elif name in _GPUS:
                 found["gpu"] = int(amount) if str(amount).isdigit() else amount
             else:
                 out.note(f"{at}.{group}.{name}", "")

@@ -1,4 +1,4 @@
-"""What a translation into a ``kind: Service`` manifest collects: the spec, notes for people, and errors with paths."""
+"""What a translation into a manifest collects: the spec, notes for people, and errors with paths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOT_HTTP = ("tcp_socket", "tcpSocket", "exec", "grpc")
 
 @dataclass
 class Translation:
-    """``spec`` of a Service, the ``name`` when the document has one, and ``notes`` for people."""
+    """``spec`` of the manifest, the ``name`` when the document has one, and ``notes`` for people."""
 
     spec: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
