@@ -20,6 +20,7 @@ from modelworks.gateway.gateway import Gateway
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.signature import Signatures
 from modelworks.gateway.source import Source
+from modelworks.heap import keep_freed
 from modelworks.home import Home
 
 LISTEN_FDS = "MW_LISTEN_FDS"
@@ -31,6 +32,7 @@ def run(home: Home, *, host: str = "127.0.0.1", port: int = 0) -> None:
     """Serve until SIGTERM or SIGINT. Sockets come from ``MW_LISTEN_FDS`` (descriptors with commas between), else
     ``host`` and ``port`` are bound here."""
     _raise_descriptor_limit()
+    keep_freed()
     listening = listening_sockets(host, port)
     uvloop.run(serve(home, listening))
 

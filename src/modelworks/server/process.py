@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvloop
 
+from modelworks.heap import keep_freed
 from modelworks.server.app import App
 from modelworks.server.batching import Batcher
 from modelworks.server.dispatch import Dispatcher
@@ -85,6 +86,7 @@ def serve_processor(processor: Processor) -> None:
 
 def _run(processor: Processor, limits: Limits, path: Path | None) -> int:
     sys.setswitchinterval(_SWITCH)
+    keep_freed()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(serve(processor, limits, path))
