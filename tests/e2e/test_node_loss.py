@@ -1,0 +1,129 @@
+"""A node of a gang is cut off from the controller, and heals later: never two attempts at work at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import leftovers
+from tests.agents import poll
+from tests.cli_platform import Mw, fresh
+from tests.cluster import ClusterNode, answers, nodes
+
+from modelworks.kernel.run import RunPhase, RunReason
+from modelworks.sdk import jobs
+from modelworks.sdk.client import Client, Document
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills")]
+LEASE = 3
+
+# Each replica says all the time that it is at work; SIGTERM it does not hear.
+WORKLOAD = """
+import os, pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+marks = pathlib.Path("/mnt/marks")
+attempt, rank = os.environ["MW_ATTEMPT"], os.environ["RANK"]
+mark = marks / f"{attempt}.{rank}.{time.monotonic()}"
+while not (marks / "finish").exists():
+    mark.write_text(str(time.monotonic()))
+    time.sleep(0.01)
+pathlib.Path(os.environ["MW_OUTPUT_DIR"], "weights").write_text(f"attempt {attempt}, rank {rank}")
+"""
+
+
+@pytest.fixture(scope="module")
+def mw() -> Iterator[Mw]:
+    with fresh(up=False) as one:
+        one.home.config.write_text(f"node_lease: {LEASE}s\n")
+        one.ok("up", "--detach")
+        yield one
+        one.ok("down", "--grace", "2")
+        assert leftovers.of_platform(one.home) == []
+
+
+@pytest.fixture
+def client(mw: Mw) -> Iterator[Client]:
+    document = json.loads(mw.home.client.read_text())
+    client = Client(document["url"], document["api_key"])
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def cluster(mw: Mw) -> Iterator[dict[str, ClusterNode]]:
+    with nodes(mw, 4) as found:
+        yield found
+
+
+def test_a_gang_loses_a_node_and_goes_on_elsewhere(mw: Mw, client: Client, cluster: dict[str, ClusterNode]) -> None:
+    manifests: list[Document] = [
+        manifest("Volume", "marks", {"size": "1Gi", "shared": True}),
+        manifest("Bucket", "weights", {}),
+        manifest(
+            "TrainingJob",
+            "gang",
+            {
+                "command": ["python", "-c", WORKLOAD],
+                "replicas": 3,
+                "resources": {"cpu": 1, "memory": "128Mi"},
+                "volumes": [{"name": "marks", "mount_path": "/mnt/marks"}],
+                "output": "s3://weights/best/",
+                "grace_period": "1s",
+            },
+        ),
+    ]
+    client.apply(manifests)
+    poll(lambda: list(mw.home.volumes.iterdir()))
+    (marks,) = mw.home.volumes.iterdir()
+    poll(lambda: beating(marks, "1") == {"0", "1", "2"})
+    where = {line["ordinal"]: line["node"] for line in status(client)["replicas"]}
+    assert len(set(where.values())) == 3
+    lost = cluster[where[1]]
+    lost.network.cut()
+    poll(lambda: beating(marks, "2") == {"0", "1", "2"})
+    after = {line["ordinal"]: line["node"] for line in status(client)["replicas"]}
+    assert lost.name not in after.values()
+    lost.network.heal()
+    # The node comes back, and what it ran has ended by itself.
+    uid = client.get("TrainingJob", "gang")["metadata"]["uid"]
+    (run,) = lost.agent.client.observe(f"{uid}/a1/1/")
+    assert (run.phase, run.reason) == (RunPhase.EXITED, RunReason.LEASE_EXPIRED)
+    poll(lambda: answers(mw, lost.name))
+    (marks / "finish").touch()
+    done = jobs.wait(client, "gang")["status"]
+    assert done["phase"] == "Succeeded", done
+    assert [attempt["reason"] for attempt in done["attempts"]] == ["Lost", "Completed"]
+    assert done["attempts"][0]["message"].startswith("replica 1: node ")
+    spans = at_work(marks)
+    assert {key: len(found) for key, found in spans.items()} == dict.fromkeys(spans, 1)
+    last = max(end for (attempt, _), found in spans.items() for _, end in found if attempt == "1")
+    first = min(begin for (attempt, _), found in spans.items() for begin, _ in found if attempt == "2")
+    assert last < first
+
+
+def manifest(kind: str, name: str, spec: Document) -> Document:
+    return {"apiVersion": "modelworks/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def status(client: Client) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("TrainingJob", "gang")["status"]
+    return found
+
+
+def beating(marks: Path, attempt: str) -> set[str]:
+    """The ranks of an attempt that were seen at work."""
+    return {path.name.split(".")[1] for path in marks.glob(f"{attempt}.*")}
+
+
+def at_work(marks: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """(attempt, rank) → from when to when each of its processes was at work, on the one clock of this machine."""
+    found = defaultdict(list)
+    for path in marks.glob("*.*.*"):
+        attempt, rank, begin = path.name.split(".", 2)
+        found[attempt, rank].append((float(begin), float(path.read_text() or begin)))
+    return dict(found)
