@@ -317,3 +317,30 @@ def test_never_two_live_attempts_and_always_rest(
     attempts = it.status["attempts"]
     assert sum(not item.get("infrastructure", False) for item in attempts) <= retries + 1
     assert sum(item.get("infrastructure", False) for item in attempts) <= INFRASTRUCTURE_RETRIES + 1
+
+
+def test_a_job_is_done_without_those_who_only_serve_it() -> None:
+    roles = [{"name": "worker", "replicas": 2}, {"name": "ps"}]
+    it = loop(job(framework="tensorflow", roles=roles))
+    it.settle()
+    for rank in range(3):
+        it.world.start(key(1, rank))
+    it.pass_time(1)
+    for rank in range(2):
+        assert it.status["phase"] != "Succeeded"
+        it.world.end(key(1, rank))
+        it.settle()
+    assert it.world.stops == [key(1, 2)]
+    assert (it.status["phase"], it.world.live) == ("Succeeded", [])
+    assert set(it.world.released) == {key(1, rank) for rank in range(3)}
+
+
+def test_who_serves_the_others_ends_the_job_when_it_fails() -> None:
+    it = loop(job(framework="tensorflow", roles=[{"name": "worker"}, {"name": "ps"}]))
+    it.settle()
+    for rank in range(2):
+        it.world.start(key(1, rank))
+    it.world.end(key(1, 1), RunReason.FAILED, 3)
+    it.settle()
+    assert it.status["phase"] == "Failed"
+    assert it.status["message"].startswith("replica 1")

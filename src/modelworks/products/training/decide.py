@@ -36,6 +36,7 @@ from modelworks.products.training.attempts import (
     time_left,
 )
 from modelworks.products.training.endings import cause_of, end_attempt, next_attempt
+from modelworks.products.training.gang import lasting
 from modelworks.products.training.notices import describe, grace, noticed
 from modelworks.products.training.observe import Observed
 from modelworks.products.training.record import JobPhase, Record, outputs_of, replica
@@ -90,8 +91,11 @@ def _advance(
     mine = {rank: by_key[key] for rank, key in enumerate(keys) if key in by_key}
     record = _noted(record, mine)
     live = [run for run in observed.runs if not run.phase.ended]
-    done = len(mine) == len(keys) and all(run.reason is RunReason.COMPLETED for run in mine.values())
-    if done and all(run.phase is RunPhase.EXITED for run in mine.values()):
+    working = [run for rank, run in mine.items() if not lasting(job.spec, rank)]
+    done = len(mine) == len(keys) and all(run.reason is RunReason.COMPLETED for run in working)
+    if done and all(run.phase is RunPhase.EXITED for run in working):
+        if any(run.key in keys for run in live):
+            return _dismiss(resource, record, live, observed)
         return _succeed(record, mine, now), releases(observed)
     if record.cancel_requested_at is not None:
         return _cancel(resource, record, mine, live, observed, now)
@@ -142,6 +146,15 @@ def _stopping(
     others = tuple(run for run in observed.runs if run.phase in (RunPhase.PREPARING, RunPhase.RUNNING))
     ended = stops(replace(observed, runs=others), RunReason.PEER_FAILED, min(_PEER_GRACE, job.spec.grace_period))
     return replace(record, message=message), (*ended, *given_back)
+
+
+def _dismiss(
+    resource: Resource, record: Record, live: list[RunObservation], observed: Observed
+) -> tuple[Record, tuple[Action, ...]]:
+    """Whoever worked has finished; those who only served them are ended."""
+    message = f"finished: stopping {len(live)} replica{'s' if len(live) > 1 else ''} that served the others"
+    ending = replace(record, phase=JobPhase.FINALIZING, message=message)
+    return ending, (*stops(observed, RunReason.STOPPED, grace_period(resource)), *releases(observed))
 
 
 def _queue_again(job: Job, record: Record, observed: Observed) -> tuple[Record, tuple[Action, ...]]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelworks.kernel.run import Peer, Rendezvous
-from modelworks.products.training.policy_spec import Role
+from modelworks.products.training.policy_spec import Framework, Role
 from modelworks.products.training.spec import TrainingJobSpec
 
 LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
 DEFAULT_ROLE = "worker"
+_LASTING = ("ps", "evaluator")
 _FIRST_PORT, _PORTS = 20_000, 10_000  # below the kernel's range of ephemeral ports, which begins at 32768
 
 
@@ -124,6 +125,14 @@ def role_of(spec: TrainingJobSpec, ordinal: int) -> Role | None:
     """The role of a replica; None in a job without roles."""
     names = role_names(spec)
     return next((role for role in spec.roles if role.name == names[ordinal]), None)
+
+
+def lasting(spec: TrainingJobSpec, ordinal: int) -> bool:
+    """Whether a replica does not end by itself: the job is done without it, and then it is ended."""
+    role = role_of(spec, ordinal)
+    if role is None or role.lasting is not None:
+        return bool(role and role.lasting)
+    return spec.framework is Framework.TENSORFLOW and role.name in _LASTING
 
 
 def master_port(uid: str, attempt: int) -> int:

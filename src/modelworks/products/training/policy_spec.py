@@ -58,6 +58,9 @@ class Role(Spec):
     instance_type: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
     resources: Resources | None = None
     env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=512)
+    lasting: bool | None = Field(
+        default=None, description="serves the others and is ended with them; default: TensorFlow's ps and evaluators"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -106,6 +106,8 @@ class TrainingJobSpec(Spec):
             raise ValueError("give either replicas or roles, not both")
         if twice := duplicates([role.name for role in self.roles]):
             raise ValueError(f"two roles are called {', '.join(sorted(twice))}")
+        if self.roles and all(role.lasting for role in self.roles):
+            raise ValueError("roles: all of them are lasting, so that the job would never end")
         taken = [f"/mnt/{channel}" for channel in self.inputs] + ["/mnt/output"]
         twice = duplicates(taken + [volume.mount_path for volume in self.volumes] + list(self.mounts))
         if twice:
