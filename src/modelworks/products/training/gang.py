@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from modelworks.kernel.run import Peer, Rendezvous
 from modelworks.products.training.policy_spec import Framework, Role
@@ -61,17 +62,18 @@ class Gang:
     def size(self) -> int:
         return len(self.members)
 
-    @property
+    @cached_property
     def local(self) -> bool:
         """Whether all are on one node, and so need nothing of its network but the loopback."""
         return len({member.place.node for member in self.members}) <= 1
 
     def member(self, ordinal: int) -> Member:
         """Raises KeyError for a replica that is not of this gang."""
-        for member in self.members:
-            if member.ordinal == ordinal:
-                return member
-        raise KeyError(ordinal)
+        return self._by_ordinal[ordinal]
+
+    @cached_property
+    def _by_ordinal(self) -> Mapping[int, Member]:
+        return {member.ordinal: member for member in self.members}
 
     def address(self, member: Member) -> str:
         """Where the other members reach this one."""
@@ -101,7 +103,11 @@ class Gang:
         """What is looked at before the member's command starts; None for one that is alone."""
         if self.size == 1:
             return None
-        peers = tuple(
+        return Rendezvous(rank=member.rank, peers=self._peers, nonce=self.nonce, network=network, timeout=timeout)
+
+    @cached_property
+    def _peers(self) -> tuple[Peer, ...]:
+        return tuple(
             Peer(
                 rank=one.rank,
                 node=one.place.node,
@@ -111,7 +117,6 @@ class Gang:
             )
             for one in self.members
         )
-        return Rendezvous(rank=member.rank, peers=peers, nonce=self.nonce, network=network, timeout=timeout)
 
 
 def role_names(spec: TrainingJobSpec) -> list[str]:
@@ -123,8 +128,12 @@ def role_names(spec: TrainingJobSpec) -> list[str]:
 
 def role_of(spec: TrainingJobSpec, ordinal: int) -> Role | None:
     """The role of a replica; None in a job without roles."""
-    names = role_names(spec)
-    return next((role for role in spec.roles if role.name == names[ordinal]), None)
+    first = 0
+    for role in spec.roles:
+        first += role.replicas
+        if ordinal < first:
+            return role
+    return None
 
 
 def lasting(spec: TrainingJobSpec, ordinal: int) -> bool:

@@ -64,8 +64,9 @@ class Job:
 
     def _shape(self, ordinal: int) -> Mapping[str, Any]:
         """What apply made of a replica's instance type: its name, resources and price."""
-        shapes = self.resolved.get("roles", {})
-        return dict(shapes.get(role_names(self.spec)[ordinal], self.resolved))
+        role = role_of(self.spec, ordinal)
+        shape: Mapping[str, Any] = self.resolved.get("roles", {}).get(role.name if role else "", self.resolved)
+        return shape
 
     @property
     def bucket(self) -> str:
