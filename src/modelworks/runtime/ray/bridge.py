@@ -75,9 +75,13 @@ def run(home: Home) -> None:
 
 async def _serve(home: Home, settings: Settings) -> int:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    bridge = Bridge(home, settings)
+
+    def listen_to_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+
+    listen_to_signals()
+    bridge = Bridge(home, settings, joined=listen_to_signals)  # Ray puts handlers of its own in their place
     server = HttpServer(bridge.routes())
     await server.listen(home.bridge_socket)
     waiting, following = asyncio.create_task(stop.wait()), asyncio.create_task(bridge.follow())
@@ -93,8 +97,9 @@ async def _serve(home: Home, settings: Settings) -> int:
 class Bridge:
     """Use inside one event loop."""
 
-    def __init__(self, home: Home, settings: Settings) -> None:
+    def __init__(self, home: Home, settings: Settings, joined: Callable[[], None]) -> None:
         self._home = home
+        self._joined_now = joined
         self._settings = settings
         self._cluster: Cluster | None = None
         self._message = f"Ray at {settings.ray_address} has not answered yet"
@@ -148,6 +153,7 @@ class Bridge:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _PAUSE_MOST)
             else:
+                self._joined_now()
                 log.info("bridge: joined Ray at %s", cluster.address)
                 return cluster
 

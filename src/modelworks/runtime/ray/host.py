@@ -55,6 +55,7 @@ class AgentHost:
         self._lock: int | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        self._busy = asyncio.Lock()
 
     async def configure(self, configuration: dict[str, Any]) -> None:
         """``{env, credentials, client}``: variables of the agent, its keys of the store, the platform's address."""
@@ -65,13 +66,9 @@ class AgentHost:
             return
         digest = hashlib.sha256(json.dumps([modelworks.__version__, configuration["env"]]).encode()).hexdigest()[:16]
         self._wanted = {**configuration["env"], "MW_NODE_NAME": self.name, "MW_AGENT_CONFIGURATION": digest}
-        self._woken.set()
+        await self._try()
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_START):
-                while self.problem and self._lock is not None:
-                    await asyncio.sleep(0.02)
 
     async def http(self, message: bytes) -> bytes:
         """Pass a request on to the agent. What it does not answer is a problem document."""
@@ -107,14 +104,18 @@ class AgentHost:
 
     async def _keep(self) -> None:
         while True:
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), _LOOK)
+            await self._try()
+
+    async def _try(self) -> None:
+        async with self._busy:
             try:
                 await self._ensure()
                 self.problem = ""
             except OSError as error:
                 self.agent, self.problem = 0, str(error)
-            self._woken.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), _LOOK)
 
     async def _ensure(self) -> None:
         """The agent answers, and is the wished one. Raises OSError when that cannot be."""

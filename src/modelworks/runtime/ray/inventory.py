@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from modelworks.kernel.quantities import format_bytes, format_cpu
+
 
 @dataclass(frozen=True)
 class Amounts:
@@ -18,6 +20,10 @@ class Amounts:
     def of(cls, resources: Mapping[str, float]) -> Amounts:
         cpu = round(1000 * resources.get("CPU", 0.0))
         return cls(cpu, int(resources.get("memory", 0.0)), int(resources.get("GPU", 0.0)))
+
+    def __str__(self) -> str:
+        told = f"{format_cpu(self.cpu)} CPU, {format_bytes(self.memory)} memory"
+        return f"{told}, {self.gpu} GPU" if self.gpu else told
 
     def minus(self, other: Amounts) -> Amounts:
         return Amounts(max(0, self.cpu - other.cpu), max(0, self.memory - other.memory), max(0, self.gpu - other.gpu))

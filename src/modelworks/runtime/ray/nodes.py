@@ -82,6 +82,7 @@ class NodeDoor:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._doubted = asyncio.Event()
+        self._news = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep())
 
     @property
@@ -103,11 +104,13 @@ class NodeDoor:
 
     def see(self, node: RayNode, groups: tuple[Group, ...]) -> None:
         """What Ray says of it now."""
-        before = self.told()
+        before = (self.told(), self._foreign.amounts, self.node.total)
         self.node = node
         self._foreign.add(node, groups)
         self._drained_at = (self._drained_at or time.time()) if node.draining else 0.0
-        if self.told() != before:
+        if (self.told(), self._foreign.amounts, self.node.total) != before:
+            news, self._news = self._news, asyncio.Event()
+            news.set()
             self._changed()
 
     async def close(self) -> None:
@@ -237,12 +240,27 @@ class NodeDoor:
             writer.close()
 
     async def _answer(self, message: bytes) -> bytes:
-        method, path, _ = wire.target(message)
+        method, path, query = wire.target(message)
+        if (method, path) == ("GET", "/changes"):
+            return await self._changes(message, query.get("since", "0"))
         answer = await self._forward(message, _LONGEST_CALL)
         if (method, path) == ("GET", "/node") and wire.status(answer) == 200:
             said = json.loads(wire.split(answer)[1])
             return wire.answer(200, overlay(said, self.node, self._foreign.amounts, self._deadline()))
         return answer
+
+    async def _changes(self, message: bytes, since: str) -> bytes:
+        """Whoever waits for changes of runs hears at once when the node itself is another: it is to go, say."""
+        asking, news = (
+            asyncio.create_task(self._forward(message, _LONGEST_CALL)),
+            asyncio.create_task(self._news.wait()),
+        )
+        try:
+            await asyncio.wait({asking, news}, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else wire.answer(200, {"cursor": int(float(since)), "keys": []})
+        finally:
+            asking.cancel()
+            news.cancel()
 
     async def _forward(self, message: bytes, timeout: float) -> bytes:
         actor = self._actor

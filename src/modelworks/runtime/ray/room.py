@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelworks.kernel.quantities import format_bytes, format_cpu
 from modelworks.runtime.ray.inventory import Amounts, Group, RayNode
 
 _SAMPLES = 6  # Ray tells of free resources a moment late: what a group of ours takes or gives is not others' doing
@@ -50,8 +49,7 @@ def overlay(said: Mapping[str, Any], node: RayNode, foreign: Amounts, deadline: 
     found = {**said, "capacity": capacity}
     notes = list(said.get("notes", ()))
     if foreign != Amounts():
-        parts = [f"{format_cpu(foreign.cpu)} CPU", f"{format_bytes(foreign.memory)} memory", f"{foreign.gpu} GPU"]
-        notes.append(f"other work on Ray holds {', '.join(parts)} of node {said['name']}")
+        notes.append(f"other work on Ray holds {foreign} of node {said['name']}")
     found["notes"] = notes
     if deadline is not None:
         found |= {"notice_at": deadline, "notice": "Ray is draining the node"}

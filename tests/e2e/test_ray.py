@@ -1,0 +1,233 @@
+"""Jobs on a Ray cluster of three hosts, through `mw`: where they run, what holds their room, what outlives what."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests import leftovers
+from tests.agents import poll
+from tests.ray_cluster import ClusterMw, RayCluster, cluster, needed, platform
+
+from modelworks.runtime.agent_client import AgentClient
+from modelworks.runtime.ray.bridge_client import BridgeClient
+from modelworks.sdk.waiting import phase_of
+
+pytestmark = [needed, pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+SMALL = {"cpu": "500m", "memory": "512Mi"}
+WHOLE = {"cpu": "1", "memory": "512Mi"}  # of a node, so that no two share one
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RayCluster]:
+    with cluster(nodes=3) as one:
+        yield one
+        # Before the hosts are taken down, nothing of any run is on them.
+        assert [line for host in one.hosts for line in of_runs(host.pids())] == []
+
+
+@pytest.fixture(scope="module")
+def mw(ray: RayCluster) -> Iterator[ClusterMw]:
+    with platform(ray) as one:
+        poll(lambda: len(ready(one)) == 3)
+        yield one
+        one.ok("down", "--grace", "2")
+        assert leftovers.of_platform(one.home) == []
+        assert [pid for host in ray.hosts for pid in host.pids() if agents_of(pid)] == []
+
+
+def ready(mw: ClusterMw) -> list[str]:
+    _, nodes = bridge(mw).nodes()
+    return sorted(node.name for node in nodes if node.state == "ready")
+
+
+def bridge(mw: ClusterMw) -> BridgeClient:
+    return BridgeClient(mw.home.bridge_socket)
+
+
+def groups(mw: ClusterMw) -> list[str]:
+    return [group.name for group in bridge(mw).groups()]
+
+
+def agents_of(pid: int) -> bool:
+    try:
+        return b"modelworks.main\0agent" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def of_runs(numbers: list[int]) -> list[str]:
+    found = []
+    for pid in numbers:
+        try:
+            if b"\0MW_RUN=" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(f"{pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}")
+        except OSError:
+            continue  # ended meanwhile
+    return found
+
+
+def submit(mw: ClusterMw, name: str, program: str, **spec: Any) -> dict[str, Any]:
+    command = ["python", "-c", textwrap.dedent(program)]
+    document = {"kind": "TrainingJob", "metadata": {"name": name}, "spec": {"command": command, **spec}}
+    manifest = mw.home.root / f"{name}.yaml"
+    manifest.write_text(yaml.safe_dump(document))
+    mw.ok("job", "submit", "-f", str(manifest))
+    return get(mw, name)
+
+
+def get(mw: ClusterMw, name: str) -> dict[str, Any]:
+    return dict(json.loads(mw.ok("get", "job", name, "--json")))
+
+
+def wait(mw: ClusterMw, name: str, *phases: str) -> dict[str, Any]:
+    def done() -> bool:
+        found = get(mw, name)
+        if phase_of(found) in ("Succeeded", "Failed", "Cancelled") and phase_of(found) not in phases:
+            raise AssertionError(f"{found['status']}\n{mw('logs', name).stdout}")
+        return phase_of(found) in phases
+
+    poll(done)
+    return get(mw, name)
+
+
+def log(mw: ClusterMw, name: str, replicas: int = 1) -> str:
+    return "".join(mw.ok("logs", name, "--replica", str(n)) for n in range(replicas))
+
+
+def test_a_job_runs_on_a_node(mw: ClusterMw, ray: RayCluster) -> None:
+    submit(
+        mw,
+        "one",
+        """
+        import os, pathlib
+        print("api", os.environ["MW_API"])
+        pathlib.Path(os.environ["MW_OUTPUT_DIR"], "weights.bin").write_bytes(b"w" * 100)
+        """,
+        resources=SMALL,
+    )
+    found = wait(mw, "one", "Succeeded")
+    assert f"api http://{ray.address}:{mw.port}" in log(mw, "one")
+    assert "weights.bin" in json.dumps(found["status"]) or found["status"]["outputs"]
+    poll(lambda: groups(mw) == [])
+
+
+GANG = """
+import os, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.ones(1) * (dist.get_rank() + 1)
+dist.all_reduce(total)
+print("rank", dist.get_rank(), "of", dist.get_world_size(), "sum", total.item(), "master", os.environ["MASTER_ADDR"])
+dist.destroy_process_group()
+"""
+
+
+def test_a_gang_trains_on_three_nodes(mw: ClusterMw, ray: RayCluster) -> None:
+    """Its ranks meet at the node of rank 0; one group holds the room of all while they work, and none afterwards."""
+    found = submit(mw, "gang", GANG, replicas=3, resources=WHOLE, framework="pytorch")
+    uid = found["metadata"]["uid"]
+    poll(lambda: [one for one in groups(mw) if one.startswith(f"{uid}/")] or phase_of(get(mw, "gang")) == "Succeeded")
+    found = wait(mw, "gang", "Succeeded")
+    text = log(mw, "gang", 3)
+    lines = re.findall(r"rank (\d) of 3 sum 6.0 master (\S+)", text)
+    assert sorted(rank for rank, _ in lines) == ["0", "1", "2"], text
+    nodes = {run["ordinal"]: run["node"] for run in found["status"]["replicas"]}
+    assert sorted(nodes.values()) == ["n1", "n2", "n3"]
+    (rank0,) = [host for host in ray.hosts if host.name == nodes[0]]
+    assert {master for _, master in lines} == {rank0.address}
+    poll(lambda: groups(mw) == [])
+
+
+def test_room_that_others_hold_is_waited_for(mw: ClusterMw, ray: RayCluster) -> None:
+    """A gang is granted whole or not at all: while one node is another's, none of its runs begins."""
+    (taken, *_) = ray.hosts
+    other = ray.run(
+        f"""
+from ray.util.placement_group import placement_group
+import time
+found = {{n["NodeManagerAddress"]: n["NodeID"] for n in ray.nodes() if n["Alive"]}}
+select = [{{"ray.io/node-id": found["{taken.address}"]}}]
+assert placement_group([{{"CPU": 1}}], bundle_label_selector=select).wait(10)
+print("held", flush=True)
+time.sleep(300)
+"""
+    )
+    try:
+        poll(lambda: "held" in other.log.read_text())  # type: ignore[attr-defined]
+        submit(mw, "patient", "print('done')", replicas=3, resources=WHOLE)
+        poll(lambda: taken.name in get(mw, "patient")["status"].get("message", ""))
+        assert phase_of(get(mw, "patient")) == "Queued"
+        assert of_runs([pid for host in ray.hosts for pid in host.pids()]) == []
+    finally:
+        other.kill()
+        other.wait()
+    wait(mw, "patient", "Succeeded")
+    poll(lambda: groups(mw) == [])
+
+
+def test_what_runs_outlives_its_door(mw: ClusterMw, ray: RayCluster) -> None:
+    """The actor is killed, and then the agent too: both are there again, and the run never noticed."""
+    program = """
+    import os, time
+    print("pid", os.getpid(), flush=True)
+    time.sleep(300)
+    """
+    submit(mw, "outlives", program, resources=SMALL)
+    found = wait(mw, "outlives", "Running")
+    (run,) = found["status"]["replicas"]
+    poll(lambda: "pid" in log(mw, "outlives"))
+    (host,) = [one for one in ray.hosts if one.name == run["node"]]
+    agent = AgentClient(bridge_socket(mw, host.name))
+    (before,) = [pid for pid in host.pids() if agents_of(pid)]
+    killer = ray.run(
+        f"""
+found = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == "{host.address}"]
+actors = [ray.get_actor("agent-" + node, namespace="modelworks") for node in found]
+[ray.kill(actor) for actor in actors]
+"""
+    )
+    assert killer.wait(60) == 0, killer.log.read_text()  # type: ignore[attr-defined]
+    poll(lambda: agent.healthy())
+    assert [pid for pid in host.pids() if agents_of(pid)] == [before]
+    os.kill(before, 9)
+    poll(lambda: (found := [p for p in host.pids() if agents_of(p)]) and found != [before] and agent.healthy())
+    assert phase_of(get(mw, "outlives")) == "Running"
+    mw.ok("job", "cancel", "outlives")
+    wait(mw, "outlives", "Cancelled")
+    assert len(log(mw, "outlives").splitlines()) == 1
+    poll(lambda: groups(mw) == [])
+    assert of_runs(host.pids()) == []
+
+
+def bridge_socket(mw: ClusterMw, name: str) -> Path:
+    (found,) = [node.socket for node in bridge(mw).nodes()[1] if node.name == name]
+    assert found is not None
+    return found
+
+
+def test_the_cluster_is_lost_and_comes_back(mw: ClusterMw, ray: RayCluster) -> None:
+    """The head fails, and with it all of Ray; it comes back empty. What ran is lost by its lease, and resumes."""
+    program = """
+    import os, time
+    print("attempt", os.environ["MW_ATTEMPT"], flush=True)
+    while os.environ["MW_ATTEMPT"] == "1":
+        time.sleep(0.05)
+    """
+    found = submit(mw, "returns", program, resources=SMALL, replicas=2)
+    wait(mw, "returns", "Running")
+    poll(lambda: log(mw, "returns", 2).count("attempt 1") == 2)
+    ray.kill_head()
+    ray.kill_raylets()
+    ray.start()
+    poll(lambda: len(ready(mw)) == 3)
+    found = wait(mw, "returns", "Succeeded")
+    assert log(mw, "returns", 2).count("attempt 2") == 2
+    assert found["status"]["attempt"] == 2
+    poll(lambda: groups(mw) == [])
