@@ -78,6 +78,7 @@ def test_none_is_forgotten() -> None:
     elsewhere = {"up", "down", "quickstart", "login", "logout", "job cancel", "service log", "eas logs"}
     elsewhere |= {
         "model compile",
+        "job stacks",
         "service profile",
         "service resume",
         "service stress",

@@ -172,9 +172,10 @@ def _run(command: Sequence[str], timeout: float) -> tuple[int, str, str] | None:
 
 def format_threads(threads: Sequence[dict[str, Any]]) -> Iterable[str]:
     """Of ``py-spy dump --json``: the main thread first, the innermost frame of each first."""
-    ordered = sorted(threads, key=lambda thread: thread.get("thread_name") != "MainThread")
+    ordered = sorted(threads, key=lambda thread: not _is_main(thread))
     for thread in ordered[:_THREADS]:
-        name = thread.get("thread_name") or "thread"
+        # Names are those of ``threading``, which a program need not have imported.
+        name = thread.get("thread_name") or ("MainThread" if _is_main(thread) else "thread")
         states = [
             "works" if thread.get("active") else "waits",
             *(["holds the interpreter's lock"] if thread.get("owns_gil") else []),
@@ -188,6 +189,10 @@ def format_threads(threads: Sequence[dict[str, Any]]) -> Iterable[str]:
             yield f"    and {len(frames) - _FRAMES} frames outside these"
     if len(threads) > _THREADS:
         yield f"  and {len(threads) - _THREADS} more threads"
+
+
+def _is_main(thread: dict[str, Any]) -> bool:
+    return thread.get("thread_name") == "MainThread" or thread.get("os_thread_id", -1) == thread.get("pid")
 
 
 def explain(said: str) -> str:

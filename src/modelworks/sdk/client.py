@@ -189,6 +189,11 @@ class Client:
         """What its number of replicas follows from, its queue, and the last decisions of the autoscaler."""
         return dict(self._call("GET", f"/services/{_part(name)}/explain"))
 
+    def job_stacks(self, name: str, *, replica: int | None = None) -> Document:
+        """What each replica does now: ``{live, items: [{replica, attempt, node, at, stacks}]}``."""
+        query = {} if replica is None else {"replica": replica}
+        return dict(self._call("GET", f"/jobs/{_part(name)}/stacks", query))
+
     def service_revisions(self, name: str) -> list[Document]:
         """The newest first, at most 200."""
         return _items(self._call("GET", f"/services/{_part(name)}/revisions"))

@@ -25,6 +25,7 @@ from modelworks.products.training.queries import CANCEL_REQUESTED
 from modelworks.products.training.record import JobPhase
 from modelworks.products.training.runs import hourly_price
 from modelworks.products.training.spec import TrainingJobSpec
+from modelworks.products.training.stacks import Stacks, capture
 
 _routes = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -177,6 +178,19 @@ def metrics(
             continue
         return Metrics(replica=replica, attempt=number, items=samples)
     return Metrics(replica=replica, attempt=number, items=[])
+
+
+@_routes.get("/{name}/stacks", summary="What the replicas of a job do now", operation_id="getJobStacks")
+def stacks(
+    name: NamePath,
+    context: ContextOf,
+    workspace: WorkspaceOf,
+    replica: Annotated[int | None, Query(ge=0, le=1023, description="Default: all.")] = None,
+) -> Stacks:
+    """Stacks of every process, read from outside. Of a job that has ended, those that were taken when it stalled."""
+    with context.engine.connect() as connection:
+        job = _job(connection, workspace, name)
+    return capture(context, job, replica)
 
 
 @_routes.post("/{name}/cancel", status_code=202, summary="Stop a job", operation_id="cancelJob")
