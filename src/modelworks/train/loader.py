@@ -37,11 +37,13 @@ class Loader:
         self.position = 0  # batches of this epoch that the loop was given
         self._loaded = False
         self._begun = False
-        self._iterable = loader.batch_sampler is None and isinstance(loader.dataset, torch.utils.data.IterableDataset)
+        self._iterable = isinstance(loader.dataset, torch.utils.data.IterableDataset)
         if not self._iterable and loader.batch_sampler is None:
             raise ValueError("the DataLoader has batch_size=None: give it a batch_size, or a batch_sampler")
         # Drawn from it, not from the global generator, whose numbers belong to the model.
         self._generator = torch.Generator()
+        if self._iterable:
+            loader.generator = self._generator
         self._inner = loader if self._iterable else self._rebuilt()
 
     def __len__(self) -> int:
@@ -129,9 +131,9 @@ class Loader:
         import torch  # noqa: PLC0415
 
         data = torch.utils.data
-        sampler, batch_sampler = self.loader.sampler, self.loader.batch_sampler
-        ones: list[Any] = [sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
-        for one in ones:
+        batch_sampler: Any = self.loader.batch_sampler
+        sampler = getattr(batch_sampler, "sampler", None)
+        for one in (sampler, batch_sampler):
             if hasattr(one, "set_epoch"):
                 one.set_epoch(self.epoch)
         plain = type(batch_sampler) is data.BatchSampler
@@ -140,9 +142,9 @@ class Loader:
         elif not plain or type(sampler) not in (data.SequentialSampler, data.DistributedSampler):
             # Whatever it draws, and from which generator: the order is drawn at once, from numbers of this epoch.
             with rng.apart(seed):
-                own = getattr(sampler, "generator", None)
-                if isinstance(own, torch.Generator):
-                    own.manual_seed(seed)
+                for one in (sampler, batch_sampler):
+                    if isinstance(getattr(one, "generator", None), torch.Generator):
+                        one.generator.manual_seed(seed)
                 return iter(list(batch_sampler))
         return iter(batch_sampler)
 
