@@ -28,6 +28,7 @@ bucket create files | bucket upload {x}/one.yaml s3://files/ | bucket ls s3://fi
 bucket download s3://files/one.yaml {x}/back.yaml | model register m --uri s3://files/ | model alias m:1 prod
 model list | model get m | model get m:1 | model alias m prod --remove | model delete m
 volume create v | volume list | volume delete v | environment create e -p six | environment list | environment delete e
+quota create q --instances local.tiny=9 --spend 5 --per day | quota list | quota get q | quota delete q | job queue
 instance-type list | key create k | key list | key revoke k
 service create -f {x}/web.yaml --wait | service list | service get web | service token web | service rotate-token web
 service call web --path / | service explain web | eas list | eas ls | eas list-services
@@ -77,8 +78,8 @@ def test_none_is_forgotten() -> None:
     """A new command is added to the list above."""
     elsewhere = {"up", "down", "quickstart", "login", "logout", "job cancel", "service log", "eas logs"}
     elsewhere |= {
-        "model compile",
         "job stacks",
+        "model compile",
         "service profile",
         "service resume",
         "service stress",

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tests.documents import DOCS, ROOT, blocks, pages
 
 from modelworks.api import app as api
-from modelworks.api import platform, resources, streams
+from modelworks.api import nodes, platform, queue, resources, streams
 from modelworks.cli.app import COMMANDS, load
 from modelworks.control.kinds import KINDS
 from modelworks.kernel import errors
@@ -179,7 +179,7 @@ def test_every_error_code_is_documented() -> None:
 
 
 def test_every_path_of_the_api_is_documented() -> None:
-    parts = (resources.router, streams.router, platform.router, platform.open_router)
+    parts = (resources.router, streams.router, platform.router, nodes.router, queue.router, platform.open_router)
     routers = (*parts, *(product.router() for product in api._PRODUCTS))
     calls = [f"{method} {route.path}" for router in routers for route in router.routes for method in route.methods]  # type: ignore[attr-defined]
     assert len(calls) > 25

@@ -5,19 +5,20 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, FastAPI
 
 from modelworks import __version__
-from modelworks.api import openapi, platform, problems, resources, streams
+from modelworks.api import nodes, openapi, platform, problems, queue, resources, streams
 from modelworks.api.auth import Keyring, authenticate, ensure_local_key
 from modelworks.api.body import StrictRequests
 from modelworks.control.context import Context
 from modelworks.products.billing import routes as billing
 from modelworks.products.catalogue import routes as catalogue
+from modelworks.products.quotas import routes as quotas
 from modelworks.products.registry import routes as registry
 from modelworks.products.serving import routes as serving
 from modelworks.products.storage import routes as storage
 from modelworks.products.training import routes as training
 
 PREFIX = "/api/v1"
-_PRODUCTS = (training, serving, registry, storage, billing, catalogue)
+_PRODUCTS = (training, serving, registry, storage, billing, catalogue, quotas)
 
 
 def create_app(context: Context) -> FastAPI:
@@ -44,7 +45,8 @@ def create_app(context: Context) -> FastAPI:
 def routes(app: FastAPI) -> None:
     """Every route below ``/api/v1``; only the health check is open."""
     closed = APIRouter(prefix=PREFIX, dependencies=[Depends(authenticate)])
-    for part in (resources.router, streams.router, platform.router, *(product.router() for product in _PRODUCTS)):
+    own = (resources.router, streams.router, platform.router, nodes.router, queue.router)
+    for part in (*own, *(product.router() for product in _PRODUCTS)):
         closed.include_router(part)
     app.include_router(platform.open_router, prefix=PREFIX)
     app.include_router(closed)

@@ -114,10 +114,10 @@ def check_workspace(principal: Principal, workspace: str) -> None:
         raise Forbidden(f"the key {principal.name} is for the workspace {principal.workspace}, not {workspace}")
 
 
-def check_administrator(principal: Principal) -> None:
+def check_administrator(principal: Principal, what: str = "manage keys") -> None:
     """Raises Forbidden for keys that are bound to a workspace or may only read."""
     if not principal.administrator:
-        raise Forbidden(f"the key {principal.name} may not manage keys: it is bound to a workspace or may only read")
+        raise Forbidden(f"the key {principal.name} may not {what}: it is bound to a workspace or may only read")
 
 
 def make_key(connection: Connection, name: str, workspace: str | None, read_only: bool) -> tuple[Key, str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelworks.control.apply import Applied
+from modelworks.db.nodes import Node
 from modelworks.kernel.events import Event
 from modelworks.kernel.resource import Name, Resource, WorkspaceName
 from modelworks.kernel.run import Resources
@@ -158,7 +159,74 @@ class NodeDocument(BaseModel):
     isolation_note: str
     notes: list[str]
     cordoned: bool
+    drain_by: datetime | None = None
+    drain_reason: str = ""
     seen_at: datetime
+
+    @classmethod
+    def fields_of(cls, node: Node) -> dict[str, Any]:
+        seen = node.observation
+        return {
+            "name": seen.name,
+            "capacity": seen.capacity,
+            "labels": seen.labels,
+            "taints": list(seen.taints),
+            "isolation": seen.isolation,
+            "isolation_note": seen.isolation_note,
+            "notes": list(seen.notes),
+            "cordoned": node.cordoned,
+            "drain_by": node.drain_by,
+            "drain_reason": node.drain_reason,
+            "seen_at": node.seen_at,
+        }
+
+
+class NodeWorkload(BaseModel):
+    """One replica with room on a node; with `leaves_by` it was told to end by then."""
+
+    workspace: str
+    kind: str
+    name: str
+    key: str
+    priority: int
+    leaves_by: datetime | None
+
+
+class NodeDetail(NodeDocument):
+    """A machine with what is taken of it: cores, bytes, GPUs. `claims` counts the replicas of all workspaces."""
+
+    used_cpu: float
+    used_memory: int
+    used_gpu: int
+    claims: int
+    workloads: list[NodeWorkload]
+
+
+class NodeList(BaseModel):
+    items: list[NodeDetail]
+
+
+class QueueEntry(BaseModel):
+    """What is placed together. `position` counts from 1 over all workspaces; `waited` is in seconds.
+
+    `behind` is who stands before it, null at the head.
+    """
+
+    position: int
+    kind: str
+    name: str
+    priority: int
+    replicas: int
+    waited: float
+    behind: str | None
+    reason: str
+
+
+class WaitingList(BaseModel):
+    """`length` is that of the whole queue."""
+
+    items: list[QueueEntry]
+    length: int
 
 
 class StatusDocument(BaseModel):

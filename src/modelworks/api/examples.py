@@ -116,6 +116,7 @@ def answers(kinds: Mapping[str, Kind]) -> dict[str, Json]:
         **_platform(),
         **_registry(job),
         **_money(),
+        **_capacity(),
     }
 
 
@@ -146,18 +147,56 @@ def _event(kind: Kind) -> Json:
     }
 
 
-def _platform() -> dict[str, Json]:
+_NODE: Json = {
+    "name": "laptop",
+    "capacity": {**_SHAPE, "cpu": "8", "memory": 16 << 30},
+    "labels": {"zone": "home"},
+    "taints": [],
+    "isolation": True,
+    "isolation_note": "",
+    "notes": [],
+    "cordoned": False,
+    "drain_by": None,
+    "drain_reason": "",
+    "seen_at": _LATER,
+}
+
+
+def _capacity() -> dict[str, Json]:
+    """Nodes, the queue and quotas."""
+    workload = {"workspace": "default", "kind": "TrainingJob", "name": "digits", "key": f"{_UID}/a1/0/0"}
     node = {
-        "name": "laptop",
-        "capacity": {**_SHAPE, "cpu": "8", "memory": 16 << 30},
-        "labels": {"zone": "home"},
-        "taints": [],
-        "isolation": True,
-        "isolation_note": "",
-        "notes": [],
-        "cordoned": False,
-        "seen_at": _LATER,
+        **_NODE,
+        "used_cpu": 1.0,
+        "used_memory": 2 << 30,
+        "used_gpu": 0,
+        "claims": 1,
+        "workloads": [{**workload, "priority": 0, "leaves_by": None}],
     }
+    waiting = {
+        "position": 3,
+        "kind": "TrainingJob",
+        "name": "digits",
+        "priority": 0,
+        "replicas": 1,
+        "waited": 12.5,
+        "behind": "TrainingJob faces",
+        "reason": "waits for the quota vision of workspace default: needs 1 CPU, 8 CPU of 8 CPU are in use",
+    }
+    use = {"limit": "instance:local.gpu", "used": 3, "most": 4, "text": "3 × local.gpu of 4 × local.gpu"}
+    spend = {"per": "month", "spent": 212.4, "most": 500.0, "until": "2026-02-01T00:00:00Z"}
+    return {
+        "NodeDetail": node,
+        "NodeList": {"items": [node]},
+        "WaitingList": {"items": [waiting], "length": 12},
+        "QuotaList": {
+            "items": [{"name": "vision", "workspace": "default", "limits": [use], "spend": spend}],
+            "currency": "USD",
+        },
+    }
+
+
+def _platform() -> dict[str, Json]:
     key = {"name": "ci", "workspace": "default", "read_only": False}
     made = {**key, "created_at": _CREATED}
     return {
@@ -166,7 +205,7 @@ def _platform() -> dict[str, Json]:
             "version": __version__,
             "url": "http://127.0.0.1:8700",
             "s3_url": "http://127.0.0.1:8733",
-            "nodes": [node],
+            "nodes": [_NODE],
             "isolation": True,
             "counts": {"TrainingJob": {"Succeeded": 3}, "Service": {"Running": 1}},
         },

@@ -53,20 +53,7 @@ def status(context: ContextOf, workspace: WorkspaceOf) -> StatusDocument:
         version=__version__,
         url=url,
         s3_url=s3_url,
-        nodes=[
-            NodeDocument(
-                name=node.observation.name,
-                capacity=node.observation.capacity,
-                labels=node.observation.labels,
-                taints=list(node.observation.taints),
-                isolation=node.observation.isolation,
-                isolation_note=node.observation.isolation_note,
-                notes=list(node.observation.notes),
-                cordoned=node.cordoned,
-                seen_at=node.seen_at,
-            )
-            for node in machines
-        ],
+        nodes=[NodeDocument(**NodeDocument.fields_of(node)) for node in machines],
         isolation=all(node.observation.isolation for node in machines) if machines else None,
         counts=counts,
     )

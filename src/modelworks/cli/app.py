@@ -38,6 +38,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "volume": ("volume", "app", "Volumes: persistent directories for jobs and services."),
     "environment": ("environment", "app", "Environments: sets of packages for jobs and services."),
     "instance-type": ("environment", "instance_types", "Instance types: shapes with a price."),
+    "node": ("node", "app", "Nodes: room, cordon, drain."),
+    "quota": ("quota", "app", "Quotas: the most that a workspace may hold and spend."),
     "cost": ("cost", "cost", "Show what everything costs."),
     "logs": ("logs", "logs", "Print the log of a job or a service."),
     "events": ("logs", "events", "Show what happened."),

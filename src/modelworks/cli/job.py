@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from modelworks.cli import flags, manifests
+from modelworks.cli import flags, manifests, queue
 from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
@@ -143,11 +143,20 @@ def list_jobs(ctx: typer.Context, label: Labels = None) -> None:
     call.out.table(("NAME", "PHASE", "AGE", "MESSAGE"), rows)
 
 
+@verb(app, "queue")
+def list_queue(ctx: typer.Context) -> None:
+    """List what waits for room, in the order in which it is considered."""
+    queue.show(invocation(ctx))
+
+
 @verb(app, "get")
 def get_job(ctx: typer.Context, name: Name) -> None:
     """Show one job."""
     call = invocation(ctx)
-    job = call.connect().get(jobs.KIND, name)
+    client = call.connect()
+    job = client.get(jobs.KIND, name)
+    if status_of(job).get("phase") == "Queued":
+        job |= queue.place_of(client, name)
     if call.out.as_json:
         call.out.document(job)
     else:

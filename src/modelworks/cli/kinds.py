@@ -14,10 +14,18 @@ _KNOWN = {
     "Bucket": ("bucket", "buckets"),
     "Volume": ("volume", "volumes", "vol"),
     "Environment": ("environment", "environments", "env"),
+    "Quota": ("quota", "quotas"),
     "InstanceType": ("instancetype", "instancetypes", "instance-type", "instance-types", "it"),
 }
 # What people ask for that is no resource, and the command that shows it.
-_NOT_KINDS = {"event": "mw events", "key": "mw key list", "cost": "mw cost", "log": "mw logs NAME", "node": "mw status"}
+_NOT_KINDS = {
+    "event": "mw events",
+    "key": "mw key list",
+    "cost": "mw cost",
+    "log": "mw logs NAME",
+    "node": "mw node list",
+    "queue": "mw job queue",
+}
 
 
 def resolve(client: Client, text: str) -> str:

@@ -125,6 +125,32 @@ class Client:
     def cost(self, *, by: str = "resource", since: str | None = None, until: str | None = None) -> Document:
         return dict(self._call("GET", "/cost", {"by": by, "since": since, "until": until}))
 
+    def nodes(self) -> list[Document]:
+        """The machines: state, room, and the replicas on them that this key may see."""
+        return _items(self._call("GET", "/nodes"))
+
+    def node(self, name: str) -> Document:
+        return dict(self._call("GET", f"/nodes/{_part(name)}"))
+
+    def cordon_node(self, name: str) -> Document:
+        return dict(self._call("POST", f"/nodes/{_part(name)}/cordon", repeat=True))
+
+    def uncordon_node(self, name: str) -> Document:
+        return dict(self._call("POST", f"/nodes/{_part(name)}/uncordon", repeat=True))
+
+    def drain_node(self, name: str, *, notice: float = 180.0, reason: str = "") -> Document:
+        """No new work, and jobs have ``notice`` seconds to save a checkpoint and go on elsewhere."""
+        body = {"notice": notice, "reason": reason}
+        return dict(self._call("POST", f"/nodes/{_part(name)}/drain", body=body, repeat=True))
+
+    def queue(self, name: str | None = None) -> Document:
+        """Who waits for room, in order: ``{items: [{position, name, priority, reason, …}], length}``."""
+        return dict(self._call("GET", "/queue", {"name": name} if name else None))
+
+    def quotas(self) -> Document:
+        """The workspace's quotas with what is used of them."""
+        return dict(self._call("GET", "/quotas"))
+
     def instance_types(self) -> list[Document]:
         return _items(self._call("GET", "/instance-types"))
 
@@ -163,13 +189,18 @@ class Client:
         """``{replica, attempt, items: [{at, cpu, memory, …}]}`` of the latest attempt's first replica."""
         return dict(self._call("GET", f"/jobs/{_part(name)}/metrics"))
 
+    def job_stacks(self, name: str, *, replica: int | None = None) -> Document:
+        """What each replica does now: ``{live, items: [{replica, attempt, node, at, stacks}]}``."""
+        query = {} if replica is None else {"replica": replica}
+        return dict(self._call("GET", f"/jobs/{_part(name)}/stacks", query))
+
     def cancel_job(self, name: str) -> Document:
         return dict(self._call("POST", f"/jobs/{_part(name)}/cancel", repeat=True) or {})
 
     def preempt_job(self, name: str, notice: str | float | None = None) -> Document:
         """The attempt ends within ``notice`` (default: the job's own), and another goes on from its checkpoint."""
         body = {} if notice is None else {"notice": notice}
-        return dict(self._call("POST", f"/jobs/{_part(name)}/preempt", json=body) or {})
+        return dict(self._call("POST", f"/jobs/{_part(name)}/preempt", body=body) or {})
 
     # services
 
@@ -188,11 +219,6 @@ class Client:
     def explain_service(self, name: str) -> Document:
         """What its number of replicas follows from, its queue, and the last decisions of the autoscaler."""
         return dict(self._call("GET", f"/services/{_part(name)}/explain"))
-
-    def job_stacks(self, name: str, *, replica: int | None = None) -> Document:
-        """What each replica does now: ``{live, items: [{replica, attempt, node, at, stacks}]}``."""
-        query = {} if replica is None else {"replica": replica}
-        return dict(self._call("GET", f"/jobs/{_part(name)}/stacks", query))
 
     def service_revisions(self, name: str) -> list[Document]:
         """The newest first, at most 200."""
