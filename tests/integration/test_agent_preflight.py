@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.agents import AgentProcess, observe, poll, running_agent, wait_ended, wait_for, wait_log
+from tests.agents import AgentProcess, observe, poll, run_spec, running_agent, wait_ended, wait_for, wait_log
 from tests.network_hosts import Host, agents_on, hosts, needs_root, rendezvous
 
 from modelworks.home import Home
 from modelworks.kernel.run import Input, Peer, Rendezvous, RunObservation, RunPhase, RunReason, RunSpec
+from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.uri import ObjectUri
 
 PORT = 29_512
 # What a workload does first: it takes its port, as strictly as a program can.
@@ -259,6 +264,36 @@ def test_a_disk_that_is_too_full_is_told_before_anything_starts(home: Home) -> N
     assert seen.reason is RunReason.PREFLIGHT_FAILED
     assert "free where runs write" in seen.message
     assert "asks for 512Pi" in seen.message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_an_input_that_does_not_fit_is_told_before_it_is_downloaded(
+    home: Home, store: Credentials, agent_store: Credentials, bucket: str
+) -> None:
+    objects = ObjectClient(store)
+    objects.put(ObjectUri(bucket, "large/data"), bytes(24 << 20))
+    objects.put(ObjectUri(bucket, "small/data"), bytes(12 << 20))
+    home.secrets.mkdir()
+    (home.secrets / "agent.json").write_text(agent_store.model_dump_json())
+    home.agent.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", home.agent], check=True)
+    try:
+        with running_agent(home) as agent:
+            for number, folder in enumerate(("small", "large")):
+                uri = f"s3://{bucket}/{folder}/"
+                run = run_spec(
+                    number, "true", inputs=(Input(channel="data", uri=uri, paths=("/mnt/data",)),), disk=9 << 20
+                )
+                agent.client.ensure(run)
+                seen = wait_ended(agent.client, run.key)
+                if folder == "small":
+                    assert seen.reason is RunReason.COMPLETED, seen
+            # Even without the first one's input, which made place for it.
+            assert seen.reason is RunReason.PREFLIGHT_FAILED
+            assert f"input data ({uri}) is 24Mi, and node " in seen.message
+            assert "free beside the 9Mi of preflight.disk" in seen.message
+    finally:
+        subprocess.run(["umount", home.agent], check=True)
 
 
 def test_gpus_that_are_not_there_are_told(home: Home) -> None:

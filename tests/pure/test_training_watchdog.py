@@ -38,7 +38,7 @@ def fall_silent(it: Loop, rank: int, at: float, step: int | None = None, attempt
 
 
 def captured(decision: Decision) -> list[int]:
-    return [action.rank for action in decision.actions if isinstance(action, CaptureStacks)]
+    return [run.rank for action in decision.actions if isinstance(action, CaptureStacks) for run in action.runs]
 
 
 def test_a_job_is_stalled_when_every_rank_is_and_each_ranks_stacks_are_taken_once() -> None:

@@ -60,7 +60,7 @@ class RunLife:
         self.gpus: tuple[Gpu, ...] = ()
         self.lease = RunLease(directory, spec.lease)
         self.finisher = Finisher(directory, spec, tools.client, self.lease.check)
-        self.watch = RunWatch(directory, spec.quiet, spec.quiet_steps)
+        self.watch = RunWatch(directory, spec)
         self._changed = changed
         self._created = directory.created_at()
         self._stopping = asyncio.Event()

@@ -1,7 +1,7 @@
 """What is looked at before a run's command starts: room on the disk, its devices, and the way to every other replica.
 
-What a job would otherwise find out after an hour, or never, is said within half a minute. A run that is alone on its
-node and asks for nothing of that pays a call of ``statvfs``.
+What a job would otherwise find out after an hour, or never, is said within half a minute. A run that is alone and asks
+for no disk pays nothing for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ async def cleared(
 
     The ways between the replicas are tried while the inputs come, and the time for that does not wait for them.
     """
-    await tools.call(check_disk, tools.home.agent, spec.disk, tools.node_name)
+    if spec.disk:
+        await tools.call(check_disk, tools.home.agent, spec.disk, tools.node_name)
     meeting = spec.rendezvous
     if meeting is None or not meeting.network or len(meeting.peers) < 2:
         await prepare()
@@ -65,8 +66,6 @@ def _remember(directory: RunDirectory) -> None:
 
 def check_disk(folder: Path, wanted: int, node: str) -> None:
     """``wanted`` bytes are free where runs write. Raises Ended."""
-    if wanted == 0:
-        return
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     if free < wanted:

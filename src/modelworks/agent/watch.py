@@ -9,17 +9,21 @@ from typing import Any
 
 from modelworks.agent.activity import Activity, Signs
 from modelworks.agent.metrics import Sample
+from modelworks.kernel.run import RunSpec
+from modelworks.runtime import container
 from modelworks.runtime.exchange import PROGRESS, Exchange
 from modelworks.runtime.rundir import RunDirectory
 
 
 class RunWatch:
-    """One run's; nothing is looked at where ``quiet`` is None."""
+    """One run's; nothing is looked at where its ``quiet`` is None, or where its processes cannot be seen."""
 
-    def __init__(self, directory: RunDirectory, quiet: float | None, steps: float) -> None:
+    def __init__(self, directory: RunDirectory, spec: RunSpec) -> None:
         self._directory = directory
         self._exchange = Exchange(directory.exchange)
-        self._activity = Activity(quiet, steps)
+        # What runs in docker's containers is no child of ours: it would always look idle.
+        seen = spec.image is None or container.named() == "podman"
+        self._activity = Activity(spec.quiet if seen else None, spec.quiet_steps)
         self._own = 0
 
     @property

@@ -95,12 +95,19 @@ class StopRun:
 
 
 @dataclass(frozen=True)
-class CaptureStacks:
-    """What a living run does now is appended to its log, and kept as an event's data."""
+class StacksOf:
+    """A living run whose stacks are wished for."""
 
     node: str
     key: str
     rank: int
+
+
+@dataclass(frozen=True)
+class CaptureStacks:
+    """What living runs do now is appended to the log of each, and kept as the data of an event for each."""
+
+    runs: tuple[StacksOf, ...]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from modelworks.kernel.decision import Action, CaptureStacks, StopRun
+from modelworks.kernel.decision import Action, CaptureStacks, StacksOf, StopRun
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 from modelworks.products.training.policy_spec import Watchdog
 from modelworks.products.training.record import JobPhase, Record
@@ -80,7 +80,7 @@ def watch(
     live = {rank: run for rank, run in sorted(runs.items()) if not run.phase.ended}
     actions: list[Action] = []
     if before is not JobPhase.STALLED:
-        actions += [CaptureStacks(run.node, run.key, rank) for rank, run in live.items()]
+        actions.append(CaptureStacks(tuple(StacksOf(run.node, run.key, rank) for rank, run in live.items())))
     if spec.watchdog.policy in _ENDING:
         actions += [StopRun(run.node, run.key, spec.grace_period, RunReason.STALLED) for run in live.values()]
     message = stall.message + _ENDING.get(spec.watchdog.policy, "")
