@@ -1,0 +1,188 @@
+"""Checkpoints between a run and a real object store: soon, whole, and no more of them than are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.agents import poll, python, wait_ended, wait_log
+
+from modelworks.agent.checkpoints import CheckpointUploader, restore
+from modelworks.agent.inprocess import InProcessAgent
+from modelworks.home import Home
+from modelworks.kernel.run import Output, RunReason, RunSpec
+from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.uri import ObjectUri
+from modelworks.runtime.local import kill_all
+from modelworks.train import layout
+from modelworks.train.checkpointer import Checkpointer
+from modelworks.train.layout import CONTENTS, MANIFEST
+
+
+@pytest.fixture
+def objects(store: Credentials) -> ObjectClient:
+    return ObjectClient(store)
+
+
+@pytest.fixture
+def agent(home: Home, agent_store: Credentials) -> Iterator[InProcessAgent]:
+    home.secrets.mkdir()
+    (home.secrets / "agent.json").write_text(agent_store.model_dump_json())
+    with InProcessAgent(home) as running:
+        yield running
+        kill_all(home, grace=0.0)
+
+
+def _save(folder: Path, *steps: int, keep: int = 3, value: str = "") -> None:
+    checkpointer = Checkpointer(folder, keep=keep)
+    for step in steps:
+        checkpointer.save(step, value=value or step, data=b"x" * 1000, wait=True)
+
+
+def _names(objects: ObjectClient, uri: ObjectUri) -> set[str]:
+    return {item.key.removeprefix(uri.key) for item in objects.list(uri)}
+
+
+def _step(number: int) -> set[str]:
+    return {f"step-{number}/{name}" for name in (CONTENTS, MANIFEST, "blobs.bin")}
+
+
+def _run(number: int, program: str, bucket: str, attempt: int = 1) -> RunSpec:
+    output = Output(
+        name="checkpoints",
+        uri=f"s3://{bucket}/ck/a{attempt}/",
+        paths=("/ml/output/checkpoints",),
+        commit=False,
+        env="MW_CHECKPOINT_DIR",
+        restore=tuple(f"s3://{bucket}/ck/a{earlier}/" for earlier in range(attempt - 1, 0, -1)),
+    )
+    return python(number, program, outputs=(output,))
+
+
+def test_a_checkpoint_is_in_the_store_while_the_run_works(
+    agent: InProcessAgent, objects: ObjectClient, bucket: str
+) -> None:
+    program = """
+import time
+from pathlib import Path
+from modelworks.train import checkpoint, paths
+(paths.checkpoints() / "notes.txt").write_text("mine")
+for step in (500, 1000, 1500, 2000):
+    checkpoint.save(step, value=step, wait=True)
+print("saved", flush=True)
+time.sleep(600)
+"""
+    root = ObjectUri(bucket, "ck/a1/")
+    run = _run(0, program, bucket)
+    agent.ensure(run)
+    wait_log(agent, run.key, b"saved")
+    poll(lambda: objects.exists(root / "step-2000" / MANIFEST))
+    agent.stop(run.key, 0.0)
+    wait_ended(agent, run.key)
+    expected = {f"step-{step}/{name}" for step in (1000, 1500, 2000) for name in (CONTENTS, MANIFEST)}
+    assert _names(objects, root) == expected | {"notes.txt"}
+
+    program = """
+from modelworks.train import checkpoint, paths
+found = checkpoint.restore()
+print(found.step, found.state["value"], (paths.checkpoints() / "notes.txt").read_text(), flush=True)
+checkpoint.save(2500, value=2500)
+"""
+    again = _run(1, program, bucket, attempt=2)
+    agent.ensure(again)
+    assert wait_ended(agent, again.key).reason is RunReason.COMPLETED
+    assert agent.log(again.key) == b"2000 2000 mine\n"
+    # What was restored is not sent again; each attempt writes where it alone writes.
+    steps = {name.split("/")[0] for name in _names(objects, ObjectUri(bucket, "ck/a2/"))}
+    assert steps == {"step-2500", "notes.txt"}
+    assert _names(objects, root) == expected | {"notes.txt"}
+
+
+def test_the_newest_is_sent_first_and_its_manifest_last(
+    objects: ObjectClient, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save(tmp_path, 5, 20, 100)
+    sent: list[str] = []
+    put = objects.put
+    monkeypatch.setattr(objects, "put", lambda uri, data: (sent.append(uri.key), put(uri, data)))
+    uploader = CheckpointUploader(tmp_path, ObjectUri(bucket, "a1/"), [], objects)
+    assert uploader.latest is None
+    uploader.sync()
+    assert sent == [f"a1/step-{step}/{MANIFEST}" for step in (100, 20, 5)]
+    assert uploader.latest == 100
+    uploader.sync()
+    assert len(sent) == 3  # nothing is sent twice
+    another = CheckpointUploader(tmp_path, ObjectUri(bucket, "a1/"), [], objects)
+    another.sync()  # of an agent that was started again
+    assert (len(sent), another.latest) == (3, 100)
+
+
+def test_what_retention_removes_goes_from_the_store_once_something_newer_is_there(
+    objects: ObjectClient, bucket: str, tmp_path: Path
+) -> None:
+    root = ObjectUri(bucket, "a1/")
+    uploader = CheckpointUploader(tmp_path, root, [], objects)
+    _save(tmp_path, 1, 2)
+    uploader.sync()
+    assert _names(objects, root) == _step(1) | _step(2)
+    _save(tmp_path, 3, keep=1)
+    uploader.sync(closing=lambda: True)  # the run ends before the new one is sent
+    assert _names(objects, root) == _step(1) | _step(2)
+    uploader.sync()
+    assert _names(objects, root) == _step(3)
+    for path in tmp_path.iterdir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    uploader.sync()
+    assert _names(objects, root) == _step(3)  # the last one stays
+
+
+def test_a_step_that_is_saved_anew_replaces_the_old_one(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:
+    root = ObjectUri(bucket, "a1/")
+    uploader = CheckpointUploader(tmp_path, root, [], objects)
+    _save(tmp_path, 1, value="old")
+    uploader.sync()
+    _save(tmp_path, 1, value="new")
+    uploader.sync()
+    restore(objects, [root], tmp_path / "again")
+    found = Checkpointer(tmp_path / "again").restore()
+    assert found
+    assert found.state["value"] == "new"
+
+
+def test_torn_ones_are_neither_sent_nor_restored(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:
+    root = ObjectUri(bucket, "a1/")
+    _save(tmp_path, 1, 2, 3, 4, keep=9)
+    (tmp_path / "step-4" / "blobs.bin").write_bytes(b"")
+    (tmp_path / "step-3" / MANIFEST).unlink()
+    outside = tmp_path.with_name("outside")
+    outside.write_text("secret")
+    (tmp_path / "step-2" / "link").symlink_to(outside)
+    CheckpointUploader(tmp_path, root, [], objects).sync()
+    assert _names(objects, root) == _step(1) | _step(2)
+    objects.delete(root / "step-2" / "blobs.bin")
+    restore(objects, [root], tmp_path / "again")
+    assert [place.step for place in layout.places(tmp_path / "again")] == [1]
+
+
+def test_only_the_newest_few_whole_ones_of_all_attempts_are_restored(
+    objects: ObjectClient, bucket: str, tmp_path: Path
+) -> None:
+    attempts = [ObjectUri(bucket, f"a{number}/") for number in (1, 2, 3)]
+    for uri, steps in zip(attempts, ((8, 9, 10), (10, 100), (11,)), strict=True):
+        folder = tmp_path / uri.key
+        _save(folder, *steps, value=uri.key)
+        CheckpointUploader(folder, uri, [], objects).sync()
+    objects.delete(attempts[2] / "step-11" / MANIFEST)
+    objects.put(attempts[0] / "step-7/mine.bin", b"a folder of the user's own")
+    objects.put(attempts[0] / "rank-1/notes", b"x")
+    restore(objects, attempts[::-1], tmp_path / "again")
+    again = Checkpointer(tmp_path / "again")
+    assert [place.step for place in layout.places(tmp_path / "again")] == [7, 9, 10, 100]
+    assert (tmp_path / "again" / "rank-1" / "notes").exists()
+    found = again.restore(step=10)
+    assert found
+    assert found.state["value"] == "a2/"  # of the same step the later attempt's
