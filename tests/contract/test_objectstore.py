@@ -21,6 +21,7 @@ from modelworks.kernel.run import Access
 from modelworks.objectstore import buckets, sts
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.publish import publish
 from modelworks.objectstore.transfer import download, download_tree, upload, upload_tree
 from modelworks.objectstore.uri import ObjectUri
 
@@ -281,3 +282,49 @@ def test_a_copy_between_buckets_is_whole(store: Credentials, bucket: str, size: 
     finally:
         client.delete_prefix(ObjectUri(other))
         buckets.remove(store, other)
+
+
+def _commit(client: ObjectClient, folder: ObjectUri, key: str, **files: bytes) -> None:
+    for name, data in files.items():
+        client.put(folder / name, data)
+    manifest = {"version": 1, "key": key, "files": [{"path": name, "size": len(data)} for name, data in files.items()]}
+    client.put(folder / ".manifest.json", json.dumps(manifest).encode())
+
+
+def test_an_attempt_is_published_once_and_never_over_a_later_one(client: ObjectClient, bucket: str) -> None:
+    target = ObjectUri(bucket, "best/")
+    first, second = ObjectUri(bucket, "own/a1/"), ObjectUri(bucket, "own/a2/")
+    assert not publish(client, second, target)  # nothing is committed yet
+    _commit(client, second, "job123/a2/0/0", weights=b"second", **{f"part-{n}": b"x" for n in range(20)})
+    client.put(second / "half.part", b"no manifest names this")
+    beats: list[int] = []
+    assert publish(client, second, target, lambda: beats.append(1))
+    assert beats
+    assert client.get(target / "weights") == b"second"
+    assert not client.exists(target / "half.part")
+    assert json.loads(client.get(target / ".manifest.json"))["key"] == "job123/a2/0/0"
+    assert not publish(client, second, target)
+    # The first attempt comes late.
+    _commit(client, first, "job123/a1/0/0", weights=b"first")
+    assert not publish(client, first, target)
+    assert client.get(target / "weights") == b"second"
+    # Another job's output is another matter.
+    _commit(client, first, "job456/a1/0/0", weights=b"other")
+    assert publish(client, first, target)
+    assert client.get(target / "weights") == b"other"
+
+
+def test_a_copy_that_was_given_up_is_made_again(client: ObjectClient, bucket: str) -> None:
+    source, target = ObjectUri(bucket, "own/a1/"), ObjectUri(bucket, "best/")
+    _commit(client, source, "job123/a1/0/0", weights=b"w")
+
+    def lost() -> None:
+        raise Conflict("another one is at it")
+
+    with pytest.raises(Conflict):
+        publish(client, source, target, lost)
+    assert not client.exists(target / ".manifest.json")
+    assert publish(client, source, target)
+    client.delete_prefix(source)
+    assert not publish(client, source, target)
+    assert client.get(target / "weights") == b"w"

@@ -24,6 +24,7 @@ from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import (
     CaptureStacks,
+    CopyObjects,
     Decision,
     Emit,
     EnsureBucket,
@@ -53,6 +54,7 @@ from modelworks.kernel.resource import Resource
 from modelworks.objectstore import buckets
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.publish import publish
 from modelworks.objectstore.uri import ObjectUri
 
 # Longer than any single action takes, but for the removal of a large directory; every step renews it.
@@ -62,7 +64,15 @@ _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried aga
 _Routing = PublishRoute | WithdrawRoute | RecordRevision | RecordScale
 _Stored = Reserve | Release | Transfer | _Routing | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
 _Outside = (
-    EnsureRun | StopRun | CaptureStacks | ForgetRun | EnsureBucket | RemoveObjects | EnsureDirectory | RemoveDirectory
+    EnsureRun
+    | StopRun
+    | CaptureStacks
+    | ForgetRun
+    | EnsureBucket
+    | CopyObjects
+    | RemoveObjects
+    | EnsureDirectory
+    | RemoveDirectory
 )
 
 
@@ -115,13 +125,14 @@ class Actor:
                     | CaptureStacks()
                     | ForgetRun()
                     | EnsureBucket()
+                    | CopyObjects()
                     | RemoveObjects()
                     | EnsureDirectory()
                     | RemoveDirectory()
                 ):
                     sure_until, stored = self._commit(lease, stored, sure_until), []
                     try:
-                        told += self._reach(lease.resource, action)
+                        told += self._reach(lease, action)
                     except Unavailable as error:
                         if not isinstance(action, StopRun):
                             raise
@@ -156,6 +167,16 @@ class Actor:
             for action in stored:
                 self._store(connection, lease.resource, action)
         return time.monotonic() + LEASE_SECONDS / 4
+
+    def _beat(self, lease: Lease) -> Callable[[], None]:
+        """Renews the lease now and then, for what may take longer. Raises LeaseLost: another one is at it."""
+        sure_until = time.monotonic() + LEASE_SECONDS / 4
+
+        def beat() -> None:
+            nonlocal sure_until
+            sure_until = self._commit(lease, (), sure_until)
+
+        return beat
 
     def _guard(self, connection: Connection, lease: Lease) -> None:
         """Nothing is written by who no longer holds the lease; until the commit, nobody else can take it."""
@@ -214,8 +235,9 @@ class Actor:
         events.append(connection, resource.ref, resource.uid, "Deleted", "deleted")
         resources.remove(connection, resource.uid)
 
-    def _reach(self, resource: Resource, action: _Outside) -> list[Emit]:
+    def _reach(self, lease: Lease, action: _Outside) -> list[Emit]:
         """Carry out what leaves this process; returns what is to be told of it."""
+        resource = lease.resource
         match action:
             case EnsureRun(node, run, epoch):
                 if epoch:
@@ -233,6 +255,9 @@ class Actor:
                 self.fleet.picture(node).drop(key)
             case EnsureBucket(bucket):
                 buckets.create(self.credentials(), bucket)
+            case CopyObjects(source, target):
+                client = ObjectClient(self.credentials, deadline=_STORE_DEADLINE)
+                publish(client, ObjectUri.parse(source), ObjectUri.parse(target), self._beat(lease))
             case RemoveObjects(uri):
                 with suppress(NotFound):  # there is no such bucket: nothing was ever written
                     ObjectClient(self.credentials, deadline=_STORE_DEADLINE).delete_prefix(ObjectUri.parse(uri))

@@ -103,6 +103,7 @@ def _view(row: Row[Any]) -> ClaimView:
         placed_at=row.placed_at,
         address=where.get("address", "127.0.0.1"),
         interface=where.get("interface", "lo"),
+        leased=where.get("lease") is not None,
         evict_at=row.evict_at.timestamp() if row.evict_at else None,
         evict_reason=row.evict_reason,
     )

@@ -276,6 +276,7 @@ Action = (
     | EnsureRun
     | StopRun
     | CaptureStacks
+    | CopyObjects
     | ForgetRun
     | PublishRoute
     | WithdrawRoute

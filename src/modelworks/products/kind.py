@@ -23,8 +23,8 @@ from modelworks.settings import Settings
 class ClaimView:
     """A claim as admission left it: ``node`` is None while it waits, ``reason`` then says for what.
 
-    ``address`` and ``interface`` are the node's. A claim with ``evict_at`` (Unix seconds) is to be given back by then;
-    ``evict_reason`` is who wants it, for people.
+    ``address`` and ``interface`` are the node's, which may be cut off where runs are ``leased``. A claim with
+    ``evict_at`` (Unix seconds) is to be given back by then; ``evict_reason`` is who wants it, for people.
     """
 
     key: str
@@ -35,6 +35,7 @@ class ClaimView:
     placed_at: datetime | None
     address: str = "127.0.0.1"
     interface: str = "lo"
+    leased: bool = False
     evict_at: float | None = None
     evict_reason: str = ""
 

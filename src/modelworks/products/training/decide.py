@@ -28,7 +28,7 @@ from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 from modelworks.products.mounts import log_uri
-from modelworks.products.training import elastic, watchdog
+from modelworks.products.training import elastic, publish, watchdog
 from modelworks.products.training.attempts import (
     attempt_record,
     failed_runs,
@@ -39,7 +39,7 @@ from modelworks.products.training.endings import cause_of, end_attempt, next_att
 from modelworks.products.training.gang import lasting
 from modelworks.products.training.notices import describe, grace, noticed
 from modelworks.products.training.observe import Observed
-from modelworks.products.training.record import JobPhase, Record, outputs_of, replica
+from modelworks.products.training.record import JobPhase, Record, replica
 from modelworks.products.training.runs import Job, run_spec
 from modelworks.products.training.teardown import grace_period, releases, stops
 
@@ -96,7 +96,8 @@ def _advance(
     if done and all(run.phase is RunPhase.EXITED for run in working):
         if any(run.key in keys for run in live):
             return _dismiss(resource, record, live, observed)
-        return _succeed(record, mine, now), releases(observed)
+        actions = (*releases(observed), *publish.publications(job, record.attempt, mine))
+        return _succeed(job, record, mine, now), actions
     if record.cancel_requested_at is not None:
         return _cancel(resource, record, mine, live, observed, now)
     strays = [run for run in live if run.key not in keys]
@@ -234,7 +235,7 @@ def _progress(record: Record, mine: dict[int, RunObservation], count: int) -> Re
     return replace(record, phase=JobPhase.RUNNING, message=message)
 
 
-def _succeed(record: Record, mine: dict[int, RunObservation], now: float) -> Record:
+def _succeed(job: Job, record: Record, mine: dict[int, RunObservation], now: float) -> Record:
     attempt = attempt_record(record.attempt, mine, RunReason.COMPLETED, "completed", now=now, replicas=record.size)
     took = f" in {format_duration(attempt.seconds)}" if attempt.started is not None else ""
     return replace(
@@ -243,7 +244,7 @@ def _succeed(record: Record, mine: dict[int, RunObservation], now: float) -> Rec
         reason=str(RunReason.COMPLETED),
         message=f"completed{took}",
         attempts=(*record.attempts, attempt),
-        outputs=tuple(output for rank in sorted(mine) for output in outputs_of(mine[rank])),
+        outputs=publish.published(job, record.attempt, mine),
         finished_at=attempt.ended,
         retry_at=None,
         last_lines=(),
@@ -292,4 +293,5 @@ def _delete(resource: Resource, record: Record, observed: Observed) -> Decision:
         forgets = (ForgetRun(run.node, run.key) for run in observed.runs)
         status |= {"message": "deleting"}
         return Decision(status, (*releases(observed), *forgets), wake_in=1.0)
-    return Decision(status, (RemoveObjects(log_uri(resource.ref.workspace, resource.uid)), Remove()))
+    unwanted = publish.leftovers(resource.uid, resource.resolved)
+    return Decision(status, (RemoveObjects(log_uri(resource.ref.workspace, resource.uid)), *unwanted, Remove()))

@@ -19,11 +19,12 @@ _FIRST_PORT, _PORTS = 20_000, 10_000  # below the kernel's range of ephemeral po
 
 @dataclass(frozen=True)
 class Place:
-    """A node that holds a replica: its name, and where other nodes reach what runs on it."""
+    """A node that holds a replica: its name, where others reach what runs on it, and whether it may be cut off."""
 
     node: str = ""
     address: str = LOOPBACK
     interface: str = LOOPBACK_INTERFACE
+    leased: bool = False
 
 
 @dataclass(frozen=True)

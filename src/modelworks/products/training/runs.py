@@ -102,14 +102,19 @@ class Job:
         """The replicas of an attempt that have a place."""
         found = {ordinal: claims[key] for ordinal, key in enumerate(self.keys(attempt)) if key in claims}
         places = {
-            ordinal: Place(claim.node, claim.address, claim.interface)
+            ordinal: Place(claim.node, claim.address, claim.interface, claim.leased)
             for ordinal, claim in found.items()
             if claim.node is not None
         }
         return Gang.of(self.spec, self.uid, attempt, places)
 
-    def output_uri(self, attempt: int, rank: int = 0) -> str:
-        """Rank 0 writes the job's output. The others get folders beside it, so that no two commit one manifest."""
+    def output_uri(self, attempt: int, rank: int = 0, *, alone: bool = False) -> str:
+        """Rank 0 writes the job's output. The others get folders beside it, so that no two commit one manifest.
+
+        ``alone`` is for who may be late: a folder of the attempt's own, from which it is copied when it has won.
+        """
+        if alone and self.resolved.get("output"):
+            return f"{attempts_uri(self.uid, self.resolved)}a{attempt}/{rank}/"
         root = self.resolved.get("output") or f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/a{attempt}/"
         return str(root) if rank == 0 else f"{str(root).rstrip('/')}.rank{rank}/"
 
@@ -118,6 +123,12 @@ class Job:
         own = self.resolved.get("checkpoints")
         root = f"{own}{self.name}/{self.uid}" if own else f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/checkpoints"
         return f"{root}/a{attempt}{'' if rank == 0 else f'.rank{rank}'}/"
+
+
+def attempts_uri(uid: str, resolved: Mapping[str, Any]) -> str:
+    """In the bucket of a named output, what is of the job's attempts alone: copies within a bucket are the store's."""
+    bucket = str(resolved["output"]).removeprefix("s3://").partition("/")[0]
+    return f"s3://{bucket}/.modelworks/attempts/{uid}/"
 
 
 def hourly_price(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> float:
@@ -138,7 +149,7 @@ def run_spec(job: Job, attempt: int, rank: int, gang: Gang, *, time_left: float 
     outputs = (
         Output(
             name=MODEL_OUTPUT,
-            uri=job.output_uri(attempt, rank),
+            uri=job.output_uri(attempt, rank, alone=member.place.leased),
             paths=("/mnt/output", "/ml/output/model"),
             env="MW_OUTPUT_DIR",
         ),
