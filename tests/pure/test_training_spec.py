@@ -58,3 +58,18 @@ def test_what_is_refused(change: dict[str, Any], path: str, words: str) -> None:
     with pytest.raises(Invalid) as caught:
         TrainingJobSpec.parse({"command": "python t.py"} | change, at="spec")
     assert any(field.path.startswith(path) and words in field.message for field in caught.value.fields), caught.value
+
+
+def test_a_spec_is_stored_and_read_again() -> None:
+    roles = [{"name": "master"}, {"name": "worker", "replicas": 2, "resources": {"cpu": 2}}]
+    for fields in (
+        {"roles": roles},
+        {"replicas": {"min": 1, "max": 3}},
+        {"spot": {}, "mounts": {"/data/x": "s3://b/"}},
+    ):
+        spec = TrainingJobSpec.parse({"command": "x", **fields})
+        assert TrainingJobSpec.parse(spec.dump()) == spec
+    with pytest.raises(Invalid, match="not both"):
+        TrainingJobSpec.parse({"command": "x", "roles": roles, "replicas": 2})
+    with pytest.raises(Invalid, match="never end"):
+        TrainingJobSpec.parse({"command": "x", "roles": [{"name": "ps", "lasting": True}]})

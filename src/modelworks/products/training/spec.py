@@ -102,7 +102,7 @@ class TrainingJobSpec(Spec):
     def _check(self) -> Self:
         if self.instance_type is not None and self.resources is not None:
             raise ValueError("give either instance_type or resources, not both")
-        if self.roles and "replicas" in self.model_fields_set:
+        if self.roles and self.replicas != 1:  # as it is stored, the default beside the roles
             raise ValueError("give either replicas or roles, not both")
         if twice := duplicates([role.name for role in self.roles]):
             raise ValueError(f"two roles are called {', '.join(sorted(twice))}")
