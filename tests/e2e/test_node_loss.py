@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,9 @@ from tests.cli_platform import Mw, fresh
 from tests.cluster import ClusterNode, answers, nodes
 
 from modelworks.kernel.run import RunPhase, RunReason
+from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.uri import ObjectUri
 from modelworks.sdk import jobs
 from modelworks.sdk.client import Client, Document
 
@@ -98,7 +100,13 @@ def test_a_gang_loses_a_node_and_goes_on_elsewhere(mw: Mw, client: Client, clust
     done = jobs.wait(client, "gang")["status"]
     assert done["phase"] == "Succeeded", done
     assert [attempt["reason"] for attempt in done["attempts"]] == ["Lost", "Completed"]
-    assert done["attempts"][0]["message"].startswith("replica 1: node ")
+    assert done["attempts"][0]["message"].startswith(f"replica 1: node {lost.name} is cut off")
+    # What the winner committed is where the user wanted it, and nothing else is in the bucket.
+    assert done["outputs"][0]["uri"] == "s3://weights/best/"
+    objects = ObjectClient(Credentials.parse(client.storage_credentials(read=["s3://weights/"])))
+    assert objects.get(ObjectUri("weights", "best/weights")) == b"attempt 2, rank 0"
+    roots = {item.key.partition("/")[0] for item in objects.list(ObjectUri("weights"))}
+    assert roots == {"best", "best.rank1", "best.rank2"}
     spans = at_work(marks)
     assert {key: len(found) for key, found in spans.items()} == dict.fromkeys(spans, 1)
     last = max(end for (attempt, _), found in spans.items() for _, end in found if attempt == "1")
