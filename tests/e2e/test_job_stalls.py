@@ -11,7 +11,20 @@ import yaml
 from tests import leftovers
 from tests.agents import poll
 from tests.cli_platform import Mw, fresh
-from tests.integration.test_agent_watch import DEADLOCK
+
+# Rank 0 reduces, rank 1 waits for a message that nobody sends: the classic of a collective that is not called by all.
+DEADLOCK = """
+import os, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+tensor = torch.ones(1)
+dist.all_reduce(tensor)
+print("together", int(tensor), flush=True)
+def rank_zero_reduces():
+    dist.all_reduce(tensor)
+def rank_one_receives():
+    dist.recv(tensor, src=0)
+rank_zero_reduces() if dist.get_rank() == 0 else rank_one_receives()
+"""
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("stalls")]
 
@@ -31,7 +44,7 @@ def submit(mw: Mw, name: str, command: object, **spec: Any) -> None:
 
 
 def status(mw: Mw, name: str) -> dict[str, Any]:
-    return dict(json.loads(mw.ok("job", "get", name, "--json"))["status"])
+    return {"phase": "", **json.loads(mw.ok("job", "get", name, "--json"))["status"]}
 
 
 def test_a_deadlocked_all_reduce_is_stalled_with_both_stacks_in_log_and_api(mw: Mw) -> None:

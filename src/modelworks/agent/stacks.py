@@ -192,7 +192,10 @@ def format_threads(threads: Sequence[dict[str, Any]]) -> Iterable[str]:
 
 
 def _is_main(thread: dict[str, Any]) -> bool:
-    return thread.get("thread_name") == "MainThread" or thread.get("os_thread_id", -1) == thread.get("pid")
+    if thread.get("thread_name"):
+        return bool(thread["thread_name"] == "MainThread")
+    outermost = (thread.get("frames") or [{}])[-1].get("name")
+    return outermost in ("<module>", "_run_module_as_main")
 
 
 def explain(said: str) -> str:

@@ -40,10 +40,11 @@ class Stacks(Spec):
 
 def capture(context: Context, job: Resource, replica: int | None) -> Stacks:
     """Of one replica or all. Raises NotFound when there is nothing to tell."""
+    # What the status says may be a moment old: nodes are asked of all that is not known to have ended.
     running = [
         line
         for line in job.status.get("replicas", ())
-        if line.get("phase") == RunPhase.RUNNING and replica in (None, line["ordinal"])
+        if not RunPhase(line["phase"]).ended and replica in (None, line["ordinal"])
     ]
     if running:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -63,7 +64,7 @@ def capture(context: Context, job: Resource, replica: int | None) -> Stacks:
 
 
 def _live(context: Context, line: Mapping[str, Any]) -> ReplicaStacks | None:
-    """None for a replica that ends at this moment."""
+    """None for a replica that has no process, yet or any more."""
     node = str(line["node"])
     try:
         text = context.runtimes[node].stacks(str(line["key"]))
