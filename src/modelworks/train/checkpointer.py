@@ -9,7 +9,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,13 +124,55 @@ class Checkpointer:
         if self._last != step:
             given = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader} | state
             _check_names(given)
-            sight = Sight(step, group.rank(), group.size(), self._course(), self._is_shared(), time.time())
+            sight = self._sight(step, shared=self._is_shared())
+            self._tidy(sight)
             snapshot = self._snapshot({name: value for name, value in given.items() if value is not None}, sight)
-            self._thread = threading.Thread(target=self._write, args=(sight, snapshot), name=f"checkpoint-{step}")
-            self._thread.start()
-            self._last = step
+            self._begin(sight, lambda: files.write(self.folder, sight, snapshot))
         if wait:
             self.wait()
+
+    def adopt(self, step: int, source: Path, kind: str) -> None:
+        """Keep what a framework has saved into the folder ``source`` as a checkpoint; its files may go afterwards.
+
+        One process of each replica calls it. Raises CheckpointError for a checkpoint in folders.
+        """
+        self.wait()
+        sight = self._sight(step, shared=True)
+        try:
+            temporary = self.stage(step)
+            files.link(source, temporary)
+        except (Torn, OSError) as error:
+            raise CheckpointError(f"the checkpoint of step {step} cannot be kept: {error}") from error
+        self._begin(sight, lambda: files.adopt(temporary, self.folder, sight, kind))
+
+    def stage(self, step: int) -> Path:
+        """A folder beside the checkpoints into which a framework can save one, for ``adopt``. Raises OSError."""
+        sight = self._sight(step, shared=True)
+        self._tidy(sight)
+        return files.begin(self.folder, sight)
+
+    def _sight(self, step: int, *, shared: bool) -> Sight:
+        return Sight(step, group.rank(), group.size(), self._course(), shared, time.time())
+
+    def agreed(self) -> Saved | None:
+        """The latest checkpoint that every replica has on its machine, for a framework to resume.
+
+        Every rank calls it where ``torch.distributed`` is initialised; before that each process looks for itself.
+        """
+        if group.size() == 1:
+            return self.latest()
+        found, _ = layout.sights(self.folder)
+        steps = group.gather({sight.step for sight in found if sight.shared})
+        for step in sorted(set.intersection(*steps), reverse=True):
+            path = self.folder / Place(step).name
+            try:
+                layout.read_sight(path, digests=True)
+                torn = False
+            except Torn:
+                torn = True
+            if not any(group.gather(torn)):
+                return Saved(step, path)
+        return None
 
     def wait(self) -> None:
         """Until the last save is whole on the disk. Raises CheckpointError when it could not be written."""
@@ -166,12 +208,19 @@ class Checkpointer:
         structure = {name: tree.encode(value, name, leaves) for name, value in (shared | own).items()}
         return Snapshot(structure, self._buffers.copy(leaves.tensors), leaves.blobs)
 
-    def _write(self, sight: Sight, snapshot: Snapshot) -> None:
+    def _tidy(self, sight: Sight) -> None:
+        if not self._tidied:
+            files.remove_unfinished((self.folder / sight.place.name).parent, sight.rank)
+            self._tidied = True
+
+    def _begin(self, sight: Sight, write: Callable[[], object]) -> None:
+        self._thread = threading.Thread(target=self._write, args=(sight, write), name=f"checkpoint-{sight.step}")
+        self._thread.start()
+        self._last = sight.step
+
+    def _write(self, sight: Sight, write: Callable[[], object]) -> None:
         try:
-            if not self._tidied:
-                files.remove_unfinished((self.folder / sight.place.name).parent, sight.rank)
-                self._tidied = True
-            files.write(self.folder, sight, snapshot)
+            write()
             progress.checkpointed(sight.step)
             self._retain(sight)
         except BaseException as error:  # told by the next save, which the loop is in; this thread has nobody to tell

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.train import tree
-from modelworks.train.layout import BLOBS, CONTENTS, MANIFEST, Sight, Torn, is_temporary, manifest_bytes, read_sight
+from modelworks.train.layout import (
+    BLOBS,
+    CONTENTS,
+    MANIFEST,
+    Sight,
+    Torn,
+    file_digest,
+    is_temporary,
+    manifest_bytes,
+    read_sight,
+)
 
 
 @dataclass(frozen=True)
@@ -76,11 +86,7 @@ def _into(buffer: Any, tensor: Any) -> Any:
 
 def write(root: Path, sight: Sight, snapshot: Snapshot) -> Path:
     """The checkpoint's directory, which appears with all its files on the disk. Raises OSError."""
-    target = root / sight.place.name
-    parent = target.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = parent / f".{target.name}.{sight.rank}.{secrets.token_hex(4)}"
-    temporary.mkdir()
+    temporary = begin(root, sight)
     try:
         files: dict[str, tuple[int, str]] = {}
 
@@ -92,12 +98,53 @@ def write(root: Path, sight: Sight, snapshot: Snapshot) -> Path:
         if snapshot.blobs:
             add(BLOBS, lambda file: file.write_all(snapshot.blobs))
         add(CONTENTS, lambda file: file.write_all([json.dumps(snapshot.structure).encode()]))
-        _write_file(temporary / MANIFEST, lambda file: file.write_all([manifest_bytes(sight, files)]))
-        sync_directory(temporary)
-        _publish(temporary, target, sight)
+        return _finish(temporary, root, sight, files)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def begin(root: Path, sight: Sight) -> Path:
+    """A directory in which the checkpoint can be written; its name says that it is not whole."""
+    target = root / sight.place.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{sight.rank}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    return temporary
+
+
+def link(source: Path, temporary: Path) -> None:
+    """The files of ``source`` in a directory of ``begin`` too, without a copy where that can be. Raises Torn."""
+    for entry in os.scandir(source):
+        if not entry.is_file():
+            raise Torn(f"{entry.path} is a folder: checkpoints in several parts are not kept by this callback")
+        try:
+            os.link(entry.path, temporary / entry.name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(entry.path, temporary / entry.name)
+
+
+def adopt(temporary: Path, root: Path, sight: Sight, kind: str) -> Path:
+    """Make a whole checkpoint of files that somebody else wrote; ``kind`` says who. Raises OSError."""
+    try:
+        found: dict[str, tuple[int, str]] = {}
+        for name in sorted(os.listdir(temporary)):
+            with (temporary / name).open("rb") as file:
+                os.fsync(file.fileno())
+                found[name] = (os.fstat(file.fileno()).st_size, file_digest(temporary / name))
+        contents = json.dumps({"kind": kind}).encode()
+        found[CONTENTS] = _write_file(temporary / CONTENTS, lambda file: file.write_all([contents]))
+        return _finish(temporary, root, sight, found)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _finish(temporary: Path, root: Path, sight: Sight, files: Mapping[str, tuple[int, str]]) -> Path:
+    target = root / sight.place.name
+    _write_file(temporary / MANIFEST, lambda file: file.write_all([manifest_bytes(sight, files)]))
+    sync_directory(temporary)
+    _publish(temporary, target, sight)
     return target
 
 
@@ -128,7 +175,7 @@ def remove(directory: Path) -> None:
 
 def remove_unfinished(folder: Path, rank: int) -> None:
     """Delete what a crash of the same rank left half written, or half deleted."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in os.scandir(folder):
             if is_temporary(entry.name) and entry.name.split(".")[2] in (str(rank), "gone"):
                 shutil.rmtree(entry.path, ignore_errors=True)

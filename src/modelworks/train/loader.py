@@ -132,8 +132,9 @@ class Loader:
 
         data = torch.utils.data
         batch_sampler: Any = self.loader.batch_sampler
-        sampler = getattr(batch_sampler, "sampler", None)
-        for one in (sampler, batch_sampler):
+        sampler: Any = getattr(batch_sampler, "sampler", None)
+        drawing: list[Any] = [sampler, batch_sampler]
+        for one in drawing:
             if hasattr(one, "set_epoch"):
                 one.set_epoch(self.epoch)
         plain = type(batch_sampler) is data.BatchSampler
@@ -142,7 +143,7 @@ class Loader:
         elif not plain or type(sampler) not in (data.SequentialSampler, data.DistributedSampler):
             # Whatever it draws, and from which generator: the order is drawn at once, from numbers of this epoch.
             with rng.apart(seed):
-                for one in (sampler, batch_sampler):
+                for one in drawing:
                     if isinstance(getattr(one, "generator", None), torch.Generator):
                         one.generator.manual_seed(seed)
                 return iter(list(batch_sampler))

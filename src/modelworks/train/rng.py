@@ -10,11 +10,15 @@ from typing import Any
 
 
 def capture() -> dict[str, Any]:
-    """Python's, NumPy's and PyTorch's global generators, as far as the modules are loaded; CUDA's of this device."""
+    """Python's, NumPy's and PyTorch's global generators, as far as the modules are loaded; CUDA's of this device.
+
+    Plain values and bytes.
+    """
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     state: dict[str, Any] = {"python": random.getstate()}
     if numpy is not None:
-        state["numpy"] = numpy.random.get_state()
+        kind, keys, *rest = numpy.random.get_state()
+        state["numpy"] = (kind, keys.tobytes(), *rest)
     if torch is not None:
         state["torch"] = bytes(torch.get_rng_state().tolist())
         if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -27,7 +31,8 @@ def restore(state: dict[str, Any]) -> None:
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     random.setstate(state["python"])
     if numpy is not None and "numpy" in state:
-        numpy.random.set_state(state["numpy"])
+        kind, keys, *rest = state["numpy"]
+        numpy.random.set_state((kind, numpy.frombuffer(keys, numpy.uint32), *rest))
     if torch is not None and "torch" in state:
         torch.set_rng_state(torch.tensor(list(state["torch"]), dtype=torch.uint8))
         if "cuda" in state and torch.cuda.is_available():
