@@ -74,6 +74,8 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
         wake = max(after.retry_at - time, 0.0)
     elif _goes_on(before, after) or after.size != before.size:
         wake = 0.0  # nothing has to happen in between
+    elif after.notice is None and (due := elastic.grows_at(job, after, observed.runs)) is not None and due > time:
+        wake = min(due - time, _PATIENCE)
     return Decision(after.status(resource.generation), actions, wake)
 
 

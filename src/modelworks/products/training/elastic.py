@@ -6,7 +6,7 @@ preempted, and the next goes on from its checkpoint on the room that the attempt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from modelworks.kernel.decision import Action, Release, Reserve, Transfer
@@ -61,6 +61,16 @@ def hand_on(
     )
 
 
+def grows_at(job: Job, record: Record, runs: Iterable[RunObservation]) -> float | None:
+    """From when on an attempt may end to go on with more replicas, in Unix seconds; None for one that may not."""
+    elastic, size, keys = job.spec.elastic, record.size, job.keys(record.attempt)
+    working = [run for run in runs if run.key in keys and run.phase is RunPhase.RUNNING]
+    began = [run.started_at for run in working if run.started_at is not None]
+    if elastic is None or size is None or size >= job.spec.size or len(began) < size:
+        return None
+    return max(began) + elastic.grow_after
+
+
 def grow(
     job: Job, record: Record, mine: Mapping[int, RunObservation], claims: Mapping[str, ClaimView], now: float
 ) -> tuple[Notice | None, tuple[Action, ...]]:
@@ -76,8 +86,7 @@ def grow(
     if got:
         message = f"there is room for {size + len(got)} replicas instead of {size}"
         return Notice(str(RunReason.RESIZED), message, now, now + job.spec.notice), ()
-    began = [run.started_at for run in mine.values() if run.started_at is not None]
-    works = len(began) == size and all(run.phase is RunPhase.RUNNING for run in mine.values())
-    if not works or now < max(began) + elastic.grow_after or all(claim.key in claims for claim in further):
+    due = grows_at(job, record, mine.values())
+    if due is None or now < due or all(claim.key in claims for claim in further):
         return None, ()
     return None, (Reserve(tuple(replace(claim, optional=True) for claim in further)),)
