@@ -41,6 +41,7 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "3",
 }
 _LOOPBACK = "127.0.0.1 localhost\n::1 localhost\n"
+PATIENCE = 240.0  # of a machine that has other things to do; idle, a cluster starts in fifteen seconds
 _STORE = 80_000_000  # bytes of Ray's own object store, of which nothing is needed
 
 
@@ -179,7 +180,7 @@ class RayCluster:
 
 
 def _finish(started: subprocess.Popen[str]) -> None:
-    code = started.wait(120)
+    code = started.wait(PATIENCE)
     text = started.log.read_text()  # type: ignore[attr-defined]
     assert code == 0, f"{started.args}: {code}\n{text[-3000:]}"
 

@@ -6,21 +6,23 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests import leftovers
-from tests.agents import poll
-from tests.ray_cluster import ClusterMw, RayCluster, cluster, needed, platform
+from tests import agents, leftovers
+from tests.agents import run_spec, wait_ended
+from tests.ray_cluster import PATIENCE, ClusterMw, Host, RayCluster, cluster, needed, platform
 
 from modelworks.runtime.agent_client import AgentClient
 from modelworks.runtime.ray.bridge_client import BridgeClient
 from modelworks.sdk.waiting import phase_of
 
-pytestmark = [needed, pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = [needed, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
 SMALL = {"cpu": "500m", "memory": "512Mi"}
 WHOLE = {"cpu": "1", "memory": "512Mi"}  # of a node, so that no two share one
 
@@ -41,6 +43,10 @@ def mw(ray: RayCluster) -> Iterator[ClusterMw]:
         one.ok("down", "--grace", "2")
         assert leftovers.of_platform(one.home) == []
         assert [pid for host in ray.hosts for pid in host.pids() if agents_of(pid)] == []
+
+
+def poll(condition: Callable[[], Any]) -> None:
+    agents.poll(condition, PATIENCE)
 
 
 def ready(mw: ClusterMw) -> list[str]:
@@ -193,7 +199,7 @@ actors = [ray.get_actor("agent-" + node, namespace="modelworks") for node in fou
 [ray.kill(actor) for actor in actors]
 """
     )
-    assert killer.wait(60) == 0, killer.log.read_text()  # type: ignore[attr-defined]
+    assert killer.wait(PATIENCE) == 0, killer.log.read_text()  # type: ignore[attr-defined]
     poll(lambda: agent.healthy())
     assert [pid for pid in host.pids() if agents_of(pid)] == [before]
     os.kill(before, 9)
@@ -210,6 +216,56 @@ def bridge_socket(mw: ClusterMw, name: str) -> Path:
     (found,) = [node.socket for node in bridge(mw).nodes()[1] if node.name == name]
     assert found is not None
     return found
+
+
+def test_an_agent_on_a_node_answers_as_one_at_home(mw: ClusterMw, ray: RayCluster) -> None:
+    """Long polls are many at once, and hold nobody else up; large answers come whole."""
+    client = AgentClient(bridge_socket(mw, "n2"))
+    said = client.node()
+    assert (said.name, said.address, said.capacity.cpu) == ("n2", ray.hosts[1].address, 1000)
+    assert said.interface == ("eth0" if ray.hosts[1].namespace else said.interface)
+    cursor, _ = client.changes(0, 0.0)
+    with ThreadPoolExecutor(12) as threads:
+        waiting = [threads.submit(AgentClient(client.socket).changes, cursor, 50.0) for _ in range(12)]
+        spec = run_spec(1, "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x")
+        client.ensure(spec)
+        assert all(spec.key in done.result()[1] for done in waiting)
+    wait_ended(client, spec.key)
+    assert len(client.log(spec.key, 0, 8 << 20)) == 3_000_000
+    client.forget(spec.key)
+    assert list(client.observe(spec.key)) == []
+
+
+def test_a_node_that_ray_drains_has_a_notice(mw: ClusterMw, ray: RayCluster) -> None:
+    """It is heard of at once, by whoever waits for changes of runs there."""
+    client = AgentClient(bridge_socket(mw, "n3"))
+    cursor, _ = client.changes(0, 0.0)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.changes, cursor, 50.0)
+        began = time.time()
+        drain(ray, ray.hosts[2], seconds=600)
+        waiting.result()
+    poll(lambda: client.node().notice_at is not None)
+    found = client.node()
+    assert found.notice == "Ray is draining the node"
+    assert 500 < (found.notice_at or 0) - began < 700
+    assert "n3 is being drained by Ray" in mw.ok("status")
+
+
+def drain(ray: RayCluster, host: Host, seconds: float) -> None:
+    done = ray.run(
+        f"""
+import time
+from ray._private import worker
+from ray.core.generated import autoscaler_pb2
+(node,) = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeName"] == "{host.address}"]
+client = ray._raylet.GcsClient(address="{ray.address}:{ray.port}")
+reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+accepted, why = client.drain_node(node, reason, "a spot notice", int((time.time() + {seconds}) * 1000))
+assert accepted, why
+"""
+    )
+    assert done.wait(PATIENCE) == 0, done.log.read_text()  # type: ignore[attr-defined]
 
 
 def test_the_cluster_is_lost_and_comes_back(mw: ClusterMw, ray: RayCluster) -> None:

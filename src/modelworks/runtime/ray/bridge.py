@@ -38,7 +38,7 @@ from modelworks.settings import Settings
 T = TypeVar("T")
 
 _LOOK = 0.5  # seconds between pictures of the cluster
-_AWAY = 15.0  # seconds without an answer of Ray after which this process starts over
+_AWAY = 8.0  # seconds without an answer of Ray after which this process starts over
 _PAUSE_FIRST, _PAUSE_MOST = 0.3, 5.0
 _LONGEST_WAIT = 60.0
 _THREADS = 16
