@@ -13,6 +13,7 @@ from tests.bench import (
     bench_platform,
     bench_quickstart,
     bench_scaling,
+    bench_scheduler,
     bench_serving,
     bench_training,
 )
@@ -27,6 +28,7 @@ PARTS: dict[str, Part] = {
     "latency": (bench_latency.FIGURES, bench_latency.run),
     "serving": (bench_serving.FIGURES, bench_serving.run),
     "scaling": (bench_scaling.FIGURES, bench_scaling.run),
+    "scheduler": (bench_scheduler.FIGURES, bench_scheduler.run),
     "compile": (bench_compile.FIGURES, bench_compile.run),
     "api": (bench_api.FIGURES, bench_api.run),
 }

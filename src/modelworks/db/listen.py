@@ -7,7 +7,7 @@ import selectors
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 from sqlalchemy import Connection, text
@@ -24,6 +24,7 @@ Callback = Callable[[str], None]
 
 _log = logging.getLogger(__name__)
 _NOTIFY = text("SELECT pg_notify(:channel, :payload)")
+_NOTIFY_EACH = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 _LONGEST_PAUSE = 5.0
 # A connection that is silent for so many seconds is asked whether it still lives.
 _PATIENCE = 60.0
@@ -97,6 +98,12 @@ class Listener(threading.Thread):
                 callback(payload)
             except Exception:
                 _log.exception("listener.callback_failed", extra={"channel": channel})
+
+
+def notify_each(connection: Connection, channel: str, payloads: Sequence[str]) -> None:
+    """:func:`notify` for many at once, in one statement."""
+    if payloads:
+        connection.execute(_NOTIFY_EACH, {"channel": channel, "payloads": list(payloads)})
 
 
 def notify(connection: Connection, channel: str, payload: str = "") -> None:

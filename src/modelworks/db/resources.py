@@ -20,7 +20,7 @@ import orjson
 from sqlalchemy import Connection, Row, String, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
-from modelworks.db.listen import CHANGES, RESOURCES, notify
+from modelworks.db.listen import CHANGES, RESOURCES, notify, notify_each
 from modelworks.db.tables import resources as table
 from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.resource import Ref, Resource
@@ -136,8 +136,7 @@ def remove(connection: Connection, uid: str) -> None:
 
 def wake(connection: Connection, uids: Iterable[str]) -> None:
     """Ask for a pass over these rows, now or as soon as the pass that is under way has ended."""
-    for uid in touch(connection, uids):
-        notify(connection, RESOURCES, uid)
+    notify_each(connection, RESOURCES, touch(connection, uids))
 
 
 def touch(connection: Connection, uids: Iterable[str]) -> list[str]:

@@ -81,6 +81,7 @@ class _Pass:
         self._lowest = min((one.priority for one in self._occupants if one.movable), default=None)
         self._quotas = quotas
         self._willing: dict[Where, list[NodeView]] = {}
+        self._objected: dict[Where, str] = {}
         self._largest: dict[Where, Amount] = {}  # no willing node has more room: it only shrinks
         self._eligible: dict[tuple[Where, Amount], list[NodeView]] = {}
         self._shapes: dict[tuple[int, int, int, str | None], Shape] = {}
@@ -348,7 +349,9 @@ class _Pass:
         for shape in dict.fromkeys(kinds):
             willing = self._may(shape.where)
             if not willing:
-                return refusals.no_node_may(shape, self._nodes)
+                if shape.where not in self._objected:
+                    self._objected[shape.where] = refusals.no_node_may(shape, self._nodes)
+                return self._objected[shape.where]
             if not self._candidates(shape):
                 return refusals.too_large(shape.need, [self._capacity[node.name] for node in willing])
         if len(kinds) > 1 and self._assign(kinds, self._capacity, held=True) is None:
