@@ -143,6 +143,28 @@ def test_agents_are_told_how_long_silence_may_last(policy: dict[str, Any], wante
     assert (run.quiet, run.quiet_steps) == wanted
 
 
+def test_what_is_looked_at_before_is_the_specs() -> None:
+    it = loop(job(replicas=2, preflight={"network": False, "disk": "5Gi", "timeout": "7s"}))
+    it.settle()
+    run = it.world.specs[key(1, 1)]
+    assert run.disk == 5 << 30
+    assert run.rendezvous is not None
+    assert (run.rendezvous.network, run.rendezvous.timeout, run.rendezvous.rank) == (False, 7.0, 1)
+    assert [peer.port - run.rendezvous.peers[0].port for peer in run.rendezvous.peers] == [0, 1]
+
+
+def test_a_pair_that_cannot_reach_each_other_is_the_jobs_message_and_costs_no_retry() -> None:
+    it = loop(job(replicas=3))
+    it.settle()
+    said = "rank 0 (node a, 10.0.0.1 on eth0) cannot reach rank 1 (node b) at 10.0.0.2:29513: no answer in 10s"
+    it.world.end(key(1, 0), RunReason.PREFLIGHT_FAILED, None, said)
+    assert said in it.step().status["message"]
+    it.settle()
+    assert it.status["phase"] == "Retrying"
+    assert said in it.status["message"]
+    assert it.status["attempts"][0]["reason"] == "PreflightFailed"
+
+
 PHASES = st.sampled_from([RunPhase.PREPARING, RunPhase.RUNNING, RunPhase.FINALIZING, RunPhase.EXITED, RunPhase.LOST])
 
 

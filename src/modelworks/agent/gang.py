@@ -164,7 +164,7 @@ class Gang:
                     program = await asyncio.to_thread(_holder, self.own.port)
                     raise Ended(RunReason.PREFLIGHT_FAILED, reach.port_taken(self.own, program)) from None
                 await asyncio.sleep(_PAUSE_MOST)
-        self._server = await asyncio.start_server(self._accept, sock=listener, limit=_LINE)
+        self._server = await asyncio.start_server(self._accept, sock=listener, limit=_LINE, backlog=1024)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
