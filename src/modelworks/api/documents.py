@@ -149,7 +149,7 @@ class KindList(BaseModel):
 
 
 class NodeDocument(BaseModel):
-    """A machine, as its agent last described it."""
+    """A machine, as its agent last described it. Since `away_at` it has not answered."""
 
     name: str
     capacity: Resources
@@ -162,6 +162,7 @@ class NodeDocument(BaseModel):
     drain_by: datetime | None = None
     drain_reason: str = ""
     seen_at: datetime
+    away_at: datetime | None = None
 
     @classmethod
     def fields_of(cls, node: Node) -> dict[str, Any]:
@@ -178,6 +179,7 @@ class NodeDocument(BaseModel):
             "drain_by": node.drain_by,
             "drain_reason": node.drain_reason,
             "seen_at": node.seen_at,
+            "away_at": node.away_at,
         }
 
 

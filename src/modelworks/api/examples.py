@@ -159,6 +159,7 @@ _NODE: Json = {
     "drain_by": None,
     "drain_reason": "",
     "seen_at": _LATER,
+    "away_at": None,
 }
 
 

@@ -97,6 +97,8 @@ def _row(node: Document) -> tuple[object, ...]:
 
 
 def _state(node: Document) -> str:
+    if node.get("away_at"):
+        return "Away"
     if node.get("drain_by"):
         return "Draining" if node["claims"] else "Drained"
     return "Cordoned" if node["cordoned"] else "Ready"
