@@ -146,10 +146,13 @@ class RayCluster:
         """As when its machine fails. Nodes then end by themselves."""
         _kill(naming(self.folder / "head"))
 
+    def kill_raylet(self, host: Host) -> None:
+        """Ray's own processes on a node; what else runs there goes on."""
+        _kill(naming(host.folder / "ray"))
+
     def kill_raylets(self) -> None:
-        """Ray's own processes on the nodes, as their end would; what else runs there goes on."""
         for host in self.hosts:
-            _kill(naming(host.folder / "ray"))
+            self.kill_raylet(host)
 
     def stop(self) -> None:
         """Nothing of it is left: no process, no network, no file."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
+from modelworks import __version__
 from modelworks.kernel.errors import SetupFailed, Unavailable
 from modelworks.kernel.run import NodeObservation
 from modelworks.runtime.ray import wire
+from modelworks.runtime.ray.door import Door
 from modelworks.runtime.ray.inventory import Amounts, Group, RayNode
 from modelworks.runtime.ray.nodes import socket_of
 from modelworks.runtime.ray.room import Foreign, overlay
@@ -52,6 +55,18 @@ def test_our_own_groups_are_not_others() -> None:
     for _ in range(6):
         foreign.add(node(2000, 0), ours)
     assert foreign.amounts == Amounts(500)
+
+
+def test_a_node_with_another_release_says_what_to_install() -> None:
+    said = asyncio.run(Door("9.9.9", "e").describe())
+    assert said["problem"].startswith(f"modelworks is {__version__} for {sys.executable}")
+    assert said["problem"].endswith(
+        "and 9.9.9 on the platform; install it there: pip install 'modelworks[server]==9.9.9'"
+    )
+    answer = asyncio.run(Door("9.9.9", "e").http(wire.request("GET", "/node")))
+    assert wire.status(answer) == 503
+    assert b"9.9.9" in answer
+    assert asyncio.run(Door(__version__, "e").describe())["problem"] == ""
 
 
 def test_sockets_have_short_names() -> None:

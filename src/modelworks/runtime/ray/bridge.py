@@ -263,17 +263,15 @@ class Bridge:
         return {}
 
     async def _stop_all(self, request: Request) -> Any:
-        grace = StopAllRequest.parse(request.json()).grace
+        grace, cluster = StopAllRequest.parse(request.json()).grace, self._joined()
         doors = [door for door in self._doors.values() if door.state is NodeState.READY]
         body = {"grace": grace}
         asked = (door.ask("POST", "/stop-all", body, timeout=grace + 30) for door in doors)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         self._retired = True
-        if self._cluster is not None:
-            cluster = self._cluster
-            for group in await self._ray(cluster.groups):
-                await self._ray(partial(cluster.remove, group.name))
-            await asyncio.gather(*(door.retire() for door in self._doors.values()), return_exceptions=True)
+        for group in await self._ray(cluster.groups):
+            await self._ray(partial(cluster.remove, group.name))
+        await asyncio.gather(*(door.retire() for door in self._doors.values()), return_exceptions=True)
         failed = [answer for answer in answers if isinstance(answer, BaseException)]
         if failed:
             raise Unavailable(f"not every node could be asked to stop its runs: {failed[0]}")
