@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources as package_files
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError
@@ -35,6 +35,8 @@ _VARIABLES = {
     "MW_PORT": "port",
     "MW_S3_PORT": "s3_port",
     "MW_GATEWAYS": "gateways",
+    "MW_SPOT_METADATA": "spot_metadata",
+    "MW_SPOT_METADATA_URL": "spot_metadata_url",
 }
 MOST_GATEWAYS = 8
 _REMEDY = "correct the file, or move it away to start with the defaults"
@@ -99,6 +101,10 @@ class Settings(Spec):
     agent_home: str | None = Field(
         default=None, description="where the agents of a Ray cluster's nodes keep their state"
     )
+    spot_metadata: Literal["auto", "off", "aws", "gcp", "azure", "alibaba"] = Field(
+        default="auto", description="whose notices of spot instances are read; auto: by the machine's firmware"
+    )
+    spot_metadata_url: str | None = Field(default=None, description="instead of that cloud's metadata service")
     currency: str = Field(default="USD", min_length=1, max_length=8)
     instance_types: dict[str, InstanceTypeSpec] = Field(default_factory=dict)
     environments: dict[str, EnvironmentSpec] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelworks.agent import lease, metrics, stacks
 from modelworks.agent.life import RunLife
+from modelworks.agent.spotnotice import SpotNotice, SpotWatch
 from modelworks.agent.tools import Holder, Tools
 from modelworks.home import Home
 from modelworks.kernel.errors import Conflict, EnvironmentFailed, NotFound
@@ -57,6 +58,7 @@ class Agent:
             asyncio.create_task(self._measure()),
             asyncio.create_task(self._watch_memory()),
             asyncio.create_task(self._watch_leases()),
+            asyncio.create_task(SpotWatch.of(self.home).watch(self.tools.call, self._tell_notice)),
         ]
 
     async def close(self) -> None:
@@ -191,6 +193,14 @@ class Agent:
     def _holders(self) -> list[Holder]:
         return list(self._lives.values())
 
+    def _tell_notice(self, notice: SpotNotice | None) -> None:
+        """The machine will be taken away, or will not: who waits for changes asks for the node again."""
+        log.warning("node: %s", notice.message if notice else "the notice was taken back")
+        told = {"notice_at": notice.at, "notice": notice.message} if notice else {"notice_at": None, "notice": ""}
+        self.tools.node = self.tools.node.model_copy(update=told)
+        self._cursor += 1
+        self._wake_waiting()
+
     def _mark(self, key: str) -> None:
         """The run's observation is another: who waits for changes wakes up."""
         self._cursor = max(self._cursor + 1, 1)
@@ -199,6 +209,9 @@ class Agent:
         forgotten = [k for k in self._changed if k not in self._lives]
         for old in forgotten[: max(0, len(forgotten) - _MOST_FORGOTTEN)]:
             del self._changed[old]
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
         wake, self._wake = self._wake, asyncio.Event()
         wake.set()
 
