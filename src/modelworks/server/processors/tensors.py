@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,6 +32,7 @@ _TYPES: dict[str, tuple[str, str]] = {
     "tensor(string)": ("object", "BYTES"),
 }
 V2_OF_DTYPE = dict(_TYPES.values())
+_LONGEST_HEADER = 1024
 DTYPE_OF_V2 = {name: dtype for dtype, name in _TYPES.values()}
 
 
@@ -137,14 +139,12 @@ def _cast(array: Array, spec: TensorSpec) -> Array:
 
 def read_npy(body: bytes) -> Array:
     """The array of a ``.npy`` file, without a copy of its data; pickled objects are refused."""
-    stream = io.BytesIO(body)
     try:
-        version = np.lib.format.read_magic(stream)
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = reader(stream)
-        if dtype.hasobject:
-            raise ValueError("it holds pickled objects")
-        begin, size = stream.tell(), math.prod(shape) * dtype.itemsize
+        # The first version has two bytes for the length of its header, the others four.
+        width = 2 if body[6:7] == b"\x01" else 4
+        begin = 8 + width + int.from_bytes(body[8 : 8 + width], "little")
+        shape, fortran, dtype = (_npy_header if begin <= _LONGEST_HEADER else _read_npy_header)(bytes(body[:begin]))
+        size = math.prod(shape) * dtype.itemsize
         if len(body) - begin != size:
             raise ValueError(f"{len(body) - begin} bytes of data; the shape {list(shape)} of {dtype} takes {size}")
         array = np.frombuffer(body, dtype, offset=begin)
@@ -153,6 +153,22 @@ def read_npy(body: bytes) -> Array:
     shaped: Array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
     # Big-endian arrays are legal in the format and unknown to the engines.
     return shaped if shaped.dtype.isnative else shaped.astype(shaped.dtype.newbyteorder("="))
+
+
+def _read_npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran's order, and type; ``head`` ends where the data begins."""
+    stream = io.BytesIO(head)
+    version = np.lib.format.read_magic(stream)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = reader(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects")
+    return shape, fortran, dtype
+
+
+# The header is the text of a Python literal, which takes longer to read than all else of an image; a client's next one
+# is most often the same.
+_npy_header = lru_cache(256)(_read_npy_header)
 
 
 def write_npy(value: Any) -> bytes:
