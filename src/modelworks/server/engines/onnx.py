@@ -103,6 +103,8 @@ def _open(path: Path, providers: Sequence[str], threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Between two calls the threads would go on to look for work for tens of milliseconds, on CPUs that others need.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(str(path), sess_options=options, providers=list(providers))
 
 
