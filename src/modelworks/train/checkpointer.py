@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelworks.train import files, group, layout, paths, progress, rng, tree
+from modelworks.train import agreement, files, group, layout, paths, progress, rng, tree
 from modelworks.train.files import HostBuffers, Snapshot
-from modelworks.train.layout import Choice, Place, Sight, Torn
+from modelworks.train.layout import Place, Sight, Torn
 
 log = logging.getLogger("modelworks.train")
 
@@ -287,13 +285,14 @@ class Checkpointer:
         self.wait()
         skipped: set[Place] = set()
         while True:
-            choice, everybody = self._agree(step, skipped)
+            choice, everybody = agreement.agree(self.folder, step, skipped)
             if choice is None:
                 self._begin_course(None)
                 return None
-            states = self._fetch(choice, everybody, skipped)
-            if states is not None:
+            fetched = agreement.fetch(self.folder, choice, everybody, skipped)
+            if fetched is not None:
                 break
+        states, exact = fetched
         for name, value in wanted.items():
             if name not in states:
                 kept = ", ".join(sorted(states)) or "nothing"
@@ -304,75 +303,12 @@ class Checkpointer:
         generators = states.pop("rng", None)
         if generators is not None:
             rng.restore(generators)
-        return Restored(choice.step, states, choice.complete)
+        return Restored(choice.step, states, exact)
 
     def _begin_course(self, step: int | None) -> None:
         self._line = group.gather(secrets.token_hex(6))[0]
         self._resumed = step is None
         self._last = None
-
-    def _agree(self, step: int | None, skipped: set[Place]) -> tuple[Choice | None, list[list[Sight]]]:
-        """What all ranks resume, and what each of them sees."""
-        found, torn = layout.sights(self.folder, skipped)
-        for place, why in torn.items():
-            log.warning("the checkpoint %s is passed over: %s", place.name, why)
-            skipped.add(place)
-        everybody = group.gather([sight for sight in found if step is None or sight.step == step])
-        choice = layout.choose((sight for seen in everybody for sight in seen), group.size())
-        return choice, everybody
-
-    def _fetch(self, choice: Choice, everybody: list[list[Sight]], skipped: set[Place]) -> dict[str, Any] | None:
-        """The states of the chosen step as this rank has them; None when somebody's copy turns out to be torn.
-
-        Every rank goes through the same calls in here, whatever it sees itself.
-        """
-        fits = [[s for s in seen if (s.step, s.line) == (choice.step, choice.line)] for seen in everybody]
-        mine = fits[group.rank()]
-        read: dict[Place, dict[str, Any]] = {}
-        problem = None
-        for sight in mine:
-            try:
-                layout.read_sight(self.folder / sight.place.name, digests=True)
-                read[sight.place] = files.read(self.folder / sight.place.name)
-            except Torn as error:
-                log.warning("the checkpoint %s is passed over: %s", sight.place.name, error)
-                skipped.add(sight.place)
-                problem = str(error)
-        if any(said is not None for said in group.gather(problem)):
-            return None
-        holders = [rank for rank, seen in enumerate(fits) if any(sight.shared for sight in seen)]
-        shared = read.get(Place(choice.step))
-        if len(holders) < group.size():
-            received = self._pass_round(choice.step, holders[0], keep=shared is None)
-            shared = shared if shared is not None else received
-        parts = {s.rank: {n: v for n, v in read[s.place].items() if n in ("rng", "loader")} for s in mine}
-        everyone: dict[int, dict[str, Any]] = {
-            rank: part for seen in reversed(group.gather(parts)) for rank, part in seen.items()
-        }
-        states: dict[str, Any] = dict(shared or {})
-        if group.rank() in everyone:
-            return states | everyone[group.rank()]
-        log.warning("step-%d has no part of rank %d: its generators begin anew", choice.step, group.rank())
-        states.pop("rng", None)
-        return states
-
-    def _pass_round(self, step: int, source: int, *, keep: bool) -> dict[str, Any]:
-        """What all ranks share, from the rank that has it to those that do not."""
-        directory = self.folder / Place(step).name
-        leads = group.rank() == source
-        names = sorted(os.listdir(directory)) if leads else []
-        sizes = group.gather({name: (directory / name).stat().st_size for name in names})[source]
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder, contextlib.ExitStack() as stack:
-            for name, size in sizes.items():
-                source_file = stack.enter_context((directory / name).open("rb")) if leads else None
-                target = stack.enter_context((Path(folder) / name).open("wb")) if keep else None
-                for _, length in group.chunks(size):
-                    data = group.send_bytes(source_file.read(length) if source_file else None, length, source)
-                    if target:
-                        target.write(data)
-                if target:
-                    target.flush()
-            return files.read(Path(folder)) if keep else {}
 
 
 def _state(value: Any) -> Any:
