@@ -63,6 +63,23 @@ def test_a_job_waits_for_its_quota_says_so_and_goes_on_when_it_is_lifted(mw: Mw,
     mw.ok("job", "cancel", "first")
 
 
+def test_a_higher_priority_takes_the_room_and_the_lower_one_goes_on_after_it(mw: Mw, client: Client) -> None:
+    mw.ok("quota", "create", "one", "--instances", "local.tiny=1")
+    try:
+        command = "test $MW_ATTEMPT != 1 || { trap 'exit 0' TERM; while :; do sleep 0.1; done; }"
+        submit(mw, "low", command, instance_type="local.tiny")
+        poll(lambda: phase_of(client.get("TrainingJob", "low")) == "Running", 60)
+        submit(mw, "high", "true", instance_type="local.tiny", priority=5)
+        mw.ok("job", "wait", "high")
+        mw.ok("job", "wait", "low")
+    finally:
+        mw.ok("quota", "delete", "one")
+    attempts = client.get("TrainingJob", "low")["status"]["attempts"]
+    assert [attempt["reason"] for attempt in attempts] == ["Preempted", "Completed"]
+    told = [event for event in client.events("TrainingJob", "low")[0] if event["reason"] == "Preempting"]
+    assert [event["message"] for event in told] == ["preempted for TrainingJob high of priority 5: 3m to save and end"]
+
+
 def test_a_drained_node_is_left_with_a_checkpoint_and_taken_up_again(mw: Mw, client: Client) -> None:
     command = "test $MW_ATTEMPT != 1 || { trap 'exit 0' TERM; while :; do sleep 0.1; done; }"
     submit(mw, "moving", command, instance_type="local.tiny")

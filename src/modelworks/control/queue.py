@@ -14,6 +14,7 @@ from modelworks.kernel.room import NOTHING, Amount, NodeView, Occupant, add, amo
 
 
 def gangs(waiting: Iterable[StoredClaim], stored: Iterable[StoredClaim], now: datetime) -> list[Gang]:
+    """``waiting`` is in the order of ``created_at``, as the database gives it."""
     peers: dict[str, list[str]] = defaultdict(list)
     for claim in stored:
         if claim.node is not None:
@@ -21,8 +22,8 @@ def gangs(waiting: Iterable[StoredClaim], stored: Iterable[StoredClaim], now: da
     return [
         Gang(
             name=name,
-            claims=tuple(claim.claim for claim in found),
-            waited=(now - min(claim.created_at for claim in found)).total_seconds(),
+            claims=tuple([claim.claim for claim in found]),
+            waited=(now - found[0].created_at).total_seconds(),
             owner=found[0].uid,
             title=_title(found[0]),
             peers=tuple(peers.get(found[0].uid, ())),

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 
 from modelworks.control.queue import gangs, occupants, quotas, views
 from modelworks.control.reservations import name_of
-from modelworks.db import claims, events, ledger, nodes, reservations, resources
+from modelworks.db import claims, ledger, nodes, reservations, resources
 from modelworks.db.claims import StoredClaim
 from modelworks.kernel.errors import Unavailable
 from modelworks.kernel.gang import Placement, Refusal, Result
@@ -105,7 +105,7 @@ def _place(connection: Connection, claim: StoredClaim, node: str) -> None:
 
 
 def _evict(connection: Connection, refusal: Refusal, stored: Sequence[StoredClaim]) -> set[str]:
-    """Each victim has the notice that it asked for; its owner's events say for whom it goes."""
+    """Each victim has the notice that it asked for; its owner, which is woken, tells for whom it goes."""
     gang = refusal.gang
     keys = {key for one in refusal.evict for key in one.keys}
     by_owner: dict[str, list[StoredClaim]] = defaultdict(list)
@@ -113,12 +113,10 @@ def _evict(connection: Connection, refusal: Refusal, stored: Sequence[StoredClai
         if claim.claim.key in keys:
             by_owner[claim.uid].append(claim)
     awake: set[str] = set()
-    for uid, found in by_owner.items():
+    for found in by_owner.values():
         notice = max(claim.claim.notice for claim in found)
         reason = f"preempted for {gang.title} of priority {gang.priority}"
         awake |= set(claims.evict(connection, [claim.claim.key for claim in found], notice, reason, gang.name))
-        data = {"priority": found[0].claim.priority, "notice": notice, "claims": len(found)}
-        events.append(connection, found[0].ref, uid, "Preempting", reason, data=data)
     return awake
 
 

@@ -26,7 +26,7 @@ class Gang:
 
     @property
     def priority(self) -> int:
-        return max(claim.priority for claim in self.claims)
+        return max([claim.priority for claim in self.claims])
 
     @property
     def lasting(self) -> bool:

@@ -48,6 +48,8 @@ PATIENCE = 300.0
 EXACTLY_TOLD = 100
 """So many at the head of the queue are told what is free where; for those behind that would change too often."""
 
+_UNCOUNTED: Counter[str] = Counter()  # of those whose workspace has no quota
+
 _Member = tuple[Shape, str]
 _Kinds = tuple[Shape, ...]
 
@@ -118,7 +120,7 @@ class _Pass:
             members.sort(key=_size, reverse=True)
         kinds = tuple(shape for shape, _ in members)
         limited = self._quotas.limited(gang.workspace)
-        need = counts(needed) if limited else Counter[str]()
+        need = counts(needed) if limited else _UNCOUNTED
         beyond = ""
         if limited:
             refusal = self._quotas.never(gang.workspace, need) or self._quotas.spent(gang.workspace, gang.lasting)
