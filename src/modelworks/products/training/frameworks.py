@@ -6,7 +6,6 @@ import json
 import re
 
 from modelworks.products.training.gang import Gang, Member
-from modelworks.products.training.policy_spec import ReplicaRange
 
 HOST_FILE = "/etc/mpi/hostfile"
 LAUNCHER_ROLE = "launcher"
@@ -15,10 +14,13 @@ _EVALUATOR = "evaluator"
 _REMOTE_SHELL = "python3 -m modelworks.runtime.mpi rsh"
 
 
-def pytorch(gang: Gang, member: Member, *, processes: int, elastic: ReplicaRange | None, run_id: str) -> dict[str, str]:
-    """``MASTER_*`` and torchrun's own defaults, so that ``torchrun train.py`` without a flag finds its peers."""
+def pytorch(gang: Gang, member: Member, *, processes: int) -> dict[str, str]:
+    """torchrun's own defaults, so that ``torchrun train.py`` without a flag finds its peers.
+
+    An elastic job's too: each of its attempts has one size from its beginning to its end.
+    """
     found = {
-        "PET_NNODES": str(gang.size) if elastic is None else f"{min(elastic.min, gang.size)}:{gang.size}",
+        "PET_NNODES": str(gang.size),
         "PET_NODE_RANK": str(member.rank),
         "PET_NPROC_PER_NODE": str(processes),
         "PET_MASTER_ADDR": gang.master,
@@ -27,17 +29,26 @@ def pytorch(gang: Gang, member: Member, *, processes: int, elastic: ReplicaRange
     if processes == 1:
         # One process is one rank: what torchrun would tell it. torchrun's own processes are told anew.
         found |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    if elastic is not None:
-        found |= {
-            "PET_RDZV_BACKEND": "c10d",
-            "PET_RDZV_ENDPOINT": f"{gang.master}:{gang.port}",
-            "PET_RDZV_ID": run_id,
-            # Who holds the store is decided here: by themselves all on one machine would take themselves for it.
-            "PET_RDZV_CONF": f"is_host={'1' if member.rank == 0 else '0'}",
-            # torchrun would tell its peers the name of the machine, which nobody resolves.
-            "PET_LOCAL_ADDR": gang.address(member),
-        }
+    if gang.size > 1:
+        found["PET_LOCAL_ADDR"] = _distinct(gang, member)
     return found | collectives(gang, member)
+
+
+def _distinct(gang: Gang, member: Member) -> str:
+    """An address of the member's own, for who asks torchrun for the rendezvous ``c10d``.
+
+    That takes those for one who have the same address and process number, as the first programs of two sandboxes have,
+    and by itself would tell its peers a host name that nobody resolves. So on one machine each has another loopback
+    address; and of several on one node those after the first write their address in another way.
+    """
+    if gang.local:
+        return f"127.0.{(member.rank + 1) >> 8}.{(member.rank + 1) & 255}"
+    address = gang.address(member)
+    before = sum(gang.address(one) == address for one in gang.members[: member.rank])
+    first, dot, rest = address.partition(".")
+    if not before or not dot or not first.isdigit():
+        return address
+    return f"0x{'0' * before}{int(first):x}.{rest}"
 
 
 def collectives(gang: Gang, member: Member) -> dict[str, str]:
@@ -88,6 +99,7 @@ def mpi(gang: Gang, member: Member, *, name: str) -> dict[str, str]:
         "OMPI_MCA_oob_tcp_if_include": interface,
         "PRTE_MCA_prte_if_include": interface,
         "OMPI_MCA_btl_tcp_if_include": interface,
+        "HWLOC_HIDE_ERRORS": "2",  # a sandbox has no /sys
         # Where there is no sandbox, or in an image, a workload may be root.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

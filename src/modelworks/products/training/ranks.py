@@ -52,9 +52,7 @@ def _framework(job: JobIdentity, spec: TrainingJobSpec, gang: Gang, member: Memb
         return frameworks.tensorflow(gang, member)
     if spec.framework is Framework.MPI:
         return frameworks.mpi(gang, member, name=job.name)
-    return frameworks.pytorch(
-        gang, member, processes=processes, elastic=spec.elastic, run_id=f"{job.uid}-{job.attempt}"
-    )
+    return frameworks.pytorch(gang, member, processes=processes)
 
 
 def process_count(spec: TrainingJobSpec, resources: Resources) -> int:
