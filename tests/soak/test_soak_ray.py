@@ -143,6 +143,9 @@ def disturb(ray: RayCluster, chance: random.Random, what: str) -> None:
             host.cut()
             time.sleep(chance.uniform(5, 60))
             host.heal()
+            # A raylet that was given up ends when it hears of it, and is started again by who keeps it.
+            ray.kill_raylet(host)
+            ray.join(host)
         case "raylet":
             ray.kill_raylet(host)
             time.sleep(chance.uniform(0, 30))
