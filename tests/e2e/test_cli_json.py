@@ -29,6 +29,7 @@ bucket download s3://files/one.yaml {x}/back.yaml | model register m --uri s3://
 model list | model get m | model get m:1 | model alias m prod --remove | model delete m
 volume create v | volume list | volume delete v | environment create e -p six | environment list | environment delete e
 quota create q --instances local.tiny=9 --spend 5 --per day | quota list | quota get q | quota delete q | job queue
+node list
 instance-type list | key create k | key list | key revoke k
 service create -f {x}/web.yaml --wait | service list | service get web | service token web | service rotate-token web
 service call web --path / | service explain web | eas list | eas ls | eas list-services
@@ -78,8 +79,13 @@ def test_none_is_forgotten() -> None:
     """A new command is added to the list above."""
     elsewhere = {"up", "down", "quickstart", "login", "logout", "job cancel", "service log", "eas logs"}
     elsewhere |= {
+        "job preempt",
         "job stacks",
         "model compile",
+        "node cordon",
+        "node drain",
+        "node get",
+        "node uncordon",
         "service profile",
         "service resume",
         "service stress",

@@ -93,6 +93,7 @@ def test_a_drained_node_is_left_with_a_checkpoint_and_taken_up_again(mw: Mw, cli
     mw.ok("job", "wait", "moving")
     attempts = client.get("TrainingJob", "moving")["status"]["attempts"]
     assert [attempt["reason"] for attempt in attempts] == ["Preempted", "Completed"]
-    mw.ok("node", "cordon", node)
+    assert json.loads(mw.ok("node", "cordon", node, "--json"))["cordoned"] is True
     assert "Cordoned" in mw.ok("node", "list")
-    mw.ok("node", "uncordon", node)
+    assert yaml.safe_load(mw.ok("node", "get", node))["name"] == node
+    assert json.loads(mw.ok("node", "uncordon", node, "--json"))["drain_by"] is None
