@@ -103,6 +103,7 @@ class Nodes(threading.Thread):
         self._watched: dict[str, _Watched] = {}
         self._lost_at: dict[str, float] = {}  # node → when, on the boot clock
         self._remembered = False
+        self._away_for = ""  # what was told last
 
     def stop(self, timeout: float = 5.0) -> None:
         self._stopping.set()
@@ -149,7 +150,9 @@ class Nodes(threading.Thread):
                 known |= {door.name: door for door in source.doors() if self._sole or door.lease is None}
             except Unavailable as error:
                 whole = False
-                _log.info("nodes.source_away", extra={"reason": error.detail})
+                if error.detail != self._away_for:
+                    _log.info("nodes.source_away", extra={"reason": error.detail})
+                    self._away_for = error.detail
         for name, watched in list(self._watched.items()):
             if (door := known.get(name)) is not watched.door and (whole or door is not None):
                 watched.stop()
