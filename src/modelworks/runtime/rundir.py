@@ -10,7 +10,7 @@
       lease          {version, boot, until}: of a run with a lease, on the machine's boot clock; kept by the agent
       started        {version, shim, pid, at}; made by link(2), so a run starts at most once
       stop           {version, grace, reason, message, at}; the agent's wish, read by the shim at SIGTERM
-      exited         {version, code, signal, at}; written when every descendant is gone
+      exited         {version, code, signal, at}: of the main process; written when every descendant is gone
       state.json     {version, ...}: the agent's own progress: reason, message, what it holds in the cache
       result.json    the final RunObservation; nothing happens to the run after it
       log            stdout and stderr, append only

@@ -173,6 +173,7 @@ class Tree:
         self.main = main
         self.monitor = monitor
         self.status: int | None = None
+        self.ended_at: float | None = None  # the main process; of a gang, the first to fail is the cause
         self.deadline: float | None = None
         self.told: set[tuple[int, int]] = set()
         self.look_again = 0.0
@@ -192,7 +193,7 @@ class Tree:
             if pid == 0:
                 return True
             if pid == self.main:
-                self.status = status
+                self.status, self.ended_at = status, time.time()
 
     def step(self) -> float:
         """Do what is due, and return the seconds after which to look again."""
@@ -318,7 +319,8 @@ def main(directory: str) -> int:
     code = 128 + number if number is not None else os.WEXITSTATUS(status)
     if number is None and launch["monitor"] and 128 < code < 128 + 65:
         number = code - 128  # the sandbox reports a death by signal as a shell does
-    text = f'{{"version":1,"code":{code},"signal":{"null" if number is None else number},"at":{time.time():.6f}}}'
+    at = tree.ended_at or time.time()
+    text = f'{{"version":1,"code":{code},"signal":{"null" if number is None else number},"at":{at:.6f}}}'
     write_exited(text)
     return 0
 
