@@ -1,4 +1,4 @@
-"""From the submission of a job to its first line of log at the client, its environment cached."""
+"""Jobs: from submission to the first line of log at the client, its environment cached; ends and resumptions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 
 import httpx
+from tests.bench import attempts
 from tests.bench.harness import Entry, Figure, Unmeasurable, client, platform_home, up
 
 FIRST_LINE = Figure("training.submit_to_first_line_s", "s", 0.4, "lower")
-FIGURES = (FIRST_LINE,)
+FIGURES = (FIRST_LINE, attempts.FAIL_TO_STOPPED, attempts.RESUME_EXTRA)
 _JOBS = 20
 
 
@@ -24,7 +25,8 @@ def run() -> Sequence[Entry]:
         ) as api:
             _first_line(api, "warm")  # makes the environment
             seconds = [_first_line(api, f"line-{i}") for i in range(_JOBS)]
-    return [FIRST_LINE.medians(seconds, jobs=_JOBS)]
+            ends = attempts.measure(api)
+    return [FIRST_LINE.medians(seconds, jobs=_JOBS), *ends]
 
 
 def _first_line(api: httpx.Client, name: str) -> float:

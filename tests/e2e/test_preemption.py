@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,36 @@ def test_a_job_that_holds_nothing_cannot_be_preempted(mw: Mw, client: Client) ->
     mw.ok("job", "cancel", "vast")
 
 
+def disturb(mw: Mw, client: Client, folder: Path, moments: Sequence[int], **spec: Any) -> None:
+    """Preempted so many steps after each beginning (0: as soon as it is prepared), a job is the undisturbed one."""
+    submit(mw, "undisturbed", "python train_ddp.py", cwd=folder, **spec)
+    assert ended(mw, "undisturbed")["phase"] == "Succeeded"
+    submit(mw, "disturbed", "python train_ddp.py", cwd=folder, **spec)
+    done = 0
+    for attempt, steps in enumerate(moments, start=1):
+        if steps:
+            said(client, "disturbed", f"{done + steps} ", attempt)
+        else:
+            poll(lambda number=attempt: _prepared(client, "disturbed", number), timeout=_PATIENCE)
+        mw.ok("job", "preempt", "disturbed")
+        assert attempt_ended(client, "disturbed", attempt)["reason"] == "Preempted"
+        stopped = [int(line.split()[1]) for line in log(client, "disturbed", attempt) if line.startswith("stopped")]
+        done = max([done, *stopped])
+    found = ended(mw, "disturbed")
+    assert found["phase"] == "Succeeded", found["message"]
+    assert [item["reason"] for item in found["attempts"]] == ["Preempted"] * len(moments) + ["Completed"]
+    for replica in (0, 1):
+        calm = log(client, "undisturbed", 1, replica)
+        wild = [line for n in range(1, len(moments) + 2) for line in log(client, "disturbed", n, replica)]
+        assert steps_of(wild) == steps_of(calm)
+        assert weights_of(wild) == weights_of(calm) != []
+
+
+def _prepared(client: Client, name: str, attempt: int) -> bool:
+    found = status(client, name)
+    return found.get("attempt") == attempt and bool(found.get("replicas"))
+
+
 def test_preempted_at_random_moments_a_job_ends_as_if_nothing_had_happened(
     mw: Mw, client: Client, tmp_path: Path
 ) -> None:
@@ -123,31 +153,11 @@ def test_preempted_at_random_moments_a_job_ends_as_if_nothing_had_happened(
     pytest.importorskip("torch")
     shutil.copy(train_ddp.__file__, tmp_path / "train_ddp.py")
     spec: dict[str, Any] = {"code": ".", "replicas": 2, "env": {"PAUSE": "0.1"}, "checkpoint": {"every": 5}}
-    submit(mw, "undisturbed", "python train_ddp.py", cwd=tmp_path, **spec)
-    assert ended(mw, "undisturbed")["phase"] == "Succeeded"
-    submit(mw, "disturbed", "python train_ddp.py", cwd=tmp_path, **spec)
-    before = 0
-    for attempt, steps in enumerate((random.randint(1, 5), 0, random.randint(1, 5)), start=1):
-        if steps:
-            before += steps
-            said(client, "disturbed", f"{before} ", attempt)
-        else:
-            poll(lambda number=attempt: bool(status(client, "disturbed").get("replicas")) and number)
-        mw.ok("job", "preempt", "disturbed")
-        account = attempt_ended(client, "disturbed", attempt)
-        assert account["reason"] == "Preempted"
-        stopped = [int(line.split()[1]) for line in log(client, "disturbed", attempt) if line.startswith("stopped")]
-        before = max([before, *stopped])
-    found = ended(mw, "disturbed")
-    assert found["phase"] == "Succeeded", found["message"]
-    assert [item["reason"] for item in found["attempts"]] == ["Preempted"] * 3 + ["Completed"]
-    for replica in (0, 1):
-        calm = log(client, "undisturbed", 1, replica)
-        wild = [line for attempt in range(1, 5) for line in log(client, "disturbed", attempt, replica)]
-        assert steps_of(wild) == steps_of(calm)
-        assert [line for line in wild if line.startswith("weights")] == [
-            line for line in calm if line.startswith("weights")
-        ]
+    disturb(mw, client, tmp_path, [random.randint(1, 5), 0, random.randint(1, 5)], **spec)
+
+
+def weights_of(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("weights")]
 
 
 def steps_of(lines: list[str]) -> dict[int, set[str]]:
