@@ -22,7 +22,7 @@ from modelworks.sdk import jobs
 from modelworks.sdk.client import Client, Document
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills")]
-LEASE = 3
+LEASE = 5
 
 # Each replica says all the time that it is at work; SIGTERM it does not hear.
 WORKLOAD = """

@@ -72,7 +72,7 @@ def test_a_run_outlives_its_first_lease_while_somebody_answers(agent: AgentProce
 
 
 def test_without_answers_it_ends_by_itself(agent: AgentProcess) -> None:
-    spec = leased(agent.client, run_spec(0, "sleep", "600"))
+    spec = leased(agent.client, run_spec(0, "sleep", "600"), 1.0)
     agent.client.ensure(spec)
     seen = wait_ended(agent.client, spec.key)
     assert (seen.phase, seen.reason, seen.message) == (RunPhase.EXITED, RunReason.LEASE_EXPIRED, EXPIRED)
@@ -136,7 +136,7 @@ def test_a_start_that_was_held_up_starts_nothing(agent: AgentProcess) -> None:
 def test_what_is_not_yet_started_never_starts(agent: AgentProcess) -> None:
     """Its code cannot be fetched, since there is no store: it would wait for ever."""
     given = {"inputs": [{"channel": "c", "uri": "s3://nowhere/code/", "paths": ["/ml/usercode"]}]}
-    spec = leased(agent.client, RunSpec(**(run_spec(0, "true").dump() | given)))
+    spec = leased(agent.client, RunSpec(**(run_spec(0, "true").dump() | given)), 1.0)
     agent.client.ensure(spec)
     seen = wait_ended(agent.client, spec.key)
     assert (seen.reason, seen.started_at) == (RunReason.LEASE_EXPIRED, None)
