@@ -9,6 +9,7 @@ import pytest
 from tests.stub_api import StubApi
 
 from modelworks.kernel.errors import Conflict, Invalid, NotFound, Unauthorized, WorkloadFailed
+from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.sdk import session as sessions
 from modelworks.sdk.estimator import Estimator
 from modelworks.sdk.model import InferenceSpec, Model, RegisteredModel
@@ -78,6 +79,44 @@ def test_fit_submits_a_job_and_shows_its_log(
 def test_requirements_make_the_environment(session: Session) -> None:
     estimator = Estimator(command="x", requirements=["torch"], session=session)
     assert estimator.manifest("j")["spec"]["environment"] == {"requirements": ["torch"]}
+
+
+def test_the_whole_constructor_becomes_one_spec(session: Session) -> None:
+    class SpotSpec:
+        def __init__(self) -> None:
+            self.spot_strategy, self.spot_discount_limit = "SpotWithPriceLimit", 0.5
+
+    estimator = Estimator(
+        command="x",
+        job_type="TFJob",
+        instance_count=2,
+        instance_spec={"cpu": "4", "memory": 8, "gpu": "1", "gpu_type": "V100"},
+        checkpoints_path="oss://bucket/ckpt/",
+        metric_definitions=[{"name": "loss", "regex": "loss=(.+)"}],
+        experiment_config={"experiment_name": "digits", "experiment_id": "e-1"},
+        spot_spec=SpotSpec(),
+        session=session,
+    )
+    spec = estimator.manifest("j")["spec"]
+    assert spec == {
+        "command": "x",
+        "framework": "tensorflow",
+        "replicas": 2,
+        "resources": {"cpu": "4", "memory": "8Gi", "gpu": 1, "gpu_model": "V100"},
+        "checkpoint": {"uri": "oss://bucket/ckpt/"},
+        "metrics": [{"name": "loss", "regex": "loss=(.+)"}],
+        "experiment": "digits",
+        "spot": {"price_limit": 0.5},
+    }
+    assert TrainingJobSpec.parse(spec).size == 2
+
+
+def test_other_job_types_and_spot(session: Session) -> None:
+    elastic = Estimator(command="x", job_type="ElasticBatchJob", instance_count=3, spot_instance=True, session=session)
+    assert elastic.manifest("j")["spec"] == {"command": "x", "replicas": {"min": 1, "max": 3}, "spot": {}}
+    with pytest.raises(Invalid, match="SlurmJob") as caught:
+        Estimator(command="x", job_type="SlurmJob", session=session).manifest("j")
+    assert "PyTorchJob, TFJob" in (caught.value.remedy or "")
 
 
 def test_a_failed_job_raises_its_message(api: StubApi, session: Session) -> None:

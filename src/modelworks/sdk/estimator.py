@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modelworks.kernel.errors import Invalid, NotFound
-from modelworks.sdk import code, jobs, local
+from modelworks.sdk import code, git_source, job_options, jobs, local
 from modelworks.sdk.client import Document
 from modelworks.sdk.inference import InferenceSpec
 from modelworks.sdk.model import Model, print_note
@@ -64,16 +65,10 @@ class Estimator:
         warn_unused(
             "Estimator",
             {
-                "git_config": git_config,
-                "checkpoints_path": checkpoints_path,
-                "metric_definitions": metric_definitions,
                 "user_vpc_config": user_vpc_config,
-                "experiment_config": experiment_config,
                 "resource_id": resource_id,
-                "spot_spec": spot_spec,
                 "resource_type": resource_type,
                 "settings": settings,
-                "spot_instance": spot_instance or None,
             },
         )
         if not command:
@@ -81,7 +76,13 @@ class Estimator:
         self.image_uri = image_uri
         self.command = command
         self.source_dir = source_dir
+        self.git_config = dict(git_config or {})
         self.job_type = job_type
+        self.checkpoints_path = checkpoints_path
+        self.metric_definitions = list(metric_definitions or [])
+        self.experiment_config = experiment_config
+        self.spot_spec = spot_spec
+        self.spot_instance = spot_instance
         self.hyperparameters = dict(hyperparameters or {})
         self.environments = dict(environments or {})
         self.requirements = list(requirements or [])
@@ -118,13 +119,13 @@ class Estimator:
         """
         name = job_name or resource_name(self.base_job_name or _command_name(self.command), unique=True)
         manifest = self.manifest(name, inputs, outputs)
-        if self.instance_type == "local":
-            self._local_output = local.run(manifest, source=self.source_dir, output=outputs or self.output_path)
-            return self
-        client = self.session.client
-        source = manifest["spec"].get("code")
-        if source is not None and not source.startswith(_REMOTE):
-            manifest["spec"]["code"] = code.upload(client, Path(source).expanduser())
+        with self._source() as source:
+            if self.instance_type == "local":
+                self._local_output = local.run(manifest, source=source, output=outputs or self.output_path)
+                return self
+            client = self.session.client
+            if source is not None and not source.startswith(_REMOTE):
+                manifest["spec"]["code"] = code.upload(client, Path(source).expanduser())
         (applied,) = client.apply([manifest])
         for note in applied.get("notes", ()):
             print_note(note)
@@ -154,18 +155,34 @@ class Estimator:
             "code": self.source_dir,
             "environment": self._environment(),
             "instance_type": None if local_run else self.instance_type,
-            "resources": _resources(self.instance_spec),
-            "replicas": self.instance_count,
+            "resources": job_options.resources(self.instance_spec),
+            **job_options.kind(self.job_type, self.instance_count),
             "env": self.environments,
             "hyperparameters": self.hyperparameters,
             "inputs": {channel: str(uri) for channel, uri in channels.items()},
             "output": None if local_run else output or self.output_path or self._bucket_output(name),
             "time_limit": self.max_run_time,
+            "checkpoint": {"uri": self.checkpoints_path} if self.checkpoints_path and not local_run else None,
+            "metrics": job_options.metrics(self.metric_definitions),
+            "experiment": job_options.experiment(self.experiment_config),
         }
         metadata: dict[str, Any] = {"name": name, "workspace": "default" if local_run else self.session.workspace}
         if self.labels:
             metadata["labels"] = self.labels
-        return {"kind": jobs.KIND, "metadata": metadata, "spec": {k: v for k, v in spec.items() if v not in (None, {})}}
+        spec = {key: value for key, value in spec.items() if value not in (None, {}, [])}
+        spot = job_options.spot(self.spot_spec, self.spot_instance)
+        if spot is not None:  # an empty one says something, too
+            spec["spot"] = spot
+        return {"kind": jobs.KIND, "metadata": metadata, "spec": spec}
+
+    @contextmanager
+    def _source(self) -> Iterator[str | None]:
+        """The folder of the code, for as long as it is read: one of a repository is fetched for that."""
+        if not self.git_config:
+            yield self.source_dir
+            return
+        with git_source.checkout(self.git_config, self.source_dir) as folder:
+            yield str(folder)
 
     @property
     def model_data(self) -> CallableStr:
@@ -184,9 +201,11 @@ class Estimator:
         if self._local_output is not None:
             return CallableStr(self._local_output.with_name("checkpoints"))
         job = self.session.client.get(jobs.KIND, self._job_name())
-        bucket, uid = workspace_bucket(self.session.workspace), job["metadata"]["uid"]
-        attempt = status_of(job).get("attempt", 1)
-        return CallableStr(f"s3://{bucket}/jobs/{self._job_name()}/{uid}/checkpoints/a{attempt}/")
+        name, uid, attempt = self._job_name(), job["metadata"]["uid"], status_of(job).get("attempt", 1)
+        if self.checkpoints_path:
+            return CallableStr(f"{self.checkpoints_path.rstrip('/')}/{name}/{uid}/a{attempt}/")
+        bucket = workspace_bucket(self.session.workspace)
+        return CallableStr(f"s3://{bucket}/jobs/{name}/{uid}/checkpoints/a{attempt}/")
 
     @property
     def tensorboard_data(self) -> CallableStr:
@@ -213,17 +232,6 @@ class Estimator:
         if self.latest_job_name is None:
             raise NotFound("this Estimator has run no job yet", remedy="call fit() first")
         return self.latest_job_name
-
-
-def _resources(spec: Any) -> dict[str, Any] | None:
-    """The SDK's ``instance_spec``: a mapping or an object with ``cpu``, ``memory`` (GB) and ``gpu``."""
-    if spec is None:
-        return None
-    values = spec if isinstance(spec, Mapping) else vars(spec)
-    found = {key: values[key] for key in ("cpu", "memory", "gpu", "gpu_model") if values.get(key) is not None}
-    if isinstance(found.get("memory"), int | float):
-        found["memory"] = f"{found['memory']}Gi"
-    return found or None
 
 
 def _command_name(command: str | list[str]) -> str:

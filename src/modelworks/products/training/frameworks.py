@@ -99,7 +99,10 @@ def mpi(gang: Gang, member: Member, *, name: str) -> dict[str, str]:
         "OMPI_MCA_oob_tcp_if_include": interface,
         "PRTE_MCA_prte_if_include": interface,
         "OMPI_MCA_btl_tcp_if_include": interface,
-        "HWLOC_HIDE_ERRORS": "2",  # a sandbox has no /sys
+        # A sandbox has neither /sys nor devices for InfiniBand: UCX would only complain, and hand over to these.
+        "OMPI_MCA_pml": "ob1",
+        "OMPI_MCA_osc": "^ucx",
+        "HWLOC_HIDE_ERRORS": "2",
         # Where there is no sandbox, or in an image, a workload may be root.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
