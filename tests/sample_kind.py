@@ -196,7 +196,7 @@ class MemoryRuntime:
             self._check()
             return len(self._changes), tuple(dict.fromkeys(self._changes[since:]))
 
-    def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+    def log(self, key: str, offset: int = 0, limit: int = 1 << 20, part: str = "log") -> bytes:
         raise NotFound(f"no run {key}")
 
     def metrics(self, key: str) -> Iterator[dict[str, float]]:

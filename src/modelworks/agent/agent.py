@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelworks.agent import lease, metrics, stacks
 from modelworks.agent.life import RunLife
+from modelworks.agent.logs import CHUNKS
 from modelworks.agent.spotnotice import SpotNotice, SpotWatch
 from modelworks.agent.tools import Holder, Tools
 from modelworks.home import Home
@@ -110,8 +111,10 @@ class Agent:
                 break
         return self._cursor, [key for key, at in self._changed.items() if at > since or since > self._cursor]
 
-    async def log(self, key: str, offset: int, limit: int) -> bytes:
-        return await self.tools.call(self._life(key).directory.read_log, offset, limit)
+    async def log(self, key: str, offset: int, limit: int, part: str = "log") -> bytes:
+        if part not in CHUNKS:
+            raise NotFound(f"a log has no part {part!r}", remedy=f"one of {', '.join(CHUNKS)}")
+        return await self.tools.call(self._life(key).directory.read_part, part, offset, limit)
 
     async def metrics(self, key: str) -> list[dict[str, float]]:
         path = self._life(key).directory.metrics
@@ -229,6 +232,7 @@ class Agent:
             await asyncio.sleep(_WATCH_PERIOD)
             watched = [life for life in self._lives.values() if life.meter]
             if watched:
+                await self.tools.call(self._note_times, watched)
                 # Where the kernel limits every run, nobody's processes have to be counted.
                 counted = any(life.meter and life.meter.group is None for life in watched)
                 seen = await self.tools.call(Processes.snapshot) if counted else Processes(())
@@ -248,6 +252,13 @@ class Agent:
                     log.warning("run %s: its lease is over: %s", key, error)
             told &= over
             await asyncio.sleep(_LEASE_PERIOD)
+
+    def _note_times(self, lives: Sequence[RunLife]) -> None:
+        for life in lives:
+            try:
+                life.watch.times.look()
+            except OSError as error:
+                log.warning("run %s: when its log came: %s", life.spec.key, error)
 
     async def _look(self, life: RunLife, look: Callable[[Processes], None], seen: Processes) -> None:
         """One run's trouble, such as a full disk, must not end the watch over the others."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from modelworks.agent.logs import LogShipper
+from modelworks.agent.logs import CHUNKS, LogShipper, SampleShipper
 from modelworks.agent.outputs import OutputUploader
 from modelworks.kernel.run import RunSpec
 from modelworks.objectstore.client import ObjectClient
@@ -22,7 +22,8 @@ class Finisher:
         self._outputs = [
             OutputUploader(directory.output(o.name), o, spec.key, client, may_commit) for o in spec.outputs
         ]
-        self._log = LogShipper(directory, spec.log_uri, client) if spec.log_uri else None
+        self._logs = [LogShipper(directory, spec.log_uri, client, part) for part in CHUNKS] if spec.log_uri else []
+        self._samples = SampleShipper(directory.metrics, spec.log_uri, client) if spec.log_uri else None
         self._lock = threading.Lock()
         self._checkpoints = [output.checkpoints for output in self._outputs if output.checkpoints]
         self._checkpoint_lock = threading.Lock()  # they must not wait for a large file of another output
@@ -35,8 +36,11 @@ class Finisher:
     def sync(self, closing: Callable[[], bool]) -> None:
         """Meanwhile: new log, and files that have settled."""
         with self._lock:
-            if self._log and not closing():
-                self._log.ship()
+            for log in self._logs:
+                if not closing():
+                    log.ship()
+            if self._samples and not closing():
+                self._samples.ship()
             for output in self._outputs:
                 output.sync(closing)
 
@@ -51,11 +55,15 @@ class Finisher:
         self.sync_checkpoints(lambda: False)
         with self._lock:
             manifests = {output.output.name: output.finish(commit=good) for output in self._outputs}
-            if self._log:
-                self._log.ship()
+            self._ship()
         return {name: manifest for name, manifest in manifests.items() if manifest is not None}
 
     def ship_log(self) -> None:
         with self._lock:
-            if self._log:
-                self._log.ship()
+            self._ship()
+
+    def _ship(self) -> None:
+        for log in self._logs:
+            log.ship()
+        if self._samples:
+            self._samples.ship(now=True)

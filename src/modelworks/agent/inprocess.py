@@ -55,8 +55,8 @@ class InProcessAgent:
     def changes(self, since: int, timeout: float) -> tuple[int, Sequence[str]]:
         return self._do(self._agent.changes(since, timeout))
 
-    def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
-        return self._do(self._agent.log(key, offset, limit))
+    def log(self, key: str, offset: int = 0, limit: int = 1 << 20, part: str = "log") -> bytes:
+        return self._do(self._agent.log(key, offset, limit, part))
 
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
         return iter(self._do(self._agent.metrics(key)))

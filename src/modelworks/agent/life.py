@@ -60,7 +60,7 @@ class RunLife:
         self.gpus: tuple[Gpu, ...] = ()
         self.lease = RunLease(directory, spec.lease)
         self.finisher = Finisher(directory, spec, tools.client, self.lease.check)
-        self.watch = RunWatch(directory, spec)
+        self.watch = RunWatch(directory, spec, lambda: self.finisher.checkpoint)
         self._changed = changed
         self._created = directory.created_at()
         self._stopping = asyncio.Event()
@@ -279,6 +279,7 @@ class RunLife:
         self.note(phase=RunPhase.FINALIZING, ready=False, reason=RunReason.NONE, message="uploading outputs")
         good = state.exited is not None and state.exited.code == 0
         outputs: dict[str, dict[str, Any]] = {}
+        await keep(partial(self.tools.call, self.watch.finish), self.spec.key)
         try:
             outputs = await self._retrying(lambda: self.tools.work(self.finisher.finish, good))
         except ModelworksError as error:

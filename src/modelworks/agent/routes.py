@@ -10,7 +10,7 @@
 | ``POST /runs/stop`` | ``{key, grace, reason}`` |
 | ``GET /runs?prefix=`` | ``{items}`` |
 | ``GET /changes?since=&timeout=`` | ``{cursor, keys}`` |
-| ``GET /runs/log?key=&offset=&limit=`` | bytes |
+| ``GET /runs/log?key=&offset=&limit=&part=`` | bytes |
 | ``GET /runs/metrics?key=`` | ``{items}`` |
 | ``POST /runs/stacks`` | ``{key, record}`` → ``{stacks}`` |
 | ``DELETE /runs?key=`` | |
@@ -86,7 +86,8 @@ def routes(agent: Agent) -> dict[tuple[str, str], Handler]:
 
     async def log(request: Request) -> Any:
         limit = min(int(request.number("limit", 1 << 20)), _MOST_LOG)
-        return await agent.log(request.text("key"), int(request.number("offset", 0)), limit)
+        part = request.query.get("part", "log")
+        return await agent.log(request.text("key"), int(request.number("offset", 0)), limit, part)
 
     async def metrics(request: Request) -> Any:
         return {"items": await agent.metrics(request.text("key"))}

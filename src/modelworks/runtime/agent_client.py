@@ -59,8 +59,8 @@ class AgentClient:
         answer = self._read("GET", "/changes", params=params, timeout=timeout + _TIMEOUT)
         return int(answer["cursor"]), [str(key) for key in answer["keys"]]
 
-    def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
-        return self._call("GET", "/runs/log", params={"key": key, "offset": offset, "limit": limit})
+    def log(self, key: str, offset: int = 0, limit: int = 1 << 20, part: str = "log") -> bytes:
+        return self._call("GET", "/runs/log", params={"key": key, "offset": offset, "limit": limit, "part": part})
 
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
         return iter(self._read("GET", "/runs/metrics", params={"key": key})["items"])

@@ -49,8 +49,12 @@ class Runtime(Protocol):
         """Wait up to ``timeout`` seconds for changes after cursor ``since``: the new cursor and the changed keys."""
         ...
 
-    def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
-        """Up to ``limit`` bytes of the log from ``offset``; empty at the end. Raises NotFound for unknown keys."""
+    def log(self, key: str, offset: int = 0, limit: int = 1 << 20, part: str = "log") -> bytes:
+        """Up to ``limit`` bytes of the log from ``offset``; empty at the end. Raises NotFound for unknown keys.
+
+        ``part``: ``log``; ``times``, lines of when it had which size (Unix milliseconds, bytes); or ``reports``, JSON
+        lines of what the run reported (``{at, step, name: value}``).
+        """
         ...
 
     def metrics(self, key: str) -> Iterator[dict[str, float]]:

@@ -113,9 +113,9 @@ class FakeRuntime:
         self._reach()
         return self._cursor, [key for key, at in self._changed.items() if at > since]
 
-    def log(self, key: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+    def log(self, key: str, offset: int = 0, limit: int = 1 << 20, part: str = "log") -> bytes:
         self._reach()
-        return self._run(key).log[offset : offset + limit]
+        return self._run(key).log[offset : offset + limit] if part == "log" else b""
 
     def metrics(self, key: str) -> Iterator[dict[str, float]]:
         self._reach()

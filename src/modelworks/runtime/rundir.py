@@ -15,11 +15,13 @@
       result.json    the final RunObservation; nothing happens to the run after it
       log            stdout and stderr, append only
       metrics.jsonl  one sample a line, see ``agent/metrics``
+      reports.jsonl  what it reported by step, see ``agent/reports``; reports.json: how far was read for it
+      times          when the log's bytes came, see ``agent/logtimes``
       exchange/      what the workload tells of itself, and the notice that it is to end, see ``exchange.py``
       work/ tmp/ outputs/<name>/ files/<n>   what the workload sees at its paths
 
-Times are Unix seconds. Every file but ``log``, ``lock`` and ``metrics.jsonl`` is written by temporary file, fsync and
-rename. ``started`` without ``exited`` and without a held lock means that the run is lost.
+Times are Unix seconds. Every file but ``log``, ``lock``, ``times`` and those of metrics and reports is written by
+temporary file, fsync and rename. ``started`` without ``exited`` and without a held lock means that the run is lost.
 """
 
 from __future__ import annotations
@@ -127,6 +129,14 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def reports(self) -> Path:
+        return self.path / "reports.jsonl"
+
+    @property
+    def times(self) -> Path:
+        return self.path / "times"
+
+    @property
     def work(self) -> Path:
         return self.path / "work"
 
@@ -231,8 +241,12 @@ class RunDirectory:
             os.close(descriptor)
 
     def read_log(self, offset: int, limit: int) -> bytes:
+        return self.read_part("log", offset, limit)
+
+    def read_part(self, part: str, offset: int, limit: int) -> bytes:
+        """Of ``log``, ``reports`` or ``times``. Raises KeyError for another one."""
         try:
-            with self.log.open("rb") as file:
+            with {"log": self.log, "reports": self.reports, "times": self.times}[part].open("rb") as file:
                 file.seek(offset)
                 return file.read(limit)
         except FileNotFoundError:
