@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,18 @@ from typing import assert_never
 
 from sqlalchemy import Connection, Engine
 
-from modelworks.control import stacks
+from modelworks.control import children, stacks, tuner
 from modelworks.control.fleet import Fleet
 from modelworks.db import claims, events, jobkeys, ledger, resources, revisions, routes, scale, secrets
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import (
+    CancelChild,
     CaptureStacks,
     CopyObjects,
+    CreateChild,
     Decision,
+    DropTrials,
     Emit,
     EnsureBucket,
     EnsureDirectory,
@@ -40,12 +43,14 @@ from modelworks.kernel.decision import (
     Release,
     Remove,
     RemoveBucket,
+    RemoveChild,
     RemoveDirectory,
     RemoveKey,
     RemoveObjects,
     Reserve,
     StopRun,
     Transfer,
+    TuneTrials,
     WithdrawRoute,
 )
 from modelworks.kernel.errors import Conflict, NotFound, Unavailable
@@ -56,6 +61,8 @@ from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.publish import publish
 from modelworks.objectstore.uri import ObjectUri
+from modelworks.products.kind import Kind
+from modelworks.settings import Settings
 
 # Longer than any single action takes, but for the removal of a large directory; every step renews it.
 LEASE_SECONDS = 60.0
@@ -63,10 +70,12 @@ _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried aga
 
 _Routing = PublishRoute | WithdrawRoute | RecordRevision | RecordScale
 _Stored = Reserve | Release | Transfer | _Routing | EnsureSecret | EnsureKey | RemoveKey | Meter | Emit
+_Trial = CreateChild | CancelChild | RemoveChild | TuneTrials | DropTrials
 _Outside = (
     EnsureRun
     | StopRun
     | CaptureStacks
+    | _Trial
     | ForgetRun
     | EnsureBucket
     | CopyObjects
@@ -74,6 +83,15 @@ _Outside = (
     | EnsureDirectory
     | RemoveDirectory
 )
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """What trials of sweeps are made with: jobs by apply, their parameters by the tuner."""
+
+    kinds: Mapping[str, Kind]
+    settings: Settings
+    tuner: tuner.Tuner
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,7 @@ class Actor:
     cipher: Cipher
     credentials: Callable[[], Credentials]
     volumes: Path
+    sweeps: Sweeps | None = None
 
     def carry_out(self, lease: Lease, decision: Decision) -> float | None:
         """All actions, then the status, which ends the lease; returns the seconds until the row is due again.
@@ -123,6 +142,11 @@ class Actor:
                     EnsureRun()
                     | StopRun()
                     | CaptureStacks()
+                    | CreateChild()
+                    | CancelChild()
+                    | RemoveChild()
+                    | TuneTrials()
+                    | DropTrials()
                     | ForgetRun()
                     | EnsureBucket()
                     | CopyObjects()
@@ -249,6 +273,8 @@ class Actor:
                 self.fleet.runtime(node).stop(key, grace, reason)
             case CaptureStacks():
                 return stacks.capture(self.fleet, action)
+            case CreateChild() | CancelChild() | RemoveChild() | TuneTrials() | DropTrials():
+                return self._try(resource, action)
             case ForgetRun(node, key):
                 if not self.fleet.lost(node):  # else it is tidied up when the node returns
                     self.fleet.runtime(node).forget(key)
@@ -265,6 +291,25 @@ class Actor:
                 _make_directory(Path(path))
             case RemoveDirectory(path):
                 return _remove_directory(Path(path), self.volumes)
+            case _:
+                assert_never(action)
+        return []
+
+    def _try(self, resource: Resource, action: _Trial) -> list[Emit]:
+        assert self.sweeps is not None
+        kinds, settings = self.sweeps.kinds, self.sweeps.settings
+        match action:
+            case CreateChild():
+                children.create(self.engine, settings, kinds, resource, action)
+            case CancelChild():
+                children.cancel(self.engine, resource, action)
+            case RemoveChild():
+                children.remove(self.engine, kinds, resource, action)
+            case TuneTrials():
+                tuner.tune(self.sweeps.tuner, self.engine, resource, action)
+            case DropTrials():
+                kept = tuner.drop(self.sweeps.tuner, resource)
+                return [Emit("StudyKept", kept, Level.WARNING)] if kept else []
             case _:
                 assert_never(action)
         return []

@@ -17,7 +17,7 @@ import uvicorn
 from sqlalchemy import Engine
 
 from modelworks.api.app import create_app
-from modelworks.control.act import Actor
+from modelworks.control.act import Actor, Sweeps
 from modelworks.control.cluster import RayNodes
 from modelworks.control.context import Context
 from modelworks.control.doors import LocalNode, NodeSource, SocketDirectory
@@ -30,6 +30,7 @@ from modelworks.control.reconcile import Reconciler
 from modelworks.control.reservations import Reserver
 from modelworks.control.scheduler import Scheduler
 from modelworks.control.traffic import TrafficStore
+from modelworks.control.tuner import Tuner
 from modelworks.control.usage import UsageReader
 from modelworks.db.engine import connect
 from modelworks.db.listen import CLAIMS, RESOURCES, Listener
@@ -71,7 +72,9 @@ def run(home: Home) -> None:
         listener=listener,
         traffic=traffic.peek,
     )
-    actor = Actor(engine, fleet, context.cipher, context.credentials, home.volumes)
+    tuner = Tuner(url)
+    sweeps = Sweeps(KINDS, settings, tuner)
+    actor = Actor(engine, fleet, context.cipher, context.credentials, home.volumes, sweeps)
     reconciler = Reconciler(engine, KINDS, settings, fleet, actor, owner=_owner(home), traffic=traffic, usage=usage)
     scheduler = Scheduler(engine, reserve=bridge is not None)
     reservers = () if bridge is None else (Reserver(engine, bridge),)
@@ -103,6 +106,7 @@ def run(home: Home) -> None:
     finally:
         for thread in reversed(threads):
             thread.stop()
+        tuner.stop()
         engine.dispose()
 
 

@@ -232,6 +232,23 @@ scale_decisions = Table(
     Index("ix_scale_decisions_uid_id", "uid", "id"),
 )
 
+# Trials of sweeps, as the tuner and their jobs left them; the tuner's own tables are in the schema "optuna".
+trials = Table(
+    "trials",
+    metadata,
+    Column("uid", Text, ForeignKey("resources.uid", ondelete="CASCADE"), primary_key=True),  # of the sweep
+    Column("number", Integer, primary_key=True),
+    Column("parameters", JSONB, nullable=False),
+    Column("state", Text, nullable=False, server_default="running"),
+    Column("value", Float),
+    Column("step", Integer),  # of the last report
+    Column("reports", JSONB, nullable=False, server_default=_empty),  # step → value
+    Column("prune", Boolean, nullable=False, server_default=text("false")),  # the algorithm wants it to end
+    Column("reason", Text, nullable=False, server_default=""),
+    _now(),
+    Column("ended_at", DateTime(timezone=True)),
+)
+
 # Requests to asynchronous services. A task is pending, leased (leased_until in the future) or finished (status set); a
 # result is written only by who holds the lease.
 tasks = Table(

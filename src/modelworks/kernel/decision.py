@@ -138,6 +138,52 @@ class RemoveChild:
 
 
 @dataclass(frozen=True)
+class TrialWish:
+    """The trial ``number`` of a sweep is to have parameters: these, or else what the algorithm draws."""
+
+    number: int
+    fixed: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What a trial that goes on measured at a step."""
+
+    number: int
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended: ``complete`` with a value, ``pruned`` or ``failed``; ``reason`` is for people."""
+
+    number: int
+    state: str
+    value: float | None = None
+    step: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TuneTrials:
+    """The sweep's study knows of these results and reports, and trials that are wished for have parameters.
+
+    ``study`` holds the terms: ``direction``, ``parameters``, ``algorithm``. What comes of it is in the table of trials.
+    """
+
+    study: Mapping[str, Any]
+    results: tuple[TrialResult, ...] = ()
+    reports: tuple[TrialReport, ...] = ()
+    wishes: tuple[TrialWish, ...] = ()
+
+
+@dataclass(frozen=True)
+class DropTrials:
+    """The sweep has no study any more."""
+
+
+@dataclass(frozen=True)
 class CopyObjects:
     """All below the folder ``source`` is below ``target`` too (``s3://bucket/prefix/`` each), its manifest last."""
 
@@ -276,6 +322,11 @@ Action = (
     | EnsureRun
     | StopRun
     | CaptureStacks
+    | CreateChild
+    | CancelChild
+    | RemoveChild
+    | TuneTrials
+    | DropTrials
     | CopyObjects
     | ForgetRun
     | PublishRoute

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelworks.products.kind import Kind
 from modelworks.products.training.decide import decide
 from modelworks.products.training.observe import observe
+from modelworks.products.training.queries import CANCEL_REQUESTED
 from modelworks.products.training.record import JobPhase
 from modelworks.products.training.resolve import resolve
 from modelworks.products.training.spec import TrainingJobSpec
@@ -35,4 +36,4 @@ TRAINING_JOB = Kind(
     },
 )
 
-__all__ = ["TRAINING_JOB", "JobPhase", "TrainingJobSpec"]
+__all__ = ["CANCEL_REQUESTED", "TRAINING_JOB", "JobPhase", "TrainingJobSpec"]

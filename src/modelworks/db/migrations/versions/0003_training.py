@@ -1,4 +1,4 @@
-"""Training: claims that are to be given back, and nodes that are to be emptied."""
+"""Training: claims that are to be given back, nodes that are to be emptied, trials of sweeps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ ALTER TABLE claims ADD COLUMN retry_at TIMESTAMP WITH TIME ZONE;
 ALTER TABLE nodes ADD COLUMN drain_by TIMESTAMP WITH TIME ZONE;
 ALTER TABLE nodes ADD COLUMN drain_reason TEXT DEFAULT '' NOT NULL;
 ALTER TABLE nodes ADD COLUMN away_at TIMESTAMP WITH TIME ZONE;
+CREATE TABLE trials (
+    uid TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    parameters JSONB NOT NULL,
+    state TEXT DEFAULT 'running' NOT NULL,
+    value FLOAT,
+    step INTEGER,
+    reports JSONB DEFAULT '{}'::jsonb NOT NULL,
+    prune BOOLEAN DEFAULT false NOT NULL,
+    reason TEXT DEFAULT '' NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    ended_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_trials PRIMARY KEY (uid, number),
+    CONSTRAINT fk_trials_uid FOREIGN KEY(uid) REFERENCES resources (uid) ON DELETE CASCADE
+);
 """
 
 

@@ -1,0 +1,65 @@
+"""Resources that a resource has made: as if somebody had applied, cancelled or deleted them. Each may come twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Engine
+
+from modelworks.control.apply import apply
+from modelworks.control.delete import delete
+from modelworks.db import events, resources
+from modelworks.kernel.decision import CancelChild, CreateChild, RemoveChild
+from modelworks.kernel.errors import Conflict, NotFound
+from modelworks.kernel.resource import Ref, Resource
+from modelworks.products.kind import Kind
+from modelworks.products.training.facade import CANCEL_REQUESTED
+from modelworks.settings import Settings
+
+OWNER = "modelworks/owner"
+"""The label with the uid of who made a resource: names may be used again, uids are not."""
+
+
+def create(
+    engine: Engine, settings: Settings, kinds: Mapping[str, Kind], resource: Resource, action: CreateChild
+) -> None:
+    """Raises Conflict when somebody else's has the name, Invalid for what apply refuses."""
+    ref = Ref(resource.ref.workspace, action.kind, action.name)
+    with engine.connect() as connection:
+        found = resources.get(connection, ref)
+    if found is not None:
+        if found.labels.get(OWNER) != resource.uid:
+            raise Conflict(
+                f"there is a {action.kind} {action.name} that is not of {resource.ref.kind} {resource.ref.name}",
+                remedy=f"delete {action.name}, or give the {resource.ref.kind} another name",
+            )
+        return
+    metadata = {
+        "name": action.name,
+        "workspace": ref.workspace,
+        "labels": {**action.labels, OWNER: resource.uid},
+    }
+    apply(engine, [{"kind": action.kind, "metadata": metadata, "spec": dict(action.spec)}], settings, kinds)
+
+
+def cancel(engine: Engine, resource: Resource, action: CancelChild) -> None:
+    with engine.begin() as connection:
+        child = resources.lock(connection, Ref(resource.ref.workspace, action.kind, action.name))
+        if child is None or child.labels.get(OWNER) != resource.uid or child.deleting is not None:
+            return
+        if any(event.reason == CANCEL_REQUESTED for event in events.latest(connection, child.uid, 100)):
+            return
+        events.append(connection, child.ref, child.uid, CANCEL_REQUESTED, action.reason)
+        resources.wake(connection, [child.uid])
+
+
+def remove(engine: Engine, kinds: Mapping[str, Kind], resource: Resource, action: RemoveChild) -> None:
+    ref = Ref(resource.ref.workspace, action.kind, action.name)
+    with engine.connect() as connection:
+        child = resources.get(connection, ref)
+    if child is None or child.labels.get(OWNER) != resource.uid or child.deleting is not None:
+        return
+    try:
+        delete(engine, ref, kinds)
+    except NotFound:
+        return  # gone meanwhile, as is wished
