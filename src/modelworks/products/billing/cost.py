@@ -33,6 +33,7 @@ class Entry:
     price_per_hour: float
     began: datetime
     ended: datetime | None
+    key: str = ""
 
 
 class CostItem(Spec):

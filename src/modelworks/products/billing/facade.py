@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from modelworks.products.billing.cost import estimate
+from modelworks.products.billing.queries import hourly, occupations
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "hourly", "occupations"]

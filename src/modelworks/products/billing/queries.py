@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, Row, func, or_, select
 
 from modelworks.db.tables import ledger
 from modelworks.products.billing.cost import Entry
@@ -19,17 +21,39 @@ def entries(connection: Connection, workspace: str | None, since: datetime | Non
     if since is not None:
         query = query.where(or_(ledger.c.ended_at.is_(None), ledger.c.ended_at > since))
     for row in connection.execution_options(yield_per=1000).execute(query):
-        yield Entry(
-            workspace=row.workspace,
-            kind=row.kind,
-            name=row.name,
-            item=row.item,
-            quantity=row.quantity,
-            unit=row.unit,
-            price_per_hour=row.price_per_hour,
-            began=row.began_at,
-            ended=row.ended_at,
-        )
+        yield _entry(row)
+
+
+def occupations(connection: Connection, uids: Collection[str]) -> dict[str, list[Entry]]:
+    """All rows of some resources, by uid, the oldest first."""
+    query = select(ledger).where(ledger.c.uid.in_(uids)).order_by(ledger.c.began_at, ledger.c.id)
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for row in connection.execute(query):
+        found[row.uid].append(_entry(row))
+    return dict(found)
+
+
+def hourly(connection: Connection, workspace: str) -> tuple[float, float]:
+    """What a workspace's open occupations cost an hour, and the database's time (Unix seconds)."""
+    price = func.coalesce(func.sum(ledger.c.quantity * ledger.c.price_per_hour), 0.0)
+    query = select(price, func.extract("epoch", func.clock_timestamp()))
+    row = connection.execute(query.where(ledger.c.workspace == workspace, ledger.c.ended_at.is_(None))).one()
+    return float(row[0]), float(row[1])
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        workspace=row.workspace,
+        kind=row.kind,
+        name=row.name,
+        item=row.item,
+        quantity=row.quantity,
+        unit=row.unit,
+        price_per_hour=row.price_per_hour,
+        began=row.began_at,
+        ended=row.ended_at,
+        key=row.key,
+    )
 
 
 def database_time(connection: Connection) -> datetime:

@@ -27,7 +27,7 @@ _INFRASTRUCTURE = frozenset(
 )
 NOTICED = frozenset({RunReason.PREEMPTED, RunReason.RESIZED})
 """Ended by the platform so that it can go on: no failure."""
-_FOLLOWED = NOTICED | {RunReason.STOPPED, RunReason.PEER_FAILED}
+_FOLLOWED = NOTICED | {RunReason.STOPPED, RunReason.PEER_FAILED, RunReason.BUDGET}
 # Another attempt would end the same way: time or money is up, or the packages cannot be had.
 _FINAL = frozenset({RunReason.TIME_LIMIT, RunReason.BUDGET, RunReason.ENVIRONMENT_FAILED})
 _FIRST_SIGNAL = 128  # an exit code of so much or more is a death by signal

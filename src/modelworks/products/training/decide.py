@@ -28,7 +28,7 @@ from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 from modelworks.products.mounts import log_uri
-from modelworks.products.training import elastic, publish, watchdog
+from modelworks.products.training import account, elastic, publish, watchdog
 from modelworks.products.training.attempts import (
     attempt_record,
     failed_runs,
@@ -63,6 +63,8 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
             return Decision(record.status(resource.generation), wake_in=record.retry_at - time)
         record = next_attempt(record)
     after, actions = _advance(job, resource, record, observed, time)
+    after, told = account.keep(job, before, after, observed, time)
+    actions = (*actions, *told)
     if after.phase != before.phase or after.attempt != before.attempt:
         warns = after.phase in (JobPhase.FAILED, JobPhase.RETRYING, JobPhase.STALLED)
         what = after.attempts[-1].reason if _goes_on(before, after) else str(after.phase)
@@ -76,6 +78,8 @@ def decide(resource: Resource, observed: Observed, now: datetime) -> Decision:
         wake = 0.0  # nothing has to happen in between
     elif after.notice is None and (due := elastic.grows_at(job, after, observed.runs)) is not None and due > time:
         wake = min(due - time, _PATIENCE)
+    if wake is not None and (money := account.wakes_in(job, after, observed, time)) is not None:
+        wake = min(wake, money)
     return Decision(after.status(resource.generation), actions, wake)
 
 
@@ -107,7 +111,8 @@ def _advance(
         waiting = replace(record, message=f"waits for {len(strays)} replicas of an earlier attempt to end")
         return waiting, stops(replace(observed, runs=tuple(strays)), "Superseded", grace_period(resource))
     missing = record.seen(record.attempt) - mine.keys()
-    record = replace(record, notice=noticed(record.notice, [claims[key] for key in keys if key in claims], now))
+    asked = noticed(record.notice, [claims[key] for key in keys if key in claims], now)
+    record = replace(record, notice=account.noticed(job, record.notice, asked, observed, now) if mine else asked)
     further: tuple[Action, ...] = ()
     if record.notice is None and len(mine) == len(keys) and all(run in live for run in mine.values()):
         notice, further = elastic.grow(job, record, mine, claims, now)
@@ -122,6 +127,9 @@ def _advance(
     if len(mine) == len(keys):
         going, watched = watchdog.watch(job.spec, record.phase, _progress(record, mine, len(keys)), mine)
         return going, (*releases(observed, keep=job.keys(record.attempt)), *further, *watched)
+    if not mine and (broke := account.out_of_money(job, record, observed, now)):
+        reason = str(RunReason.BUDGET)
+        return replace(record, phase=JobPhase.FAILED, reason=reason, message=broke, finished_at=now), releases(observed)
     return _start(job, record, mine, observed)
 
 

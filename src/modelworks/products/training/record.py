@@ -85,6 +85,9 @@ class Record:
     last_lines: tuple[str, ...] = ()
     notice: Notice | None = None
     size: int | None = None
+    progress: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    cost: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> Self:
@@ -105,6 +108,9 @@ class Record:
             last_lines=tuple(status.get("last_lines", ())),
             notice=_notice(status.get("notice")),
             size=status.get("size"),
+            progress=status.get("progress"),
+            warnings=tuple(status.get("warnings", ())),
+            cost=status.get("cost"),
         )
 
     def status(self, generation: int) -> dict[str, Any]:
@@ -134,6 +140,9 @@ class Record:
             "last_lines": list(self.last_lines) or None,
             "notice": self.notice and _notice_document(self.notice),
             "size": self.size,
+            "progress": self.progress and dict(self.progress),
+            "warnings": list(self.warnings) or None,
+            "cost": self.cost and dict(self.cost),
         }
         return {key: value for key, value in document.items() if value is not None}
 
