@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agents import poll
 
 from modelworks.products.training.local import run
 from modelworks.runtime import mpi
@@ -25,16 +26,23 @@ def job(**spec: Any) -> dict[str, Any]:
     return {"kind": "TrainingJob", "metadata": {"name": "ring"}, "spec": {"framework": "mpi", **spec}}
 
 
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        trials = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(trial.getsockname()[1]) for trial in trials]
+
+
+def listens(port: int) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 @contextmanager
 def hosts(count: int) -> Iterator[tuple[dict[str, str], list[subprocess.Popen[bytes]]]]:
     """Replicas that wait, and the variables of rank 0."""
-    names = ",".join(f"h-{number}=127.0.0.1:{free_port()}" for number in range(count + 1))
+    ports = free_ports(count + 1)
+    names = ",".join(f"h-{number}=127.0.0.1:{port}" for number, port in enumerate(ports))
     env = {**os.environ, "MW_MPI_HOSTS": names, "MW_MPI_SECRET": "s", "MW_MPI_HOST": "h-0"}
     command = [sys.executable, "-m", "modelworks.runtime.mpi", "host"]
     waiting = [
@@ -42,10 +50,12 @@ def hosts(count: int) -> Iterator[tuple[dict[str, str], list[subprocess.Popen[by
         for number in range(count)
     ]
     try:
+        for port in ports[1:]:
+            poll(lambda port=port: listens(port))  # type: ignore[misc]
         yield env, waiting
     finally:
         for one in waiting:
-            one.kill()
+            one.terminate()
             one.communicate()
 
 
@@ -92,6 +102,19 @@ def test_a_remote_shell_of_our_own() -> None:
         assert of_rank_zero(env, "rsh", "h-0", "exit 2").returncode == 2
         unknown = of_rank_zero(env, "rsh", "h-7", "true")
         assert (unknown.returncode, "those are h-0, h-1" in unknown.stderr) == (255, True)
+
+
+def test_what_still_runs_at_the_end_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    with hosts(1) as (env, waiting):
+        command = [sys.executable, "-m", "modelworks.runtime.mpi", "rsh", "h-1", f"read word < {tmp_path}/gate; exit 7"]
+        remote = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        with (tmp_path / "gate").open("w") as gate:  # opened once it is read
+            assert of_rank_zero(env, "launch", "--", "true").returncode == 0
+            assert waiting[0].poll() is None
+            gate.write("on\n")
+        assert "h-1 with exit code 7" in remote.communicate(timeout=30)[1]
+        assert (remote.returncode, waiting[0].wait(30)) == (7, 0)
 
 
 def test_who_does_not_know_the_secret_runs_nothing(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 HANDSHAKE = 10.0  # seconds
@@ -115,6 +117,7 @@ class Host:
         self.secret = secret
         self.over = threading.Event()
         self.code = 0
+        self.running: list[threading.Thread] = []
 
     def listen(self, place: Address) -> socket.socket:
         try:
@@ -127,6 +130,10 @@ class Host:
         """Until rank 0 says that it has ended: the exit code."""
         threading.Thread(target=self._accept, args=(server,), daemon=True).start()
         self.over.wait()
+        # A daemon ends a moment after mpirun, and who waits for it is to hear of it.
+        until = time.monotonic() + HANDSHAKE
+        for thread in list(self.running):
+            thread.join(max(0.0, until - time.monotonic()))
         return self.code
 
     def _accept(self, server: socket.socket) -> None:
@@ -150,6 +157,7 @@ class Host:
             if ask == "hold":
                 self._hold(line)
             elif ask == "run":
+                self.running.append(threading.current_thread())
                 line.say({"code": run_while_wanted(connection, command)})
 
     def _hold(self, line: Line) -> None:
@@ -282,6 +290,26 @@ def host() -> int:
         return one.serve(server)
 
 
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """A directory of the replica's own for OpenMPI's sockets and state.
+
+    Where there is no sandbox two replicas of one machine would make the same one. Its name is short, as the names of
+    sockets have to be.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix="mpi-", dir="/tmp")
+    except OSError:
+        yield  # an image without a /tmp: OpenMPI looks for another place by itself
+        return
+    for name in ("OMPI_MCA_orte_tmpdir_base", "PRTE_MCA_prte_tmpdir_base"):
+        os.environ.setdefault(name, folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def say(text: str) -> None:
     sys.stderr.write(f"modelworks: {text}\n")
     sys.stderr.flush()
@@ -290,12 +318,18 @@ def say(text: str) -> None:
 def main(arguments: list[str]) -> int:
     verb, *rest = arguments
     if verb == "launch":
-        code = launch(rest[1:] if rest[:1] == ["--"] else rest)
+        with session():
+            code = launch(rest[1:] if rest[:1] == ["--"] else rest)
         if code < 0:  # as the command ended, so does this: the reason is told by the same signal
             signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
         return code
-    return rsh(rest) if verb == "rsh" else host()
+    if verb == "rsh":
+        return rsh(rest)
+    # Told to end before rank 0 has said so, this one ends by what was started in it, or at once, but tidily.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with session():
+        return host()
 
 
 if __name__ == "__main__":

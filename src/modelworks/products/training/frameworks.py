@@ -91,6 +91,8 @@ def mpi(gang: Gang, member: Member, *, name: str) -> dict[str, str]:
         "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
         "OMPI_MCA_orte_leave_session_attached": "1",
         "PRTE_MCA_prte_leave_session_attached": "1",
+        # Each replica has these variables itself, with values of its own.
+        "OMPI_MCA_plm_rsh_pass_environ_mca_params": "0",
         # Two daemons on one machine crash over the map of its cores that they would share.
         "OMPI_MCA_rtc_hwloc_vmhole": "none",
         # A job's name may hold dots.
