@@ -109,6 +109,22 @@ def test_a_notice_is_told_with_its_time_and_the_job_goes_on(mw: Mw, client: Clie
         assert told[0]["reason"] == "Preempted"
 
 
+def test_a_drained_node_preempts_its_jobs_which_go_on_where_there_is_room(mw: Mw, client: Client) -> None:
+    node = str(json.loads(mw.ok("node", "list", "--json"))["items"][0]["name"])
+    submit(mw, "drained", python(TELLS))
+    said(client, "drained", "up")
+    mw.ok("node", "drain", node, "--notice", "20s")
+    account = attempt_ended(client, "drained", 1)
+    assert (account["reason"], node in account["message"]) == ("Preempted", True), account
+    poll(
+        lambda: status(client, "drained")["phase"] == "Queued" and "is drained" in status(client, "drained")["message"]
+    )
+    mw.ok("node", "uncordon", node)
+    assert ended(mw, "drained")["phase"] == "Succeeded"
+    (told,) = [json.loads(line.split(" ", 1)[1]) for line in log(client, "drained", 1) if line.startswith("notice")]
+    assert 15 < told["deadline"] - told["at"] <= 20
+
+
 def test_a_job_that_holds_nothing_cannot_be_preempted(mw: Mw, client: Client) -> None:
     submit(mw, "vast", "true", resources={"cpu": "900", "memory": "1Gi"})
     done = mw("job", "preempt", "vast")

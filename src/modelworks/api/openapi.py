@@ -15,7 +15,7 @@ from modelworks.products.kind import Kind
 _SCHEMAS = "#/components/schemas/"
 # Products know no shape of the API's documents: these answer with the document of the resource.
 _RESOURCES = (
-    "cancelJob", "startService", "stopService", "changeServiceCanary", "rollBackService", "resumeService",
+    "cancelJob", "preemptJob", "startService", "stopService", "changeServiceCanary", "rollBackService", "resumeService",
 )  # fmt: skip
 
 

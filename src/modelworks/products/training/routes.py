@@ -210,6 +210,8 @@ def cancel(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[s
 class Preemption(Spec):
     """How long the job has to save what it needs; by default what its spec says, and never longer."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"notice": 30}]})
+
     notice: Duration | None = Field(default=None, ge=0, le=3600)
 
 
