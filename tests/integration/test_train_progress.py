@@ -108,6 +108,28 @@ assert train.should_stop()
     assert (done.returncode, done.stdout) == (0, "mine\n")
 
 
+def test_a_signal_may_come_while_the_last_one_is_handled(folder: Path) -> None:
+    """``timeout`` sends two; each line of the handler, and of what it calls, is interrupted here."""
+    program = """
+import os, signal, sys
+from modelworks import train
+assert not train.should_stop()
+left = 100
+def trace(frame, event, argument):
+    global left
+    if left and frame.f_code.co_filename.endswith(("/stop.py", "/threading.py")):
+        left -= 1
+        os.kill(os.getpid(), signal.SIGTERM)
+    return trace
+sys.settrace(trace)
+os.kill(os.getpid(), signal.SIGTERM)
+assert train.should_stop()
+assert left < 100
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_another_thread_may_ask(folder: Path) -> None:
     program = """
 import threading

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from modelworks.train import group, progress
 _EXCHANGE = 0.02  # seconds between exchanges of the ranks, where steps are shorter
 _MOST_CALLS = 32  # without an exchange, whatever they took
 
-_stopping = threading.Event()
+# Not an Event: that has a lock, and a second signal may come while the handler of the first one holds it.
+_stopping = False
 _watching = False
 
 
@@ -80,7 +80,7 @@ def should_stop() -> bool:
     """
     _watch()
     path = os.environ.get("MW_NOTICE_FILE")
-    mine = _stopping.is_set() or (bool(path) and os.path.exists(path or ""))
+    mine = _stopping or (bool(path) and os.path.exists(path or ""))
     answer = mine if group.size() == 1 else _ask(mine)
     if answer:
         progress.flush()
@@ -115,7 +115,8 @@ def _watch() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        _stopping.set()
+        global _stopping
+        _stopping = True
         if callable(before):
             before(number, frame)
 
