@@ -210,6 +210,9 @@ def cancel(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[s
 class Preemption(Spec):
     """How long the job has to save what it needs; by default what its spec says, and never longer."""
 
+_WHOLE_NOTICE = Preemption()
+
+
     model_config = ConfigDict(json_schema_extra={"examples": [{"notice": 30}]})
 
     notice: Duration | None = Field(default=None, ge=0, le=3600)
@@ -219,7 +222,7 @@ class Preemption(Spec):
     "/{name}/preempt", status_code=202, summary="Have a job go on in another attempt", operation_id="preemptJob"
 )
 def preempt(
-    name: NamePath, context: ContextOf, workspace: WorkspaceOf, preemption: Preemption | None = None
+    name: NamePath, context: ContextOf, workspace: WorkspaceOf, preemption: Preemption = _WHOLE_NOTICE
 ) -> dict[str, Any]:
     """As if its machines were taken away: a notice, SIGTERM, SIGKILL when the time is over; then it is queued again.
 
@@ -228,7 +231,7 @@ def preempt(
     with context.engine.begin() as connection:
         job = _job(connection, workspace, name, lock=True)
         longest = TrainingJobSpec.parse(job.spec, at="spec").notice
-        asked = preemption.notice if preemption is not None and preemption.notice is not None else longest
+        asked = preemption.notice if preemption.notice is not None else longest
         placed = [claim.key for claim in claims.of(connection, [job.uid]).get(job.uid, []) if claim.node is not None]
         if not placed:
             phase = job.status.get("phase", JobPhase.QUEUED)
