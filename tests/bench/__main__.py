@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tests.bench import (
     bench_api,
+    bench_checkpoint,
     bench_compile,
     bench_gateway,
     bench_latency,
@@ -26,6 +27,7 @@ PARTS: dict[str, Part] = {
     "quickstart": (bench_quickstart.FIGURES, bench_quickstart.run),
     "training": (bench_training.FIGURES, bench_training.run),
     "node_loss": (bench_node_loss.FIGURES, bench_node_loss.run),
+    "checkpoint": (bench_checkpoint.FIGURES, bench_checkpoint.run),
     "gateway": (bench_gateway.FIGURES, bench_gateway.run),
     "latency": (bench_latency.FIGURES, bench_latency.run),
     "serving": (bench_serving.FIGURES, bench_serving.run),

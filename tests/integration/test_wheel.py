@@ -18,6 +18,8 @@ WANTED = (
     "modelworks/data/environments.yaml",
     "modelworks/data/instance_types.yaml",
     "modelworks/db/migrations/versions/0001_first.py",
+    "modelworks/examples/ddp/job.yaml",
+    "modelworks/examples/ddp/train.py",
     "modelworks/examples/digits/job.yaml",
     "modelworks/examples/digits/service.yaml",
     "modelworks/examples/digits/train.py",
