@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 from tests import leftovers
 from tests.agents import poll
 from tests.cli_platform import Mw, fresh
+
+from modelworks.runtime.agent_client import AgentClient
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("accounts")]
 WORKLOAD_FAILED = 6
@@ -96,3 +99,72 @@ def test_a_job_stops_checkpointed_when_its_budget_ends(mw: Mw) -> None:
 def manifest() -> str:
     spec = {"resources": {"cpu": "100m", "memory": "512Mi"}, "command": "true"}
     return yaml.safe_dump({"kind": "TrainingJob", "metadata": {"name": "one"}, "spec": spec})
+
+
+TWO_RANKS = """
+import os, sys, time
+rank = os.environ["RANK"]
+for n in range(3):
+    time.sleep(0.7)
+    print(f"rank {rank} step {n} loss={1 / (n + 1):.3f}", flush=True)
+for n in range(200):
+    sys.stdout.write(f"\\r{n} %")
+print(flush=True)
+print("Found A WORD" if rank == "1" else "nothing", flush=True)
+"""
+
+
+def test_merged_logs_are_searched_and_progress_bars_are_lines(mw: Mw) -> None:
+    submit(mw, "gang", TWO_RANKS, replicas=2, metrics=[{"name": "loss", "regex": r"loss=([0-9.]+)"}])
+    merged = mw.ok("job", "log", "gang", "--all", "--follow").splitlines()
+    assert sorted(merged) == sorted(mw.ok("job", "log", "gang", "--all").splitlines())
+    assert len(merged) < 40
+    for rank in (0, 1):
+        own = [line for line in merged if line.startswith(f"[{rank}] rank")]
+        assert own == [f"[{rank}] rank {rank} step {n} loss={1 / (n + 1):.3f}" for n in range(3)]
+        assert f"[{rank}] 199 %" in merged
+    assert mw.ok("job", "log", "gang", "--all", "--grep", "found a word", "-i") == "[1] Found A WORD\n"
+    assert mw.ok("job", "log", "gang", "--rank", "1", "--grep", "FOUND") == ""
+    assert mw.ok("job", "log", "gang", "--rank", "1", "--since", "10m").endswith("199 %\nFound A WORD\n")
+    assert mw.ok("job", "log", "gang", "--rank", "1", "--since", "0s") == ""
+    assert "\r100 %\r" in mw.ok("job", "log", "gang", "--raw")
+    assert "\r" not in mw.ok("job", "log", "gang")
+    assert "--since" in mw("job", "log", "gang", "--raw", "--since", "1m").stderr
+
+
+def test_what_jobs_reported_is_shown_drawn_and_compared(mw: Mw) -> None:
+    program = """
+    import os
+    from modelworks import train
+    for n in range(1, 1201):
+        train.step(n, loss=float(os.environ["RATE"]) / n)
+    """
+    for name, rate in (("slow", 0.1), ("fast", 0.5)):
+        submit(mw, name, program, env={"RATE": str(rate)}, hyperparameters={"lr": rate, "batch": 32})
+        mw.ok("job", "wait", name)
+    document = json.loads(mw.ok("job", "metrics", "fast", "--json"))
+    (loss,) = document["reports"]
+    assert (loss["name"], loss["count"], loss["last"], loss["greatest"]) == ("loss", 1200, 0.5 / 1200, 0.5)
+    assert 100 < len(loss["points"]) <= 500
+    assert "█" in mw.ok("job", "metrics", "fast")
+    compared = json.loads(mw.ok("job", "compare", "slow", "fast", "--json"))["items"]
+    assert [one["values"]["loss"] for one in compared] == [0.1 / 1200, 0.5 / 1200]
+    table = mw.ok("job", "compare", "slow", "fast")
+    assert "lr" in table
+    assert "batch" not in table
+    picture = mw.home.root / "fast.png"
+    mw.ok("job", "metrics", "fast", "--plot", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_logs_and_metrics_outlive_the_node(mw: Mw) -> None:
+    """What an agent forgot is read from the object store."""
+    submit(mw, "kept", TWO_RANKS, replicas=2, metrics=[{"name": "loss", "regex": r"loss=([0-9.]+)"}])
+    mw.ok("job", "wait", "kept")
+    here = mw.ok("job", "log", "kept", "--all"), mw.ok("job", "metrics", "kept", "--json")
+    uid = json.loads(mw.ok("job", "get", "kept", "--json"))["metadata"]["uid"]
+    with closing(AgentClient(mw.home.agent_socket)) as agent:
+        for run in agent.observe(f"{uid}/"):
+            agent.forget(run.key)
+    assert (mw.ok("job", "log", "kept", "--all"), mw.ok("job", "metrics", "kept", "--json")) == here
+    assert json.loads(here[1])["reports"][0]["count"] == 3

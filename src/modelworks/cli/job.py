@@ -5,23 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modelworks.cli import flags, manifests, queue
+from modelworks.cli import flags, job_accounts, manifests, queue
 from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.flags import FlagCommand
 from modelworks.cli.get import Labels, message, phase
 from modelworks.cli.imports import from_flags
-from modelworks.cli.output import age, log_writer, money
+from modelworks.cli.moments import moment_of
+from modelworks.cli.output import age, log_writer, shown
 from modelworks.cli.problems import ExitCode
 from modelworks.kernel.errors import Invalid
-from modelworks.kernel.quantities import format_bytes
 from modelworks.sdk import jobs, local
 from modelworks.sdk.client import Client, Document
 from modelworks.sdk.text import Utf8Writer
@@ -29,6 +28,7 @@ from modelworks.sdk.waiting import status_of
 
 app = noun("job", "Training jobs: submit, follow, cancel.")
 Name = Annotated[str, typer.Argument(help="The job's name.")]
+job_accounts.add(app)
 
 
 @app.command("submit", cls=FlagCommand)
@@ -109,28 +109,6 @@ def run_job(
         call.out.say(f"output: {output}")
 
 
-@verb(app, "validate")
-def validate_job(ctx: typer.Context, filename: Files) -> None:
-    """Check a job and estimate its cost; nothing is stored."""
-    call = invocation(ctx)
-    client = call.connect()
-    source = manifests.find_one(manifests.load(filename), jobs.KIND)
-    call.out.notes(source.notes)
-    (document,) = manifests.prepare(client, [source], send=False)
-    try:
-        answer = client.validate_job(document)
-    except Invalid as error:
-        raise manifests.located(error, [source]) from None
-    call.out.notes(answer.get("notes") or ())
-    if call.out.as_json:
-        call.out.document(answer)
-        return
-    call.out.say(f"{source.place}: valid")
-    estimate = answer.get("estimate") or {}
-    if estimate.get("price_per_hour") is not None:
-        call.out.say(f"estimate: {money(estimate['price_per_hour'], estimate.get('currency', ''))} per hour")
-
-
 @verb(app, "list")
 def list_jobs(ctx: typer.Context, label: Labels = None) -> None:
     """List jobs."""
@@ -168,17 +146,46 @@ def log(
     ctx: typer.Context,
     name: Name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Of this attempt; default the latest.")] = None,
-    replica: Annotated[int | None, typer.Option(min=0, help="Of this replica; default 0.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of this attempt; default: all.")] = None,
+    replica: Annotated[
+        int | None, typer.Option("--replica", "--rank", min=0, help="Of this replica; default 0.")
+    ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="Of all replicas, each line after its [rank].")] = False,
+    grep: Annotated[str | None, typer.Option(help="Only lines with this text.")] = None,
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Of --grep.")] = False,
+    since: Annotated[str | None, typer.Option(help="Only what came since, such as 10m or 2026-01-31T12:00.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Every byte: progress bars with all that they ever showed.")
+    ] = False,
 ) -> None:
-    """Print a job's log."""
+    """Print a job's log, or what is looked for in it."""
     call = invocation(ctx)
     client = call.connect()
+    if everyone or grep or since:
+        if everyone and replica is not None:
+            raise Invalid("give either --all or --replica")
+        if raw:
+            raise Invalid("--raw is for the whole log of one replica", remedy="leave out --all, --grep and --since")
+        client.get(jobs.KIND, name)
+        moment = None if since is None else moment_of(since)
+        lines = client.job_lines(
+            name,
+            replica=None if everyone else replica or 0,
+            follow=follow,
+            attempt=attempt,
+            grep=grep,
+            ignore_case=ignore_case,
+            since=moment,
+        )
+        with log_writer(call.out) as write:
+            for chunk in lines:
+                write(chunk)
+        return
     if follow and attempt is None:
-        print_followed_log(call, client, name, replica)
+        print_followed_log(call, client, name, replica, raw=raw)
         return
     client.get(jobs.KIND, name)
-    with log_writer(call.out) as write:
+    with log_writer(call.out) as out, shown(out, raw=raw, follow=follow) as write:
         for chunk in client.job_log(name, follow=follow, attempt=attempt, replica=replica):
             write(chunk)
 
@@ -229,28 +236,6 @@ def delete_job(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Optio
     remove(call, call.connect(), [Target(jobs.KIND, name)], wait=wait)
 
 
-@verb(app, "metrics")
-def metrics(ctx: typer.Context, name: Name) -> None:
-    """What a job used: CPU cores, memory and GPU, one sample every two seconds."""
-    call = invocation(ctx)
-    answer = call.connect().job_metrics(name)
-    if call.out.as_json:
-        call.out.document(answer)
-        return
-    samples = answer["items"]
-    columns = ("AT", "CPU", "MEMORY", "GPU")
-    rows = [
-        (
-            datetime.fromtimestamp(float(s["at"]), UTC).strftime("%H:%M:%S"),
-            f"{float(s.get('cpu', 0)):.2f}",
-            format_bytes(int(s.get("memory", 0))),
-            f"{float(s.get('gpu', 0)):.0%}",
-        )
-        for s in samples
-    ]
-    call.out.table(columns, rows, right=columns[1:])
-
-
 @verb(app, "stacks")
 def stacks(
     ctx: typer.Context,
@@ -285,9 +270,9 @@ def waits_told(call: Invocation, prefix: str = "") -> Callable[[Document], None]
     return tell
 
 
-def print_followed_log(call: Invocation, client: Client, name: str, replica: int | None) -> None:
+def print_followed_log(call: Invocation, client: Client, name: str, replica: int | None, *, raw: bool = False) -> None:
     """A job's log to its end, which is all that is printed."""
-    with log_writer(call.out) as write:
+    with log_writer(call.out) as out, shown(out, raw=raw, follow=True) as write:
         follow_log(call, client, name, replica, write=write)
 
 

@@ -10,7 +10,7 @@ import typer
 from modelworks.cli import kinds
 from modelworks.cli.command import Invocation, invocation
 from modelworks.cli.job import print_followed_log
-from modelworks.cli.output import log_writer
+from modelworks.cli.output import log_writer, shown
 from modelworks.cli.service import print_log
 from modelworks.kernel.errors import Invalid, NotFound
 from modelworks.sdk import jobs, services
@@ -39,7 +39,7 @@ def logs(
     elif follow:
         print_followed_log(call, client, name, replica)
     else:
-        with log_writer(call.out) as write:
+        with log_writer(call.out) as out, shown(out, follow=False) as write:
             for chunk in client.job_log(name, replica=replica):
                 write(chunk)
 

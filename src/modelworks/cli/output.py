@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelworks.kernel.quantities import format_duration
+from modelworks.kernel.rewrites import Rewrites
 from modelworks.sdk.text import Utf8Writer
 
 _ENDLESS = 100_000  # columns
@@ -86,6 +88,17 @@ def log_writer(out: Output) -> Iterator[Callable[[bytes], None]]:
     yield write
     if rest:
         write(b"\n")
+
+
+@contextlib.contextmanager
+def shown(write: Callable[[bytes], None], *, raw: bool = False, follow: bool) -> Iterator[Callable[[bytes], None]]:
+    """Writes a log with its progress bars as lines; a follower sees at most one a second of each."""
+    if raw:
+        yield write
+        return
+    view = Rewrites(1.0 if follow else None)
+    yield lambda chunk: write(view.feed(chunk, time.monotonic()))
+    write(view.end())
 
 
 def age(timestamp: Any, now: datetime | None = None) -> str:

@@ -14,8 +14,8 @@ from modelworks.objectstore.uri import ObjectUri
 from modelworks.products.context import Context
 from modelworks.products.mounts import log_uri
 
-# How an agent names the objects of a log: cut at multiples of this, named by their start offset.
-_CHUNK = 4 << 20
+# How an agent names the objects of a log: cut at multiples of these, named by their start offset.
+_CHUNKS = {"log": 4 << 20, "reports": 256 << 10, "times": 256 << 10}
 _PIECE = 256 << 10
 # A follower asks again after so long, and less and less often while nothing comes.
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 0.5
@@ -33,20 +33,28 @@ class Parts:
     complete: bool = False
 
 
-def read(context: Context, workspace: str, key: str, offset: int, limit: int = _PIECE) -> bytes:
-    """Up to ``limit`` bytes of a run's log from ``offset``; empty at its end, or when there is none (yet)."""
+def read(context: Context, workspace: str, key: str, offset: int, limit: int = _PIECE, part: str = "log") -> bytes:
+    """Up to ``limit`` bytes of a run's log from ``offset``; empty at its end, or when there is none (yet).
+
+    ``part``: as ``runtime.base.Runtime.log`` has it.
+    """
     for runtime in tuple(context.runtimes.values()):
         try:
-            return runtime.log(key, offset, limit)
+            return runtime.log(key, offset, limit) if part == "log" else runtime.log(key, offset, limit, part)
         except NotFound:
             continue
         except Unavailable:
             # The node is away: what it shipped so far can be read.
             continue
-    start = offset // _CHUNK * _CHUNK
-    uri = ObjectUri.parse(f"{log_uri(workspace, key)}{start:016d}.log")
+    start = offset // _CHUNKS[part] * _CHUNKS[part]
+    data = stored(context, workspace, key, f"{start:016d}.{part}")
+    return data[offset - start :][:limit]
+
+
+def stored(context: Context, workspace: str, key: str, name: str) -> bytes:
+    """An object that the agent put beside a run's log; empty when there is none (yet)."""
     try:
-        return ObjectClient(context.credentials).get(uri)[offset - start :][:limit]
+        return ObjectClient(context.credentials).get(ObjectUri.parse(f"{log_uri(workspace, key)}{name}"))
     except NotFound:
         return b""
 

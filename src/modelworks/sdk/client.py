@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -185,9 +185,30 @@ class Client:
         params = {"follow": follow, "attempt": attempt, "replica": replica}
         return self._log(f"/jobs/{_part(name)}/log", params, offset)
 
-    def job_metrics(self, name: str) -> Document:
-        """``{replica, attempt, items: [{at, cpu, memory, …}]}`` of the latest attempt's first replica."""
-        return dict(self._call("GET", f"/jobs/{_part(name)}/metrics"))
+    def job_lines(self, name: str, *, replica: int | None = None, **wanted: Any) -> Iterator[bytes]:
+        """Lines of the log of a replica, or of all (None), each after its ``[rank]``, in the order in which they came.
+
+        ``wanted``: ``follow``, ``attempt``, ``grep`` (only lines with this text), ``ignore_case``, ``since`` (only
+        those that came then or later, in Unix seconds). After a cut it goes on behind what it has; of lines that came
+        at the same moment, some may then be told twice or not at all.
+        """
+        which = {"all": True} if replica is None else {"replica": replica, "since": 0.0}
+        given = {key: value for key, value in wanted.items() if value is not None}
+        return self._log(f"/jobs/{_part(name)}/log", {**which, **given}, 0)
+
+    def job_metrics(self, name: str, *, replica: int | None = None, attempt: int | None = None) -> Document:
+        """``{replica, attempt, items: [{at, cpu, memory, …}]}``; by default of the latest attempt's first replica."""
+        given = {"replica": replica, "attempt": attempt}
+        query = {key: value for key, value in given.items() if value is not None}
+        return dict(self._call("GET", f"/jobs/{_part(name)}/metrics", query))
+
+    def job_reports(
+        self, name: str, *, replica: int | None = None, names: Iterable[str] = (), points: int | None = None
+    ) -> list[Document]:
+        """What the job reported by step: ``{name, count, last, least, greatest, points: [{step, value, at}]}`` each."""
+        given = {"replica": replica, "name": list(names) or None, "points": points}
+        query = {key: value for key, value in given.items() if value is not None}
+        return _items(self._call("GET", f"/jobs/{_part(name)}/reports", query))
 
     def job_stacks(self, name: str, *, replica: int | None = None) -> Document:
         """What each replica does now: ``{live, items: [{replica, attempt, node, at, stacks}]}``."""

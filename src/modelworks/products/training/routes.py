@@ -20,6 +20,8 @@ from modelworks.products.billing.facade import estimate
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.kind import Lookup
 from modelworks.products.logs import Parts, stream
+from modelworks.products.merged import Gang, Wanted, merged
+from modelworks.products.training import metrics
 from modelworks.products.training.facade import TRAINING_JOB
 from modelworks.products.training.queries import CANCEL_REQUESTED
 from modelworks.products.training.record import JobPhase
@@ -31,7 +33,10 @@ _routes = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
 def router() -> APIRouter:
-    return _routes
+    whole = APIRouter()
+    for part in (_routes, metrics.router()):
+        whole.routes.extend(part.routes)
+    return whole
 
 
 class Estimate(Spec):
@@ -55,22 +60,6 @@ class JobManifest(Manifest):
     """A manifest of the kind TrainingJob."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [TRAINING_JOB.example]})
-
-
-class MetricsSample(Spec):
-    """One sample of a replica: Unix seconds, cores, bytes, and 0-1 for a GPU's load."""
-
-    model_config = ConfigDict(extra="allow")
-
-    at: float
-
-
-class Metrics(Spec):
-    """Samples of one replica, oldest first."""
-
-    replica: int
-    attempt: int
-    items: list[MetricsSample]
 
 
 @_routes.post("/validate", summary="Check a job's manifest and store nothing", operation_id="validateJob")
@@ -123,10 +112,18 @@ def log(
     offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to leave out.")] = 0,
     attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Default: all, one after the other.")] = None,
     replica: ReplicaQuery = 0,
+    everyone: Annotated[
+        bool, Query(alias="all", description="The lines of all replicas, each after its `[rank]`.")
+    ] = False,
+    grep: Annotated[str, Query(max_length=1000, description="Only lines that hold this text.")] = "",
+    ignore_case: Annotated[bool, Query(description="Of `grep`.")] = False,
+    since: Annotated[float | None, Query(ge=0, description="Only lines that came then or later, Unix seconds.")] = None,
 ) -> StreamingResponse:
     """Standard output and error of a replica as text, across its attempts.
 
-    A client that was cut off asks again with the number of bytes it has as ``offset``.
+    A client that was cut off asks again with the number of bytes it has as ``offset``. With ``all``, ``grep`` or
+    ``since`` it is lines in the order in which they came; of one that was rewritten (``\\r``) its last state, or the
+    latest once a second.
     """
     with context.engine.connect() as connection:
         job = _job(connection, workspace, name)
@@ -134,6 +131,18 @@ def log(
     if replica >= replicas:
         said = f"the job has {replicas} replica{'s' if replicas > 1 else ''}; the first is 0"
         raise Invalid(said, fields=(FieldError("replica", said),))
+
+    if everyone or grep or since is not None:
+        wanted = Wanted(grep, ignore_case, since, marked=everyone)
+        ranks = range(replicas) if everyone else range(replica, replica + 1)
+
+        def gangs() -> tuple[list[Gang], bool] | None:
+            with context.engine.connect() as connection:
+                now = resources.get_by_uid(connection, job.uid)
+            return None if now is None else _gangs(now, ranks, attempt)
+
+        lines = merged(context, workspace, gangs, wanted, offset=offset, follow=follow)
+        return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
 
     def parts() -> Parts | None:
         with context.engine.connect() as connection:
@@ -158,26 +167,12 @@ def log_parts(job: Resource, replica: int, attempt: int | None) -> Parts:
     return Parts(keys, done, complete)
 
 
-@_routes.get("/{name}/metrics", summary="CPU, memory and I/O of a job's replica", operation_id="getJobMetrics")
-def metrics(
-    name: NamePath,
-    context: ContextOf,
-    workspace: WorkspaceOf,
-    attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Default: the latest.")] = None,
-    replica: ReplicaQuery = 0,
-) -> Metrics:
-    """One sample each two seconds of the run, as long as the node keeps it."""
-    with context.engine.connect() as connection:
-        job = _job(connection, workspace, name)
-    number = attempt if attempt is not None else int(job.status.get("attempt", 1))
-    key = str(RunKey(job.uid, f"a{number}", replica))
-    for runtime in tuple(context.runtimes.values()):
-        try:
-            samples = [MetricsSample.parse(sample) for sample in runtime.metrics(key)]
-        except NotFound:
-            continue
-        return Metrics(replica=replica, attempt=number, items=samples)
-    return Metrics(replica=replica, attempt=number, items=[])
+def _gangs(job: Resource, ranks: range, attempt: int | None) -> tuple[list[Gang], bool]:
+    """Each attempt's runs of these ranks, and whether no other attempt follows."""
+    by_rank = [log_parts(job, rank, attempt) for rank in ranks]
+    count = len(by_rank[0].keys)
+    found = [Gang(tuple(parts.keys[n] for parts in by_rank), n < by_rank[0].ended) for n in range(count)]
+    return found, by_rank[0].complete
 
 
 @_routes.get("/{name}/stacks", summary="What the replicas of a job do now", operation_id="getJobStacks")
@@ -210,12 +205,12 @@ def cancel(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[s
 class Preemption(Spec):
     """How long the job has to save what it needs; by default what its spec says, and never longer."""
 
-_WHOLE_NOTICE = Preemption()
-
-
     model_config = ConfigDict(json_schema_extra={"examples": [{"notice": 30}]})
 
     notice: Duration | None = Field(default=None, ge=0, le=3600)
+
+
+_WHOLE_NOTICE = Preemption()
 
 
 @_routes.post(

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import Connection, select
 
 from modelworks.db.tables import events
@@ -33,6 +33,8 @@ class ReplicaStacks(Spec):
 
 class Stacks(Spec):
     """``live``: taken now; else they are the last that the watchdog had taken."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"live": True, "items": []}]})
 
     live: bool
     items: list[ReplicaStacks] = Field(default_factory=list)
