@@ -15,6 +15,7 @@ _EXPORTS = {
     "setup_default_session": "modelworks.sdk.session",
     "Session": "modelworks.sdk.session",
     "Estimator": "modelworks.sdk.estimator",
+    "Sweep": "modelworks.sdk.sweeps",
     "Model": "modelworks.sdk.model",
     "RegisteredModel": "modelworks.sdk.model",
     "InferenceSpec": "modelworks.sdk.model",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from modelworks.sdk.predictor import Predictor as Predictor
     from modelworks.sdk.session import Session as Session
     from modelworks.sdk.session import setup_default_session as setup_default_session
+    from modelworks.sdk.sweeps import Sweep as Sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,10 @@ SERVICE = (
     "kind: Service\nmetadata: {name: web}\nspec: {processor: command, command: 'python -m http.server $PORT',"
     " instance_type: local.tiny, readiness: {path: /}}\n"
 )
+SWEEP = (
+    "kind: Sweep\nmetadata: {name: lines}\nspec: {job: {command: sleep 60, instance_type: local.tiny,"
+    " grace_period: 0s}, parameters: {x: [1, 2]}, objective: {metric: loss}}\n"
+)
 # In an order in which each finds what it needs; {x} is a folder with the files of the fixture.
 DOCUMENTS = """
 status | apply -f {x}/one.yaml | diff -f {x}/one.yaml | job wait one | job submit -f {x}/two.yaml --follow
@@ -38,6 +42,8 @@ service rollback web --to 1
 service stop web --wait | service start web --wait | eas stop web | eas start web | service delete web
 eas create {x}/web.yaml | eas modify web -s {x}/web.yaml | eas update web --replicas 1 | eas version web 1
 eas delete web
+apply -f {x}/sweep.yaml | sweep list | sweep get lines | sweep trials lines | sweep plot lines | sweep stop lines
+sweep delete lines
 bucket rm s3://files/one.yaml | bucket delete files | job delete one | delete job two
 """
 STREAMS = ["job log one", "job log one --follow", "logs one", "logs job/one"]
@@ -54,7 +60,7 @@ def commands() -> list[str]:
 
 
 def test_each_prints_one_document(mw: Mw, tmp_path: Path) -> None:
-    for name, text in (("one", JOB), ("two", AGAIN), ("web", SERVICE)):
+    for name, text in (("one", JOB), ("two", AGAIN), ("web", SERVICE), ("sweep", SWEEP)):
         (tmp_path / f"{name}.yaml").write_text(text)
     wrong: dict[str, Any] = {}
     for command in commands():
@@ -87,6 +93,8 @@ def test_none_is_forgotten() -> None:
         "node get",
         "node uncordon",
         "service profile",
+        "sweep best",
+        "sweep wait",
         "service resume",
         "service stress",
         "service tasks",

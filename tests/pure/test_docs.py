@@ -22,11 +22,14 @@ from modelworks.kernel.catalogue import EnvironmentSpec
 from modelworks.kernel.resource import Manifest
 from modelworks.kernel.run import RunReason
 from modelworks.products.serving.record import ServicePhase
+from modelworks.products.sweeps.record import SweepPhase
 from modelworks.products.training.record import JobPhase
+from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.settings import Settings
 
 PAGE_OF_KIND = {
     "TrainingJob": "training.md",
+    "Sweep": "training-sweeps.md",
     "Service": "serving.md",
     "Model": "registry.md",
     "Bucket": "storage.md",
@@ -35,6 +38,7 @@ PAGE_OF_KIND = {
     "InstanceType": "environments.md",
     "Quota": "training-queue.md",
 }
+ELSEWHERE = (EnvironmentSpec, TrainingJobSpec)  # nested in other kinds, on a page of their own
 SOURCE = ROOT / "src" / "modelworks"
 
 
@@ -68,13 +72,13 @@ def named_commands(text: str) -> set[str]:
 
 
 def fields(model: Any, at: str = "") -> Iterator[str]:
-    """Dotted names of every field, those of nested specs too; an Environment has a page of its own."""
+    """Dotted names of every field, those of nested specs too, but for what has a page of its own."""
     for name, field in model.model_fields.items():
         yield f"{at}{field.alias or name}"
         for nested in re.findall(r"modelworks\.[\w.]+", str(field.annotation)):
             module, _, class_name = nested.rpartition(".")
             found = getattr(__import__(module, fromlist=[class_name]), class_name, None)
-            if isinstance(found, type) and issubclass(found, BaseModel) and found is not EnvironmentSpec:
+            if isinstance(found, type) and issubclass(found, BaseModel) and found not in ELSEWHERE:
                 yield from fields(found, f"{at}{name}.")
 
 
@@ -188,6 +192,7 @@ def test_every_path_of_the_api_is_documented() -> None:
 
 def test_every_phase_and_reason_is_explained() -> None:
     assert [phase for phase in JobPhase if f"`{phase}`" not in read("training.md")] == []
+    assert [phase for phase in SweepPhase if f"`{phase}`" not in read("training-sweeps.md")] == []
     assert [phase for phase in ServicePhase if f"`{phase}`" not in read("serving.md")] == []
     assert [reason for reason in RunReason if reason and f"`{reason}`" not in read("training.md")] == []
 

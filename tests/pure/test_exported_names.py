@@ -15,13 +15,14 @@ from modelworks.sdk.session import Session, setup_default_session
 
 PUBLIC = {
     "modelworks": (
-        "Estimator InferenceSpec Model Predictor RegisteredModel Session __version__ container_serving_spec "
+        "Estimator InferenceSpec Model Predictor RegisteredModel Session Sweep __version__ container_serving_spec "
         "setup_default_session"
     ),
     "modelworks.sdk.session": "Session get_default_session setup_default_session",
     "modelworks.sdk.estimator": "Estimator",
     "modelworks.sdk.model": "InferenceSpec Model RegisteredModel container_serving_spec",
     "modelworks.sdk.predictor": "Predictor",
+    "modelworks.sdk.sweeps": "Sweep",
 }
 
 ARGUMENTS = {

@@ -15,10 +15,11 @@ from modelworks.products.quotas import routes as quotas
 from modelworks.products.registry import routes as registry
 from modelworks.products.serving import routes as serving
 from modelworks.products.storage import routes as storage
+from modelworks.products.sweeps import routes as sweeps
 from modelworks.products.training import routes as training
 
 PREFIX = "/api/v1"
-_PRODUCTS = (training, serving, registry, storage, billing, catalogue, quotas)
+_PRODUCTS = (training, sweeps, serving, registry, storage, billing, catalogue, quotas)
 
 
 def create_app(context: Context) -> FastAPI:

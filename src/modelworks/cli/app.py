@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "get": ("get", "get", "Show resources of any kind."),
     "delete": ("apply", "delete", "Delete a resource, or what files declare."),
     "job": ("job", "app", "Training jobs: submit, follow, cancel."),
+    "sweep": ("sweep", "app", "Sweeps: search for the best hyperparameters of a job."),
     "service": ("service", "app", "Services: deploy, call, start, stop."),
     "eas": ("eas", "app", "Services, by the verbs of the cloud's tools."),
     "model": ("model", "app", "Models: register versions, name them by aliases."),

@@ -14,6 +14,7 @@ _KNOWN = {
     "Bucket": ("bucket", "buckets"),
     "Volume": ("volume", "volumes", "vol"),
     "Environment": ("environment", "environments", "env"),
+    "Sweep": ("sweep", "sweeps"),
     "Quota": ("quota", "quotas"),
     "InstanceType": ("instancetype", "instancetypes", "instance-type", "instance-types", "it"),
 }

@@ -159,17 +159,27 @@ def _prepare(client: Client, source: Source, send: bool) -> Document:
     if isinstance(metadata, dict):
         document["metadata"] = {"workspace": client.workspace, **metadata}
     spec = document.get("spec")
+    if document.get("kind") == "Sweep" and isinstance(spec, dict) and isinstance(spec.get("job"), dict):
+        document["spec"] = {**spec, "job": _with_uploaded(client, source, spec["job"], send, "spec.job")}
     if document.get("kind") in _WITH_CODE and isinstance(spec, dict):
-        folder = spec.get("code")
-        if isinstance(folder, str) and not folder.startswith(_REMOTE):
-            try:
-                uri = code.upload(client, source.folder / Path(folder).expanduser(), send=send)
-            except Invalid as error:
-                raise located(error, [source]) from None
-            document["spec"] = spec = {**spec, "code": uri}
+        document["spec"] = spec = _with_uploaded(client, source, spec, send)
         if document["kind"] == services.KIND:
             document["spec"] = _with_models(client, source, spec, send)
     return document
+
+
+def _with_uploaded(
+    client: Client, source: Source, spec: dict[str, Any], send: bool, at: str = "spec"
+) -> dict[str, Any]:
+    """The spec with the address of its code, where that is a folder beside the manifest."""
+    folder = spec.get("code")
+    if not isinstance(folder, str) or folder.startswith(_REMOTE):
+        return spec
+    try:
+        return {**spec, "code": code.upload(client, source.folder / Path(folder).expanduser(), send=send)}
+    except Invalid as error:
+        fields = tuple(FieldError(f"{at}{field.path.removeprefix('spec')}", field.message) for field in error.fields)
+        raise located(Invalid(error.detail, remedy=error.remedy, fields=fields), [source]) from None
 
 
 def _with_models(client: Client, source: Source, spec: dict[str, Any], send: bool) -> dict[str, Any]:

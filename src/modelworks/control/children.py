@@ -9,15 +9,12 @@ from sqlalchemy import Engine
 from modelworks.control.apply import apply
 from modelworks.control.delete import delete
 from modelworks.db import events, resources
-from modelworks.kernel.decision import CancelChild, CreateChild, RemoveChild
+from modelworks.kernel.decision import OWNER, CancelChild, CreateChild, RemoveChild
 from modelworks.kernel.errors import Conflict, NotFound
 from modelworks.kernel.resource import Ref, Resource
 from modelworks.products.kind import Kind
 from modelworks.products.training.facade import CANCEL_REQUESTED
 from modelworks.settings import Settings
-
-OWNER = "modelworks/owner"
-"""The label with the uid of who made a resource: names may be used again, uids are not."""
 
 
 def create(

@@ -11,8 +11,9 @@ from modelworks.products.quotas.facade import QUOTA
 from modelworks.products.registry.facade import MODEL
 from modelworks.products.serving.facade import SERVICE
 from modelworks.products.storage.facade import BUCKET, VOLUME
+from modelworks.products.sweeps.facade import SWEEP
 from modelworks.products.training.facade import TRAINING_JOB
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {kind.name: kind for kind in (TRAINING_JOB, SERVICE, MODEL, BUCKET, VOLUME, ENVIRONMENT, INSTANCE_TYPE, QUOTA)}
-)
+_ALL = (TRAINING_JOB, SWEEP, SERVICE, MODEL, BUCKET, VOLUME, ENVIRONMENT, INSTANCE_TYPE, QUOTA)
+
+KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})

@@ -152,13 +152,20 @@ class Tuner:
 
 def tune(tuner: Tuner, engine: Engine, resource: Resource, action: TuneTrials) -> None:
     """Tell and ask the sweep's study, then keep what came of it: repeated, it finds what the first time did."""
-    asked = tuner.ask(
+    heeded = action.study["algorithm"]["name"] == "asha"  # nothing else asks what is reported on the way
+    if not (action.results or action.wishes or (heeded and action.reports)):
+        with engine.begin() as connection:
+            trials.report(connection, resource.uid, action.reports, ())
+        return
+    answer = tuner.ask(
         {
             "study": {"name": resource.uid, **action.study},
             "results": [
                 {"number": result.number, "state": result.state, "value": result.value} for result in action.results
             ],
-            "reports": [{"number": one.number, "step": one.step, "value": one.value} for one in action.reports],
+            "reports": [
+                {"number": one.number, "step": one.step, "value": one.value} for one in action.reports if heeded
+            ],
             "ask": [
                 {"number": wish.number, **({"fixed": dict(wish.fixed)} if wish.fixed is not None else {})}
                 for wish in action.wishes
@@ -166,7 +173,7 @@ def tune(tuner: Tuner, engine: Engine, resource: Resource, action: TuneTrials) -
         }
     )
     with engine.begin() as connection:
-        _keep(connection, resource.uid, action, asked)
+        _keep(connection, resource.uid, action, answer)
 
 
 def _keep(connection: Connection, uid: str, action: TuneTrials, answer: Mapping[str, Any]) -> None:

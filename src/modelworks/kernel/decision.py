@@ -110,6 +110,10 @@ class CaptureStacks:
     runs: tuple[StacksOf, ...]
 
 
+OWNER = "modelworks/owner"
+"""The label of a child with the uid of who made it: names may be used again, uids are not."""
+
+
 @dataclass(frozen=True)
 class CreateChild:
     """The resource has a child of this name, as if somebody had applied the manifest; one that exists is left alone."""
@@ -156,7 +160,7 @@ class TrialReport:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended: ``complete`` with a value, ``pruned`` or ``failed``; ``reason`` is for people."""
+    """How a trial ended: ``complete`` with a value, ``pruned``, ``failed`` or ``stopped``; ``reason`` is for people."""
 
     number: int
     state: str

@@ -223,6 +223,19 @@ class Client:
         body = {} if notice is None else {"notice": notice}
         return dict(self._call("POST", f"/jobs/{_part(name)}/preempt", body=body) or {})
 
+    # sweeps
+
+    def sweep_trials(self, name: str) -> Document:
+        """``{metric, goal, items: [{number, job, state, parameters, value, step, reason, …}]}``."""
+        return dict(self._call("GET", f"/sweeps/{_part(name)}/trials"))
+
+    def sweep_plot(self, name: str) -> Document:
+        """``{metric, goal, parameters, history, curves, coordinates}``."""
+        return dict(self._call("GET", f"/sweeps/{_part(name)}/plot"))
+
+    def stop_sweep(self, name: str) -> Document:
+        return dict(self._call("POST", f"/sweeps/{_part(name)}/stop", repeat=True) or {})
+
     # services
 
     def service_token(self, name: str) -> str:

@@ -22,7 +22,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 SCHEMA = "optuna"
 _MOST_STUDIES = 16  # held in memory
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "stopped": TrialState.FAIL,
+}
 
 
 class Studies:
@@ -105,17 +110,13 @@ class Studies:
         """The parameters of a trial, which is made unless it is there. ``fixed`` ones are a grid's."""
         number, parameters = int(wish["number"]), terms["parameters"]
         study.sampler = _sampler(terms["algorithm"], number)
-        if "fixed" in wish:
-            while (frozen := self._trial(study, number)) is None:
-                values = wish["fixed"]
-                grid: dict[str, BaseDistribution] = {
-                    name: CategoricalDistribution([value]) for name, value in values.items()
-                }
-                study.add_trial(create_trial(state=TrialState.RUNNING, params=values, distributions=grid))
-            return dict(frozen.params)
         distributions = {name: _distribution(one) for name, one in parameters.items()}
         while (frozen := self._trial(study, number)) is None:
-            study.ask(distributions)
+            if "fixed" in wish:
+                values = wish["fixed"]
+                study.add_trial(create_trial(state=TrialState.RUNNING, params=values, distributions=distributions))
+            else:
+                study.ask(distributions)
         if frozen.params.keys() >= distributions.keys():
             return dict(frozen.params)
         # Whoever made it was ended half way.

@@ -8,7 +8,7 @@ from modelworks.products.training.observe import observe
 from modelworks.products.training.queries import CANCEL_REQUESTED
 from modelworks.products.training.record import JobPhase
 from modelworks.products.training.resolve import resolve
-from modelworks.products.training.spec import TrainingJobSpec
+from modelworks.products.training.spec import Hyperparameter, TrainingJobSpec
 
 TRAINING_JOB = Kind(
     name="TrainingJob",
@@ -36,4 +36,4 @@ TRAINING_JOB = Kind(
     },
 )
 
-__all__ = ["CANCEL_REQUESTED", "TRAINING_JOB", "JobPhase", "TrainingJobSpec"]
+__all__ = ["CANCEL_REQUESTED", "TRAINING_JOB", "Hyperparameter", "JobPhase", "TrainingJobSpec"]

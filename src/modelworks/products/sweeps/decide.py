@@ -1,0 +1,269 @@
+"""What to do next about a sweep. Pure: spec, trials, their jobs and time in, status and actions out.
+
+A trial has parameters first (asked of the tuner, under its number), then a job of that number's name, then a result,
+which is told once the job has ended. Each of the three is there or not: whoever is killed between two of them finds
+what was done, and goes on with the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from modelworks.kernel.decision import (
+    Action,
+    CancelChild,
+    CreateChild,
+    Decision,
+    DropTrials,
+    Emit,
+    Remove,
+    RemoveChild,
+    TrialReport,
+    TrialResult,
+    TrialWish,
+    TuneTrials,
+)
+from modelworks.kernel.events import Level
+from modelworks.kernel.quantities import format_duration
+from modelworks.kernel.resource import Resource
+from modelworks.products.sweeps.observe import Child, SweepObserved, Trial, job_name
+from modelworks.products.sweeps.record import Ending, Record, SweepPhase
+from modelworks.products.sweeps.spec import AlgorithmName, SweepSpec
+from modelworks.products.training.facade import TRAINING_JOB, JobPhase
+
+# A job's change wakes nobody but the job: its sweep looks itself.
+_LOOK = 1.0
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a look at one trial found: how it ended, or what to do about it."""
+
+    result: TrialResult | None = None
+    report: TrialReport | None = None
+    actions: tuple[Action, ...] = ()
+
+
+def decide(resource: Resource, observed: SweepObserved, now: datetime) -> Decision:
+    """One pass over a sweep."""
+    before, time = Record.of(resource.status), now.timestamp()
+    if resource.deleting is not None:
+        return _delete(resource, before, observed)
+    if before.phase.terminal:
+        if resource.status.get("observed_generation") == resource.generation:
+            return Decision(resource.status)
+        before = replace(
+            before,
+            phase=SweepPhase.RUNNING,
+            ending=None,
+            reason="",
+            finished_at=None,
+            opened_at=time,
+            stops_obeyed=observed.last_stop,
+        )
+    spec = SweepSpec.parse(resource.spec, at="spec")
+    record = replace(
+        before,
+        started_at=before.started_at if before.started_at is not None else time,
+        opened_at=before.opened_at if before.opened_at is not None else time,
+    )
+    record = replace(record, ending=record.ending or _asked_to_end(spec, record, observed, time))
+    seen = [_look(resource, spec, record, trial, observed) for trial in observed.trials if not trial.ended]
+    results = tuple(one.result for one in seen if one.result is not None)
+    failed = _count(observed.trials, results, "failed")
+    if record.ending is None and spec.failures is not None and failed > spec.failures:
+        record = replace(record, ending=Ending.FAILURES)
+        seen = [_look(resource, spec, record, trial, observed) for trial in observed.trials if not trial.ended]
+    actions = [action for one in seen for action in one.actions]
+    if any(isinstance(action, CreateChild) for action in actions):
+        record = replace(record, made=max(record.made, len(observed.trials)))
+    wishes = () if record.ending is not None else _wishes(spec, observed.trials, len(seen) - len(results))
+    reports = tuple(one.report for one in seen if one.report is not None)
+    if results or reports or wishes:
+        actions.append(TuneTrials(spec.study(), results, reports, wishes))
+    actions += [_told(spec, result) for result in results]
+    record = _summed(resource.ref.name, spec, record, observed.trials)
+    if seen or wishes:
+        phase = SweepPhase.STOPPING if record.ending is not None else SweepPhase.RUNNING
+        after, wake = replace(record, phase=phase), 0.0 if results or wishes else _LOOK
+        after = replace(after, message=_message(spec, after))
+    else:
+        after, wake = _finish(spec, record, time), None
+    if after.phase != Record.of(resource.status).phase or before.opened_at != after.opened_at:
+        level = Level.WARNING if after.phase is SweepPhase.FAILED else Level.NORMAL
+        actions.append(Emit(str(after.phase), after.message, level))
+    return Decision(after.status(resource.generation), tuple(actions), wake)
+
+
+def _asked_to_end(spec: SweepSpec, record: Record, observed: SweepObserved, now: float) -> Ending | None:
+    if observed.last_stop > record.stops_obeyed:
+        return Ending.STOPPED
+    if spec.time_limit is not None and record.started_at is not None and now >= record.started_at + spec.time_limit:
+        return Ending.TIME_LIMIT
+    return None
+
+
+def _wishes(spec: SweepSpec, trials: Sequence[Trial], going: int) -> tuple[TrialWish, ...]:
+    """The next numbers, as many as may be at work beside those that go on."""
+    count = max(0, min(spec.parallel - going, spec.most - len(trials)))
+    return tuple(TrialWish(number, spec.point(number)) for number in range(len(trials), len(trials) + count))
+
+
+def _look(resource: Resource, spec: SweepSpec, record: Record, trial: Trial, observed: SweepObserved) -> _Seen:
+    """One trial that has not ended."""
+    name = job_name(resource.ref.name, trial.number)
+    child = observed.children.get(name)
+    if child is None and trial.number >= record.made:
+        if record.ending is not None:
+            return _Seen(TrialResult(trial.number, "stopped", reason=_ending(spec, record.ending)))
+        return _Seen(actions=(_create(resource, spec, trial, name),))
+    if child is None or child.deleting:
+        return _Seen(TrialResult(trial.number, "failed", trial.value, trial.step, "its job was deleted"))
+    step, value = _measured(spec, child)
+    if child.phase and JobPhase(child.phase).terminal:
+        return _Seen(_ended(spec, record, trial, child, step, value))
+    report = None
+    if value is not None and step is not None and (trial.step is None or step > trial.step):
+        report = TrialReport(trial.number, step, value)
+    why = _unwanted(spec, record, trial, step)
+    cancel = why and child.phase != JobPhase.CANCELLING
+    return _Seen(report=report, actions=(CancelChild(TRAINING_JOB.name, name, why),) if cancel else ())
+
+
+def _unwanted(spec: SweepSpec, record: Record, trial: Trial, step: int | None) -> str:
+    """Why a trial's job is to end, for people; empty when it is to go on."""
+    if trial.prune:
+        return f"pruned at step {trial.step}: worse than most trials were there"
+    if _whole(spec, step):
+        return f"complete at step {step}: max_resource is {spec.algorithm.max_resource}"
+    return _ending(spec, record.ending) if record.ending is not None else ""
+
+
+def _whole(spec: SweepSpec, step: int | None) -> bool:
+    most = spec.algorithm.max_resource if spec.algorithm.name is AlgorithmName.ASHA else None
+    return most is not None and step is not None and step >= most
+
+
+def _ended(
+    spec: SweepSpec, record: Record, trial: Trial, child: Child, step: int | None, value: float | None
+) -> TrialResult:
+    """What a job that has ended says of its trial."""
+    number = trial.number
+    if child.phase == JobPhase.FAILED:
+        return TrialResult(number, "failed", value, step, child.message[:_LONGEST_REASON])
+    complete = child.phase == JobPhase.SUCCEEDED or _whole(spec, step)
+    if complete and value is None:
+        metric = spec.objective.metric
+        return TrialResult(
+            number, "failed", None, step, f"it reported no number {metric}; modelworks.train.report does"
+        )
+    if complete:
+        return TrialResult(number, "complete", value, step)
+    if trial.prune:
+        return TrialResult(number, "pruned", value, step, _unwanted(spec, record, trial, step))
+    why = _ending(spec, record.ending) if record.ending is not None else "its job was cancelled"
+    return TrialResult(number, "stopped", value, step, why)
+
+
+def _measured(spec: SweepSpec, child: Child) -> tuple[int | None, float | None]:
+    """The last step that a job told of, and the objective there."""
+    value = (child.progress.get("metrics") or {}).get(spec.objective.metric)
+    step = child.progress.get("step")
+    return (None if step is None else int(step)), (None if value is None else float(value))
+
+
+def _create(resource: Resource, spec: SweepSpec, trial: Trial, name: str) -> CreateChild:
+    job = spec.job.dump()
+    job["hyperparameters"] = {**job.get("hyperparameters", {}), **trial.parameters}
+    if spec.job.output is not None:
+        job["output"] = f"{spec.job.output.rstrip('/')}/{name}/"
+    labels = {"modelworks/sweep": resource.ref.name, "modelworks/trial": str(trial.number)}
+    return CreateChild(TRAINING_JOB.name, name, job, {**resource.labels, **labels})
+
+
+def _summed(sweep: str, spec: SweepSpec, record: Record, trials: Sequence[Trial]) -> Record:
+    """The record with how many trials there are of each state, and the best."""
+    names = ("running", "complete", "pruned", "failed", "stopped")
+    counts = {name: sum(trial.state == name for trial in trials) for name in names}
+    best = best_of(spec, trials)
+    found = None
+    if best is not None:
+        found = {
+            "trial": best.number,
+            "value": best.value,
+            "step": best.step,
+            "parameters": dict(best.parameters),
+            "job": job_name(sweep, best.number),
+        }
+    return replace(record, counts={**counts, "most": spec.most}, best=found)
+
+
+def best_of(spec: SweepSpec, trials: Iterable[Trial]) -> Trial | None:
+    """The complete trial with the best value; of equals the first."""
+    whole = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    sign = 1.0 if spec.objective.goal == "minimize" else -1.0
+    return min(whole, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+
+
+def _finish(spec: SweepSpec, record: Record, now: float) -> Record:
+    """No trial goes on, and none is to come."""
+    good = record.best is not None
+    match record.ending:
+        case Ending.STOPPED:
+            phase = SweepPhase.STOPPED
+        case Ending.FAILURES:
+            phase = SweepPhase.FAILED
+        case _:
+            phase = SweepPhase.SUCCEEDED if good else SweepPhase.FAILED
+    reason = str(record.ending) if record.ending is not None else ("Completed" if good else "NoResult")
+    after = replace(record, phase=phase, reason=reason, finished_at=now)
+    return replace(after, message=_message(spec, after))
+
+
+def _message(spec: SweepSpec, record: Record) -> str:
+    counts = record.counts or {}
+    done = sum(counts.get(name, 0) for name in ("complete", "pruned", "failed", "stopped"))
+    parts = [f"{done} of {counts.get('most', 0)} trials"]
+    parts += [f"{counts[name]} {name}" for name in ("running", "pruned", "failed", "stopped") if counts.get(name)]
+    if record.best is not None:
+        parts.append(f"best {spec.objective.metric} {record.best['value']:.6g} of trial {record.best['trial']}")
+    text = ", ".join(parts)
+    return f"{_ending(spec, record.ending)}: {text}" if record.ending is not None else text
+
+
+def _ending(spec: SweepSpec, ending: Ending) -> str:
+    match ending:
+        case Ending.STOPPED:
+            return "the sweep was stopped"
+        case Ending.TIME_LIMIT:
+            return f"the sweep's time limit of {format_duration(spec.time_limit or 0.0)} is over"
+        case Ending.FAILURES:
+            return f"more than {spec.failures} trials failed"
+
+
+def _told(spec: SweepSpec, result: TrialResult) -> Emit:
+    value = "" if result.value is None else f"{spec.objective.metric} {result.value:.6g}"
+    message = ", ".join(part for part in (f"trial {result.number}", value, result.reason) if part)
+    level = Level.WARNING if result.state == "failed" else Level.NORMAL
+    return Emit(f"Trial{result.state.capitalize()}", message, level)
+
+
+def _count(trials: Iterable[Trial], results: Iterable[TrialResult], state: str) -> int:
+    return sum(trial.state == state for trial in trials) + sum(result.state == state for result in results)
+
+
+def _delete(resource: Resource, record: Record, observed: SweepObserved) -> Decision:
+    """The jobs go first, with their runs; then the study, and the sweep."""
+    if observed.children:
+        count = len(observed.children)
+        message = f"waits for {count} job{'s' if count > 1 else ''} of its trials to go"
+        deleting = replace(record, phase=SweepPhase.DELETING, message=message)
+        removals = tuple(
+            RemoveChild(TRAINING_JOB.name, child.name) for child in observed.children.values() if not child.deleting
+        )
+        return Decision(deleting.status(resource.generation), removals, _LOOK)
+    drop = (DropTrials(),) if observed.trials else ()
+    return Decision(resource.status, (*drop, Remove()))

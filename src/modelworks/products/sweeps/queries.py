@@ -1,0 +1,41 @@
+"""Named SQL of sweeps. The wish to stop is an event, so that no pass that is under way can overwrite it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from modelworks.db import trials as stored
+from modelworks.db.tables import events
+from modelworks.db.tables import resources as table
+from modelworks.kernel.decision import OWNER
+from modelworks.kernel.resource import Resource
+from modelworks.products.training.facade import TRAINING_JOB
+
+STOP_REQUESTED = "StopRequested"
+
+trials = stored.of
+
+
+def jobs(
+    connection: Connection, sweep: Resource, names: Sequence[str] | None
+) -> Sequence[tuple[str, dict[str, Any], bool]]:
+    """``name, status, deleting`` of the sweep's own jobs with these names, or of all."""
+    if names is not None and not names:
+        return ()
+    query = (
+        select(table.c.name, table.c.status, table.c.deleting)
+        .where(table.c.workspace == sweep.ref.workspace, table.c.kind == TRAINING_JOB.name)
+        .where(table.c.labels.contains({OWNER: sweep.uid}))
+    )
+    if names is not None:
+        query = query.where(table.c.name.in_(names))
+    return [(row.name, row.status, row.deleting is not None) for row in connection.execute(query)]
+
+
+def last_stop(connection: Connection, uid: str) -> int:
+    """The number of the event by which somebody last asked to stop the sweep; 0 when nobody did."""
+    query = select(events.c.seq).where(events.c.uid == uid, events.c.reason == STOP_REQUESTED)
+    return connection.scalar(query.order_by(events.c.seq.desc()).limit(1)) or 0

@@ -1,0 +1,156 @@
+"""Sweeps on the real platform: trials as jobs, the best of them, pruning, and a controller that is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests import leftovers
+from tests.agents import poll
+from tests.cli_platform import Mw, fresh
+
+from modelworks.sdk.client import Client
+from modelworks.sdk.waiting import phase_of
+
+# Reports the square of the distance from 0.3; `layers` makes it worse. The jobs run in the platform's own Python.
+TRAIN = """
+import time
+from modelworks.train import hyperparameters, report, step, should_stop
+h = hyperparameters()
+x, layers = float(h["x"]), int(h.get("layers", 1))
+step(1, steps=1, loss=(x - 0.3) ** 2 + layers - 1)
+"""
+# Gets no better than its own x, slowly where that is large, and goes on until it is told to stop.
+LONG = """
+import time
+from modelworks.train import hyperparameters, step, should_stop
+x = float(hyperparameters()["x"])
+for n in range(1, 10_000):
+    step(n, loss=x + 1 / n)
+    if should_stop():
+        break
+    time.sleep(0.5 if x > 0.5 else 0.02)
+"""
+
+
+@pytest.fixture(scope="module")
+def mw() -> Iterator[Mw]:
+    with fresh() as one:
+        yield one
+        one.ok("down", "--grace", "2")
+        assert leftovers.of_platform(one.home) == []
+
+
+@pytest.fixture(scope="module")
+def client(mw: Mw) -> Iterator[Client]:
+    document = json.loads(mw.home.client.read_text())
+    one = Client(document["url"], document["api_key"], patience=60.0)
+    yield one
+    one.close()
+
+
+def manifest(tmp_path: Path, name: str, script: str = TRAIN, **spec: Any) -> str:
+    (tmp_path / "code").mkdir(exist_ok=True)
+    (tmp_path / "code" / "train.py").write_text(script)
+    job = {"command": "python train.py", "code": str(tmp_path / "code"), "instance_type": "local.tiny"}
+    whole = {
+        "job": {**job, "grace_period": "5s"},
+        "parameters": {"x": {"type": "float", "low": 0, "high": 1}},
+        "objective": {"metric": "loss"},
+        **spec,
+    }
+    return yaml.safe_dump({"kind": "Sweep", "metadata": {"name": name}, "spec": whole})
+
+
+def trials(mw: Mw, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(mw.ok("sweep", "trials", name, "--json"))["items"]
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_outlives_its_controller_is_extended_plotted_and_deleted(
+    mw: Mw, client: Client, tmp_path: Path
+) -> None:
+    spec: dict[str, Any] = {"algorithm": {"name": "tpe", "startup_trials": 3}, "parallel": 2, "trials": 4}
+    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "lines", **spec))
+    poll(lambda: trials(mw, "lines"), 60)
+    processes = json.loads(mw.ok("status", "--json"))["processes"]
+    (pid,) = [one["pid"] for one in processes if one["name"] == "controller"]
+    os.kill(pid, signal.SIGKILL)
+    assert "Succeeded" in mw.ok("sweep", "wait", "lines")
+    first = trials(mw, "lines")
+    assert [(one["number"], one["state"], one["job"]) for one in first] == [
+        (n, "complete", f"lines-{n}") for n in range(4)
+    ]
+    assert [one["value"] for one in first] == pytest.approx([(one["parameters"]["x"] - 0.3) ** 2 for one in first])
+    assert len(list(client.resources("TrainingJob", labels=["modelworks/sweep=lines"]))) == 4
+    # More trials: the same ones stay, and others follow.
+    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "lines", **{**spec, "trials": 6}))
+    mw.ok("sweep", "wait", "lines")
+    again = trials(mw, "lines")
+    assert again[:4] == first
+    assert len({one["parameters"]["x"] for one in again}) == len(again) == 6
+    found = yaml.safe_load(mw.ok("sweep", "best", "lines"))
+    assert found["value"] == min(one["value"] for one in again)
+    assert found["job"] == f"lines-{found['trial']}"
+    picture = tmp_path / "lines.png"
+    mw.ok("sweep", "plot", "lines", "-o", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    data = json.loads(mw.ok("sweep", "plot", "lines", "--json"))
+    assert data["history"][-1]["best"] == pytest.approx(found["value"])
+    assert len(data["coordinates"]) == 6
+    assert "lines" in mw.ok("sweep", "list")
+    mw.ok("sweep", "delete", "lines")
+    assert list(client.resources("TrainingJob")) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_grid_is_whole_and_asha_ends_the_worse_ones(mw: Mw, client: Client, tmp_path: Path) -> None:
+    grid = {"x": [0.3, 0.5], "layers": {"type": "int", "low": 1, "high": 2}}
+    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "grid", parameters=grid, algorithm="grid", parallel=2))
+    algorithm = {"name": "asha", "min_resource": 5, "reduction_factor": 2, "max_resource": 120}
+    xs = {"x": {"type": "categorical", "choices": [0.1, 0.9]}}
+    (tmp_path / "long").mkdir()
+    text = manifest(tmp_path / "long", "halving", LONG, algorithm=algorithm, parameters=xs, trials=2)
+    mw.ok("sweep", "wait", "grid")
+    points = {(one["parameters"]["layers"], one["parameters"]["x"]) for one in trials(mw, "grid")}
+    assert points == {(1, 0.3), (1, 0.5), (2, 0.3), (2, 0.5)}
+    assert json.loads(mw.ok("sweep", "best", "grid", "--json"))["parameters"] == {"layers": 1, "x": 0.3}
+    mw.ok("sweep", "delete", "grid")
+    mw.ok("apply", "-f", "-", stdin=text)
+    mw.ok("sweep", "wait", "halving")
+    found = trials(mw, "halving")
+    assert [(one["parameters"]["x"], one["state"]) for one in found] == [(0.1, "complete"), (0.9, "pruned")]
+    assert found[0]["step"] >= 120 > found[1]["step"]
+    assert "worse than most" in found[1]["reason"]
+    assert phase_of(client.get("TrainingJob", "halving-1")) == "Cancelled"
+
+
+def test_what_fails_ends_a_sweep_and_stop_ends_its_trials(mw: Mw, client: Client, tmp_path: Path) -> None:
+    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "broken", "raise SystemExit(3)", trials=9, failures=1))
+    (tmp_path / "long").mkdir()
+    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path / "long", "endless", LONG, trials=9))
+    done = mw("sweep", "wait", "broken")
+    assert done.returncode == 6
+    assert "more than 1 trials failed" in done.stdout
+    poll(lambda: any(one["step"] for one in trials(mw, "endless")), 60)
+    mw.ok("sweep", "stop", "endless")
+    assert mw("sweep", "wait", "endless").returncode == 6
+    assert [one["state"] for one in trials(mw, "endless")] == ["stopped"]
+    assert phase_of(client.get("Sweep", "endless")) == "Stopped"
+
+
+def test_mistakes_are_told_with_their_paths(mw: Mw, tmp_path: Path) -> None:
+    done = mw("apply", "-f", "-", stdin=manifest(tmp_path, "wrong", parameters={"x": {"type": "float", "low": 2}}))
+    assert done.returncode == 2
+    assert "spec.parameters.x" in done.stderr
+    wrong = manifest(tmp_path, "wrong", job={"command": "true", "instance_type": "no.such"})
+    done = mw("apply", "-f", "-", stdin=wrong)
+    assert done.returncode == 2
+    assert "spec.job.instance_type" in done.stderr
