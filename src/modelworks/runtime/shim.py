@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-LOOK_AGAIN = 2.0  # seconds
+LOOK_AGAIN = 1.0  # seconds
 LEASE_TICK = 1.0  # seconds; after a sleep of the machine, its clock may have come much further than a timer
 LEASE_GRACE = 2.0
 LEASE_EXPIRED = "this node was cut off from the controller, which may have started the run again elsewhere"
@@ -176,6 +176,7 @@ class Tree:
         self.ended_at: float | None = None  # the main process; of a gang, the first to fail is the cause
         self.deadline: float | None = None
         self.told: set[tuple[int, int]] = set()
+        self.found: set[tuple[int, int]] = set()
         self.look_again = 0.0
 
     def request_stop(self, grace: float) -> None:
@@ -215,12 +216,18 @@ class Tree:
         return min(left, self.look_again - now)
 
     def terminate(self) -> None:
-        """SIGTERM, once each, to those whom it is meant for."""
+        """SIGTERM, once each, to those whom it is meant for.
+
+        Who comes later has until the next look: a launcher may be about to end by itself, a last command may be short.
+        """
         known = children()
         roots = launchers.roots(self.main, self.monitor, os.getpid(), known)
+        before, self.found, first = self.found, set(), not self.told
         for process in launchers.hearers(roots, known):
-            if (process.pid, process.started) not in self.told:
-                self.told.add((process.pid, process.started))
+            one = (process.pid, process.started)
+            self.found.add(one)
+            if one not in self.told and (first or one in before):
+                self.told.add(one)
                 tell(process.pid, signal.SIGTERM)
 
 
