@@ -127,6 +127,11 @@ class Home:
         return self.run / "courier-control.sock"
 
     @property
+    def tracking_socket(self) -> Path:
+        """Where the MLflow server answers, for the gateways; the supervisor listens there until it is asked for."""
+        return self.run / "tracking.sock"
+
+    @property
     def gateway_sockets(self) -> list[Path]:
         """The control sockets of all gateways that run: of several, the others are ``gateway-2.sock`` and so on."""
         return sorted([*self.run.glob("gateway.sock"), *self.run.glob("gateway-*.sock")])

@@ -1,4 +1,4 @@
-"""The composition root: ``python -m modelworks.main controller|agent|gateway|courier|bridge|migrate|run-local``.
+"""The composition root: ``python -m modelworks.main controller|agent|gateway|courier|bridge|tracking|migrate|run-local``.
 
 One entry point, but each process loads its own part only: the gateway never pays for the controller's imports.
 """
@@ -22,6 +22,7 @@ _PROCESSES = {
     "gateway": ("modelworks.gateway.process", "modelworks.logging"),
     "courier": ("modelworks.courier.process", "modelworks.logging"),
     "bridge": ("modelworks.runtime.ray.bridge", "modelworks.logging"),
+    "tracking": ("modelworks.tracking.process", "modelworks.logging"),
     "migrate": ("modelworks.supervisor.migrate", "modelworks.structured"),
 }
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources as package_files
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from modelworks.home import Home
 from modelworks.kernel.catalogue import EnvironmentSpec, InstanceType, InstanceTypeSpec, Substitution
@@ -35,6 +35,8 @@ _VARIABLES = {
     "MW_PORT": "port",
     "MW_S3_PORT": "s3_port",
     "MW_GATEWAYS": "gateways",
+    "MW_TRACKING": "tracking",
+    "MW_TRACKING_DATABASE_URL": "tracking_database_url",
     "MW_SPOT_METADATA": "spot_metadata",
     "MW_SPOT_METADATA_URL": "spot_metadata_url",
 }
@@ -77,6 +79,11 @@ class Catalogue(Spec):
     aliases: tuple[Rule, ...] = ()
 
 
+def _switch(value: object) -> object:
+    """YAML takes a bare ``on`` or ``off`` for a boolean."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 class Settings(Spec):
     """Everything a user can set for one platform."""
 
@@ -105,6 +112,15 @@ class Settings(Spec):
         default="auto", description="whose notices of spot instances are read; auto: by the machine's firmware"
     )
     spot_metadata_url: str | None = Field(default=None, description="instead of that cloud's metadata service")
+    tracking: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
+        default="auto", description="the MLflow server, started when it is asked for; auto: when MLflow is installed"
+    )
+    tracking_idle: Duration = Field(
+        default=900.0, ge=1, le=86400, description="how long the MLflow server stays when nobody asks it anything"
+    )
+    tracking_database_url: str | None = Field(
+        default=None, description="MLflow's own database, where the platform may not make one beside its own"
+    )
     currency: str = Field(default="USD", min_length=1, max_length=8)
     instance_types: dict[str, InstanceTypeSpec] = Field(default_factory=dict)
     environments: dict[str, EnvironmentSpec] = Field(default_factory=dict)

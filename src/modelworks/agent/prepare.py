@@ -19,6 +19,7 @@ from modelworks.objectstore.uri import ObjectUri
 from modelworks.runtime import container_launch, launch
 from modelworks.runtime.launch import Prepared
 from modelworks.runtime.rundir import RunDirectory
+from modelworks.tracking import tokens
 
 
 class Ended(Exception):
@@ -106,12 +107,18 @@ class Preparation:
             raise Ended(RunReason.START_FAILED, f"no store keys for this run: {error.detail}") from error
 
     def _address(self) -> dict[str, str]:
-        """``MW_API``, for what is not a replica: those have a network of their own. An agent alone knows none."""
+        """``MW_API`` and where it is tracked, for what is not a replica: those have a network of their own.
+
+        An agent alone knows neither.
+        """
         try:
             url = json.loads(self.tools.home.client.read_text()).get("url")
         except FileNotFoundError:
             url = None
-        return {"MW_API": str(url)} if url and self.spec.listen is None else {}
+        if not url or self.spec.listen is not None:
+            return {}
+        tracked = tokens.VARIABLE in self.spec.env and "MLFLOW_TRACKING_URI" not in self.spec.env
+        return {"MW_API": str(url), **({"MLFLOW_TRACKING_URI": f"{url}{tokens.PATH}"} if tracked else {})}
 
     def write_launch(self, prepared: Prepared) -> None:
         """Directories, limits, and at last ``launch.json``."""

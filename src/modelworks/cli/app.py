@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "instance-type": ("environment", "instance_types", "Instance types: shapes with a price."),
     "node": ("node", "app", "Nodes: room, cordon, drain."),
     "quota": ("quota", "app", "Quotas: the most that a workspace may hold and spend."),
+    "tracking": ("tracking", "app", "The MLflow server: its address and its pages."),
     "cost": ("cost", "cost", "Show what everything costs."),
     "logs": ("logs", "logs", "Print the log of a job or a service."),
     "events": ("logs", "events", "Show what happened."),

@@ -56,6 +56,7 @@ from modelworks.kernel.decision import (
 from modelworks.kernel.errors import Conflict, NotFound, Unavailable
 from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
+from modelworks.kernel.run import RunKey
 from modelworks.objectstore import buckets
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
@@ -63,6 +64,7 @@ from modelworks.objectstore.publish import publish
 from modelworks.objectstore.uri import ObjectUri
 from modelworks.products.kind import Kind
 from modelworks.settings import Settings
+from modelworks.tracking import tokens
 
 # Longer than any single action takes, but for the removal of a large directory; every step renews it.
 LEASE_SECONDS = 60.0
@@ -267,6 +269,9 @@ class Actor:
                 if epoch:
                     token = jobkeys.key_text(self.cipher, resource.uid, epoch)
                     run = run.model_copy(update={"env": {"MW_TOKEN": token, **run.env}})
+                if tokens.MARK in run.env and tokens.VARIABLE not in run.env:
+                    own = tokens.token(self.cipher, resource.uid, int(RunKey.parse(run.key).attempt[1:]))
+                    run = run.model_copy(update={"env": {tokens.VARIABLE: own, **run.env}})
                 runtime = self.fleet.runtime(node)
                 self.fleet.picture(node).add(runtime.ensure(self.fleet.leased(node, run)))
             case StopRun(node, key, grace, reason):

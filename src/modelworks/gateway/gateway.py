@@ -20,7 +20,7 @@ from modelworks.gateway.heads import RequestHead
 from modelworks.gateway.known import KnownRequest, Repeated
 from modelworks.gateway.lanes import Waiter
 from modelworks.gateway.limits import Limits
-from modelworks.gateway.local import Controller, Courier
+from modelworks.gateway.local import Controller, Courier, Tracking
 from modelworks.gateway.metrics import render
 from modelworks.gateway.pending import Pending
 from modelworks.gateway.problems import NO_SUCH_PATH, NO_SUCH_SERVICE, UNAUTHORIZED, Problem
@@ -32,6 +32,7 @@ from modelworks.gateway.straight import Straight
 from modelworks.gateway.table import EMPTY, Route, Table
 
 _PREDICT = b"/api/predict/"
+_TRACKING = b"/mlflow"
 _BARE = (b"/api/predict", b"/api/predict/")
 _BACKLOG = 1024
 log = logging.getLogger("modelworks.gateway")
@@ -40,8 +41,15 @@ log = logging.getLogger("modelworks.gateway")
 class Gateway:
     """Made within a running loop. ``apply`` gives it a table; ``listen`` a bound socket."""
 
-    def __init__(self, controller: Path, limits: Limits | None = None, *, courier: Path | None = None) -> None:
-        """``controller`` and ``courier``: the sockets of the API, and of who takes asynchronous services' requests."""
+    def __init__(
+        self,
+        controller: Path,
+        limits: Limits | None = None,
+        *,
+        courier: Path | None = None,
+        tracking: Path | None = None,
+    ) -> None:
+        """The sockets of the API, of who takes asynchronous services' requests, and of the MLflow server."""
         self.limits = limits or Limits()
         self.draining = False
         self.clients: set[ClientConnection] = set()
@@ -62,6 +70,7 @@ class Gateway:
         self._waiting = WaitingBytes(self.limits.waiting)
         self._controller = Controller(controller, self._loop, self.limits)
         self._courier = Courier(courier, self._loop, self.limits) if courier is not None else None
+        self._tracking = Tracking(tracking, self._loop, self.limits) if tracking is not None else None
         self._swept_at = self.now()
         self._sweeper = self._loop.call_later(self.limits.sweep, self._sweep)
 
@@ -99,6 +108,8 @@ class Gateway:
         path, _, query = target.partition(b"?")
         if path == b"/api/v1" or path.startswith(b"/api/v1/"):
             return self._exchange(client, self._controller, head, target, authorization=True)
+        if self._tracking is not None and (path == _TRACKING or path.startswith(_TRACKING + b"/")):
+            return self._exchange(client, self._tracking, head, target, authorization=True)
         if path in _BARE:
             name = (head.host or b"").rpartition(b":")[0] or head.host or b""
             return self._predict(client, head, name, b"/?" + query if query else b"/")
@@ -258,7 +269,7 @@ class Gateway:
             self.refresh(_nothing)  # the table may be a moment old, and its notification lost
 
     def _local(self) -> list[Service]:
-        return [self._controller] if self._courier is None else [self._controller, self._courier]
+        return [one for one in (self._controller, self._courier, self._tracking) if one is not None]
 
     def _service(self, route: Route) -> Service:
         return Service(

@@ -8,11 +8,12 @@ from pathlib import Path
 from modelworks.gateway.door import Door
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.pool import Pool
-from modelworks.gateway.problems import CONTROLLER_DOWN, COURIER_DOWN, Problem
+from modelworks.gateway.problems import CONTROLLER_DOWN, COURIER_DOWN, TRACKING_DOWN, Problem
 from modelworks.gateway.service import Service
 from modelworks.gateway.table import Replica, Route
 
 _LONGEST_WAIT = 24 * 3600.0
+_LARGEST_ARTIFACT = 1 << 40  # bytes
 
 
 class Controller(Service):
@@ -39,6 +40,19 @@ class Courier(Controller):
 
     def unreachable(self) -> Problem:
         return COURIER_DOWN
+
+
+class Tracking(Controller):
+    """The MLflow server; it looks at API keys itself, and takes models of any size."""
+
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+        Service.__init__(self, _route("tracking", path, limits, _LARGEST_ARTIFACT), loop, limits)
+
+    def unreachable(self) -> Problem:
+        return TRACKING_DOWN
+
+    def broken(self, detail: str) -> Problem:
+        return TRACKING_DOWN if "before the answer" in detail else super().broken(detail)
 
 
 def _route(name: str, path: Path, limits: Limits, max_body: int) -> Route:

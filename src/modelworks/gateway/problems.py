@@ -91,6 +91,14 @@ COURIER_DOWN = Problem(
     remedy="It is restarted by itself: repeat the call in a moment. `mw status` shows the processes.",
     retry_after=1,
 )
+TRACKING_DOWN = Problem(
+    503,
+    "unavailable",
+    "There is no tracking server here, or it cannot start.",
+    remedy="`mw status` shows whether there is one, logs/tracking.log why it does not start; "
+    "it comes with `pip install 'modelworks[server,tracking]'`.",
+    retry_after=2,
+)
 CONTROLLER_DOWN = Problem(
     503,
     "unavailable",

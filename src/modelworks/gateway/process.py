@@ -43,7 +43,7 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    gateway = Gateway(home.controller_socket, limits, courier=home.courier_socket)
+    gateway = Gateway(home.controller_socket, limits, courier=home.courier_socket, tracking=home.tracking_socket)
     gateway.signatures = Signatures(lambda: Cipher.load(home.secrets / "master.key", make=False))
     name = os.environ.get(NAME) or "gateway"
     if name != "gateway" or int(os.environ.get(COUNT) or 1) > 1:

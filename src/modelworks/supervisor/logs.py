@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from modelworks.home import Home
+from modelworks.kernel.errors import SetupFailed
 
 LIMIT = 16 * 1024 * 1024
 KEPT = 3
@@ -52,3 +53,13 @@ def tail(path: Path, lines: int = 15) -> list[str]:
     except FileNotFoundError:
         return []
     return text.splitlines()[-lines:]
+
+
+def failure(home: Home, name: str, reason: str, last_exit: str) -> SetupFailed:
+    """That the platform cannot start because of one process, in the words of its log."""
+    path = path_of(home, name)
+    lines = "".join(f"\n  | {line}" for line in tail(path))
+    return SetupFailed(
+        f"{reason}{f' ({last_exit})' if last_exit else ''}; the end of {path}:{lines or ' it is empty'}",
+        remedy="correct what the log says and run `mw up` again",
+    )

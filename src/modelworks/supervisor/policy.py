@@ -28,20 +28,28 @@ class Phase(StrEnum):
     READY = "ready"
     BACKOFF = "restarting"
     DONE = "done"  # a step that has ended well
+    IDLE = "on demand"  # it starts when somebody asks for it
 
 
 @dataclass(frozen=True)
 class Need:
-    """One unit as far as decisions go. A ``step`` runs once to its end; others are meant to stay."""
+    """One unit as far as decisions go. A ``step`` runs once to its end; others are meant to stay.
+
+    One ``on_demand`` starts when it is wanted; nothing waits for it, and no start of the platform fails with it.
+    """
 
     name: str
     after: tuple[str, ...] = ()
     step: bool = False
+    on_demand: bool = False
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of one unit. ``failures`` counts the ends in a row, ``done`` is a step's good end."""
+    """What is known of one unit. ``failures`` counts the ends in a row, ``done`` is a step's good end.
+
+    ``wanted``: somebody has asked for a unit that starts on demand.
+    """
 
     running: bool = False
     ready_since: float | None = None
@@ -49,6 +57,7 @@ class Seen:
     failures: int = 0
     was_ready: bool = False
     done: bool = False
+    wanted: bool = False
 
     @property
     def usable(self) -> bool:
@@ -91,7 +100,7 @@ def plan(needs: Mapping[str, Need], seen: Mapping[str, Seen], now: float) -> Pla
     wakes: list[float] = []
     for name, need in needs.items():
         one = seen.get(name, Seen())
-        if one.running or one.done:
+        if one.running or one.done or (need.on_demand and not one.wanted):
             continue
         if not all(other in needs and seen.get(other, Seen()).usable for other in need.after):
             continue
@@ -108,17 +117,20 @@ def phase(need: Need, one: Seen, seen: Mapping[str, Seen]) -> Phase:
         return Phase.DONE
     if one.running:
         return Phase.READY if one.ready_since is not None else Phase.STARTING
+    if need.on_demand and not one.wanted:
+        return Phase.IDLE
     if not all(seen.get(other, Seen()).usable for other in need.after):
         return Phase.WAITING
     return Phase.BACKOFF if one.failures else Phase.WAITING
 
 
 def all_usable(needs: Mapping[str, Need], seen: Mapping[str, Seen]) -> bool:
-    return all(seen.get(name, Seen()).usable for name in needs)
+    return all(seen.get(name, Seen()).usable for name, need in needs.items() if not need.on_demand)
 
 
 def give_up(needs: Mapping[str, Need], seen: Mapping[str, Seen], began: float, now: float) -> GiveUp | None:
     """Whether the first start has failed: a process that ends again and again, or one that never answers."""
+    needs = {name: need for name, need in needs.items() if not need.on_demand}
     for name in needs:
         one = seen.get(name, Seen())
         if not one.was_ready and not one.usable and one.failures >= GIVE_UP_AFTER:

@@ -17,6 +17,7 @@ from modelworks.supervisor.state import Process, Stage, State
 UP, NOT_RUNNING, DEGRADED = 0, 3, 4
 _TIMEOUT = 3.0
 _SUPERVISOR = "supervisor"
+_RESTED = "exit code 0"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ def look(home: Home) -> Status:
     if not state.supervised and not living:
         return Status(Stage.DOWN, str(home.root), notes=_how_it_was(home, state))
     rows = [_row(process) for process in state.processes.values() if not process.unit.step]
-    notes = [f"{row.name}: {row.last_exit}" for row in rows if row.last_exit and row.state != Phase.READY]
+    on_demand = {process.unit.name for process in state.processes.values() if process.unit.on_demand}
+    notes = [
+        f"{row.name}: {row.last_exit}"
+        for row in rows
+        if row.last_exit and row.state != Phase.READY and not (row.name in on_demand and row.last_exit == _RESTED)
+    ]
     if state.supervisor is not None and state.supervised:
         pid = state.supervisor.pid
         rows.insert(0, Row(_SUPERVISOR, Phase.READY, pid, state.supervisor.uptime(), 0, memory(state.supervisor.pid)))
@@ -77,7 +83,8 @@ def look(home: Home) -> Status:
         notes.append("the supervisor is gone, so nothing is restarted: `mw up` takes over what runs")
     summary: str = state.stage
     if summary in (Stage.UP, Stage.DOWN) or not state.supervised:
-        summary = Stage.UP if all(row.state == Phase.READY for row in rows) else "degraded"
+        stay = [row for row in rows if row.name not in on_demand]
+        summary = Stage.UP if all(row.state == Phase.READY for row in stay) else "degraded"
     node = get_json(f"unix:{home.agent_socket}", "/node") or {}
     if node.get("isolation_note"):
         notes.append(str(node["isolation_note"]))

@@ -20,6 +20,7 @@ from modelworks.supervisor import logs, policy, publicsocket
 from modelworks.supervisor.ask import Ask
 from modelworks.supervisor.child import ASK_EVERY, ASK_TIMEOUT, Child
 from modelworks.supervisor.client import write_client
+from modelworks.supervisor.doorbell import Doorbell
 from modelworks.supervisor.launch import start
 from modelworks.supervisor.policy import Phase
 from modelworks.supervisor.preparation import PUBLIC, Addresses, Preparation, Program, Wish
@@ -41,6 +42,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
         self._listening: list[socket.socket] = []
+        self._doorbells: dict[str, Doorbell] = {}
         self._preparation: Preparation | None = None
         self._addresses: Addresses | None = None
         self._state = State(Stage.STARTING, boot_id(), Identity.of(os.getpid()))
@@ -85,6 +87,8 @@ class Supervisor:
             child.since = process.since
             self._watch(pidfd, partial(self._ended, child))
             self._report.line(f"{name} is still running (pid {identity.pid}): taken over")
+        for child in [child for child in self._children.values() if child.unit.on_demand]:
+            self._dismiss(child)  # its socket went with the supervisor that listened at it
         gateways = [child for child in self._children.values() if child.unit.listens]
         if not any(self._take_back_socket(gateway) for gateway in gateways):
             for gateway in gateways:
@@ -143,7 +147,10 @@ class Supervisor:
                 self._dismiss(known)  # it was one of another number of gateways, and would not share with these
                 known = None
             if known is None:
-                self._children[unit.name] = Child(unit)
+                self._children[unit.name] = child = Child(unit)
+                if unit.on_demand is not None:
+                    self._doorbells[unit.name] = Doorbell(unit.on_demand)
+                    self._await_demand(child)
 
     def _placed(self, unit: Unit) -> Unit:
         """``unit`` with the public address in its questions."""
@@ -191,6 +198,8 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         unit = child.unit
         inherited = [one.fileno() for one in self._listening] if unit.listens else []
+        if unit.name in self._doorbells:
+            inherited = [self._doorbells[unit.name].fileno()]
         now = time.monotonic()
         try:
             started = start(self._home, unit, inherited)
@@ -198,6 +207,8 @@ class Supervisor:
             child.ended(now)
             child.last_exit = f"cannot be started: {error}"
             self._report.line(f"{unit.name} {child.last_exit}")
+            if unit.on_demand is not None:
+                self._await_demand(child)
             return
         pidfd = os.pidfd_open(started.identity.pid)  # our own child: its number is its own until we reap it
         child.running(started.identity, pidfd, now, started.popen)
@@ -205,6 +216,17 @@ class Supervisor:
         self._save()  # written down before it does anything
         with contextlib.suppress(BrokenPipeError):  # it was killed at once: its end is reported by its pidfd
             started.release()
+
+    def _await_demand(self, child: Child) -> None:
+        """Start it when somebody connects. Who waited for one that failed is turned away, and may ask again."""
+        doorbell = self._doorbells[child.unit.name]
+        if child.seen.failures:
+            doorbell.turn_away()
+        self._watch(doorbell.fileno(), partial(self._demanded, child))
+
+    def _demanded(self, child: Child) -> None:
+        self._selector.unregister(self._doorbells[child.unit.name].fileno())
+        child.seen = replace(child.seen, wanted=True)
 
     def _ask(self, child: Child) -> float:
         """Put the next question when it is due. Returns when to look again."""
@@ -253,7 +275,10 @@ class Supervisor:
         took = time.monotonic() - child.began
         done = child.ended(time.monotonic())
         self._save()
-        if done:
+        if child.unit.on_demand is not None:
+            self._await_demand(child)
+            self._report.line(f"{child.unit.name}: {child.last_exit}; it starts when it is asked for")
+        elif done:
             self._report.line(f"{child.unit.name} done ({took:.1f} s)")
         else:
             wait = policy.delay(child.seen.failures)
@@ -263,22 +288,14 @@ class Supervisor:
     def _check_start(self, now: float) -> None:
         gave_up = policy.give_up(self._needs(), self._seen(), self._began, now)
         if gave_up is not None:
-            raise self._failure(gave_up)
+            raise logs.failure(self._home, gave_up.name, gave_up.reason, self._children[gave_up.name].last_exit)
         if self._preparation is not None or not policy.all_usable(self._needs(), self._seen()):
             return
         self._state = replace(self._state, stage=Stage.UP)
         write_client(self._home, self._state)
         self._save()
-        self._report.ready(Endpoint(self._state.url, self._state.s3_url, str(self._home.root), round(self._age(), 2)))
-
-    def _failure(self, gave_up: policy.GiveUp) -> SetupFailed:
-        path = logs.path_of(self._home, gave_up.name)
-        last_exit = self._children[gave_up.name].last_exit
-        lines = "".join(f"\n  | {line}" for line in logs.tail(path))
-        return SetupFailed(
-            f"{gave_up.reason}{f' ({last_exit})' if last_exit else ''}; the end of {path}:{lines or ' it is empty'}",
-            remedy="correct what the log says and run `mw up` again",
-        )
+        age = round(time.monotonic() - self._began, 2)
+        self._report.ready(Endpoint(self._state.url, self._state.s3_url, str(self._home.root), age))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -327,9 +344,6 @@ class Supervisor:
 
     def _seen(self) -> dict[str, policy.Seen]:
         return {name: child.seen for name, child in self._children.items()}
-
-    def _age(self) -> float:
-        return time.monotonic() - self._began
 
     def _snapshot(self) -> State:
         seen = self._seen()

@@ -20,6 +20,8 @@ class Unit:
     ``env`` adds to the supervisor's environment, or is all there is with ``bare``. ``uid`` and ``gid`` are of another
     user to run as. ``stop_signal`` begins a graceful end, SIGKILL follows after ``stop_timeout`` seconds. A unit that
     ``listens`` inherits the public socket. ``leaves`` are socket files that it may leave behind.
+    A unit with ``on_demand``, the path of a socket, is started when somebody connects to that: the supervisor listens,
+    the unit inherits, and may end (exit code 0) when it has had nothing to do.
     """
 
     name: str
@@ -36,10 +38,11 @@ class Unit:
     stop_timeout: float = 12.0
     listens: bool = False
     leaves: tuple[str, ...] = ()
+    on_demand: str | None = None
 
     @property
     def need(self) -> Need:
-        return Need(self.name, self.after, self.step)
+        return Need(self.name, self.after, self.step, self.on_demand is not None)
 
     @classmethod
     def decode(cls, data: dict[str, Any]) -> Self:

@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 from modelworks.home import Home
 from modelworks.settings import MOST_GATEWAYS, Settings
-from modelworks.supervisor import cluster, publicsocket
+from modelworks.supervisor import cluster, publicsocket, tracking
 from modelworks.supervisor.ask import Question
 from modelworks.supervisor.preparation import PUBLIC, Addresses
 from modelworks.supervisor.unit import Unit
+from modelworks.tracking import available
 
 Tell = Callable[[dict[str, Any]], None]
 _FROM_HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -47,6 +48,9 @@ def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
         tell({"line": line})
     for unit in gateways(home, settings.gateways or default_gateways(os.cpu_count() or 1)):
         tell({"unit": asdict(unit)})
+    available.check(settings)
+    if available.available(settings):
+        tell({"unit": asdict(tracking.unit(home, _argv(home, "tracking")))})
     # On a cluster this machine takes work as one of its nodes, if it is one.
     agent = "agent" if settings.ray_address is None else "bridge"
     for name in (agent, "courier", *(["controller"] if controller_may_load(home, settings) else [])):

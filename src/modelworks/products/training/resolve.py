@@ -8,8 +8,10 @@ from modelworks.kernel.resource import Metadata
 from modelworks.products.catalogue.facade import resolve_shape
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.resolution import Resolution
+from modelworks.products.training import tracking
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import VolumeReference
+from modelworks.tracking.available import available
 
 _USES_HYPERPARAMETERS = ("hyperparameters.json", "PAI_USER_ARGS", "PAI_HPS", "modelworks.train", "hyperparameters()")
 
@@ -37,6 +39,8 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
         resolution.data["checkpoints"] = resolution.uri(
             spec.checkpoint.uri, "spec.checkpoint.uri", folder=True, write=True
         )
+    if tracking.resolve(spec, available=available(lookup.settings)):
+        resolution.data["tracking"] = True
     commands = [spec.command, *(role.command for role in spec.roles if role.command is not None)]
     text = " ".join(command if isinstance(command, str) else " ".join(command) for command in commands)
     if spec.hyperparameters and spec.code is None and not any(name in text for name in _USES_HYPERPARAMETERS):

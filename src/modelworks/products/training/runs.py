@@ -21,7 +21,7 @@ from modelworks.kernel.run import (
 )
 from modelworks.products.kind import ClaimView
 from modelworks.products.mounts import code_input, log_uri, volume_mounts, workspace_bucket
-from modelworks.products.training import frameworks, watchdog
+from modelworks.products.training import frameworks, tracking, watchdog
 from modelworks.products.training.gang import Gang, Member, Place, role_names, role_of
 from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.ranks import (
@@ -204,6 +204,7 @@ def variables(job: Job, attempt: int, gang: Gang, member: Member) -> dict[str, s
         replica_variables(identity, job.spec, gang, member, job.resources(member.ordinal))
         | path_aliases(job.spec)
         | hyperparameter_variables(job.spec.hyperparameters)
+        | (tracking.variables(job.spec, job.uid, job.name) if job.resolved.get("tracking") else {})
     )
 
 

@@ -1,0 +1,35 @@
+"""`mw tracking`: where MLflow is."""
+
+from __future__ import annotations
+
+import webbrowser
+
+import typer
+
+from modelworks.cli.command import invocation, noun, verb
+
+app = noun("tracking", "The MLflow server: its address and its pages.")
+_PATH = "/mlflow"
+
+
+@verb(app, "url")
+def url(ctx: typer.Context) -> None:
+    """Print what MLFLOW_TRACKING_URI is to be; MLFLOW_TRACKING_TOKEN is an API key."""
+    call = invocation(ctx)
+    address = f"{call.connect().url}{_PATH}"
+    if call.out.as_json:
+        call.out.document({"url": address})
+    else:
+        call.out.say(address)
+
+
+@verb(app, "ui")
+def ui(ctx: typer.Context) -> None:
+    """Open MLflow's pages in a browser, which asks for a user (any) and a password (an API key)."""
+    call = invocation(ctx)
+    address = f"{call.connect().url}{_PATH}/"
+    opened = webbrowser.open(address)
+    if call.out.as_json:
+        call.out.document({"url": address, "opened": opened})
+    else:
+        call.out.say(f"{address}; the password is an API key, under any user name")

@@ -1,0 +1,52 @@
+"""The tokens by which jobs reach the tracking server, and nothing else. Pure.
+
+A token names its job and attempt and is signed with the home's master key, so none is stored: the server looks whether
+that attempt is still the job's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+MARK = "MLFLOW_RUN_ID"
+"""The variable of a run that is to have a token: ``control.act`` gives it, the agent adds the server's address."""
+VARIABLE = "MLFLOW_TRACKING_TOKEN"
+PATH = "/mlflow"
+"""Where the gateway serves the tracking server."""
+_TOKEN = re.compile(r"mwj_([0-9a-f]{16})\.([1-9][0-9]{0,5})\.([A-Za-z0-9_-]{43})")
+
+
+class Deriving(Protocol):
+    """``cipher.Cipher``, as far as it is needed here."""
+
+    def derive(self, label: str) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """Whose token it is."""
+
+    uid: str
+    attempt: int
+
+
+def token(cipher: Deriving, uid: str, attempt: int) -> str:
+    """The token of one attempt of a job."""
+    return f"mwj_{uid}.{attempt}.{_signature(cipher, uid, attempt)}"
+
+
+def claimed(cipher: Deriving, text: str) -> Claimed | None:
+    """What a token says, when it is one of ours."""
+    found = _TOKEN.fullmatch(text)
+    if found is None:
+        return None
+    uid, attempt = found[1], int(found[2])
+    return Claimed(uid, attempt) if hmac.compare_digest(found[3], _signature(cipher, uid, attempt)) else None
+
+
+def _signature(cipher: Deriving, uid: str, attempt: int) -> str:
+    return base64.urlsafe_b64encode(cipher.derive(f"tracking/{uid}/{attempt}")).decode().rstrip("=")
