@@ -14,8 +14,12 @@ import yaml
 from tests import leftovers
 from tests.agents import poll
 from tests.cli_platform import Mw, fresh
+from tests.documents import DOCS, blocks
 
 from modelworks.sdk.client import Client
+from modelworks.sdk.estimator import Estimator
+from modelworks.sdk.session import Session
+from modelworks.sdk.sweeps import Sweep
 from modelworks.sdk.waiting import phase_of
 
 # Reports the square of the distance from 0.3; `layers` makes it worse. The jobs run in the platform's own Python.
@@ -73,16 +77,20 @@ def trials(mw: Mw, name: str) -> list[dict[str, Any]]:
     return found
 
 
+def kill(mw: Mw, name: str) -> None:
+    processes = json.loads(mw.ok("status", "--json"))["processes"]
+    (pid,) = [one["pid"] for one in processes if one["name"] == name]
+    os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.timeout(300)
-def test_a_sweep_outlives_its_controller_is_extended_plotted_and_deleted(
+def test_a_sweep_outlives_controller_and_database_is_extended_plotted_and_deleted(
     mw: Mw, client: Client, tmp_path: Path
 ) -> None:
     spec: dict[str, Any] = {"algorithm": {"name": "tpe", "startup_trials": 3}, "parallel": 2, "trials": 4}
     mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "lines", **spec))
     poll(lambda: trials(mw, "lines"), 60)
-    processes = json.loads(mw.ok("status", "--json"))["processes"]
-    (pid,) = [one["pid"] for one in processes if one["name"] == "controller"]
-    os.kill(pid, signal.SIGKILL)
+    kill(mw, "controller")
     assert "Succeeded" in mw.ok("sweep", "wait", "lines")
     first = trials(mw, "lines")
     assert [(one["number"], one["state"], one["job"]) for one in first] == [
@@ -90,8 +98,10 @@ def test_a_sweep_outlives_its_controller_is_extended_plotted_and_deleted(
     ]
     assert [one["value"] for one in first] == pytest.approx([(one["parameters"]["x"] - 0.3) ** 2 for one in first])
     assert len(list(client.resources("TrainingJob", labels=["modelworks/sweep=lines"]))) == 4
-    # More trials: the same ones stay, and others follow.
+    # More trials: the same ones stay, and others follow, also when the database dies meanwhile.
     mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "lines", **{**spec, "trials": 6}))
+    poll(lambda: len(trials(mw, "lines")) > 4, 60)
+    kill(mw, "postgres")
     mw.ok("sweep", "wait", "lines")
     again = trials(mw, "lines")
     assert again[:4] == first
@@ -113,15 +123,21 @@ def test_a_sweep_outlives_its_controller_is_extended_plotted_and_deleted(
 @pytest.mark.timeout(300)
 def test_a_grid_is_whole_and_asha_ends_the_worse_ones(mw: Mw, client: Client, tmp_path: Path) -> None:
     grid = {"x": [0.3, 0.5], "layers": {"type": "int", "low": 1, "high": 2}}
-    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "grid", parameters=grid, algorithm="grid", parallel=2))
+    written = yaml.safe_load(manifest(tmp_path, "grid"))["spec"]["job"]
+    estimator = Estimator(
+        command=written["command"],
+        source_dir=written["code"],
+        instance_type="local.tiny",
+        session=Session(endpoint=client.url, api_key=json.loads(mw.home.client.read_text())["api_key"]),
+    )
+    sweep = Sweep(estimator, grid, "loss", algorithm="grid", parallel=2).run(name="grid")
     algorithm = {"name": "asha", "min_resource": 5, "reduction_factor": 2, "max_resource": 120}
     xs = {"x": {"type": "categorical", "choices": [0.1, 0.9]}}
     (tmp_path / "long").mkdir()
     text = manifest(tmp_path / "long", "halving", LONG, algorithm=algorithm, parameters=xs, trials=2)
-    mw.ok("sweep", "wait", "grid")
-    points = {(one["parameters"]["layers"], one["parameters"]["x"]) for one in trials(mw, "grid")}
+    points = {(one["parameters"]["layers"], one["parameters"]["x"]) for one in sweep.table}
     assert points == {(1, 0.3), (1, 0.5), (2, 0.3), (2, 0.5)}
-    assert json.loads(mw.ok("sweep", "best", "grid", "--json"))["parameters"] == {"layers": 1, "x": 0.3}
+    assert sweep.best["parameters"] == {"layers": 1, "x": 0.3}
     mw.ok("sweep", "delete", "grid")
     mw.ok("apply", "-f", "-", stdin=text)
     mw.ok("sweep", "wait", "halving")
@@ -130,6 +146,15 @@ def test_a_grid_is_whole_and_asha_ends_the_worse_ones(mw: Mw, client: Client, tm
     assert found[0]["step"] >= 120 > found[1]["step"]
     assert "worse than most" in found[1]["reason"]
     assert phase_of(client.get("TrainingJob", "halving-1")) == "Cancelled"
+
+
+def test_the_example_of_the_page(mw: Mw, tmp_path: Path) -> None:
+    page = blocks((DOCS / "training-sweeps.md").read_text())
+    (tmp_path / "sweep.yaml").write_text(next(block.text for block in page if block.language == "yaml"))
+    commands = next(block.text for block in page if block.language == "sh").splitlines()
+    said = {line: mw.ok(*line.partition("#")[0].split()[1:], cwd=tmp_path) for line in commands}
+    assert any("Succeeded" in text for text in said.values())
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_fails_ends_a_sweep_and_stop_ends_its_trials(mw: Mw, client: Client, tmp_path: Path) -> None:

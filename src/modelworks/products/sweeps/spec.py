@@ -23,8 +23,8 @@ class Float(Spec):
     as above."""
 
     type: Literal["float"]
-    low: float
-    high: float
+    low: float = Field(ge=-1e100, le=1e100)
+    high: float = Field(ge=-1e100, le=1e100)
     log: bool = False
     step: float | None = Field(default=None, gt=0)
 
@@ -38,8 +38,8 @@ class Float(Spec):
         """Every value; none when there is no ``step``."""
         if self.step is None:
             return ()
-        count = math.floor((self.high - self.low) / self.step + 1e-8) + 1
-        return tuple(self.low + index * self.step for index in range(min(count, _MOST_TRIALS + 1)))
+        steps = min((self.high - self.low) / self.step + 1e-8, _MOST_TRIALS)
+        return tuple(self.low + index * self.step for index in range(math.floor(steps) + 1))
 
 
 class Int(Spec):
