@@ -66,7 +66,8 @@ wheel: develop  ## the wheel in dist/
 
 constraints: $(BIN)/uv  ## pin what is installed, for every supported Python
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra server --extra quickstart \
-	  --extra plots --extra compile --extra openvino --group test --group bench --group lint --no-header --no-annotate \
+	  --extra plots --extra compile --extra openvino --extra sweeps --extra tracking --extra ray \
+	  --group test --group bench --group lint --no-header --no-annotate \
 	  pyproject.toml -o constraints.txt
 
 clean:
