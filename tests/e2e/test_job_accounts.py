@@ -168,3 +168,28 @@ def test_logs_and_metrics_outlive_the_node(mw: Mw) -> None:
             agent.forget(run.key)
     assert (mw.ok("job", "log", "kept", "--all"), mw.ok("job", "metrics", "kept", "--json")) == here
     assert json.loads(here[1])["reports"][0]["count"] == 3
+
+
+def test_a_job_is_estimated_by_its_prices_and_by_those_before_it(mw: Mw) -> None:
+    submit(mw, "fill", FILL, output=FILLED)
+    mw.ok("job", "wait", "fill")
+    spec = {"instance_type": "ecs.g6.large", "command": "true", "replicas": 2, "time_limit": "2h", "spot": {}}
+    document = {"kind": "TrainingJob", "metadata": {"name": "fill"}, "spec": {**spec, "inputs": {"data": FILLED}}}
+    answer = json.loads(mw.ok("job", "validate", "-f", "-", "--json", stdin=yaml.safe_dump(document)))
+    found = answer["estimate"]
+    assert found["saving"] == pytest.approx(0.7)
+    assert found["at_most"] == pytest.approx(2 * found["price_per_hour"])
+    assert found["history"]["jobs"] == 1
+    assert any(note.startswith("the channel data has 60") for note in answer["notes"])
+    told = mw.ok("job", "estimate", "-f", "-", stdin=yaml.safe_dump(document))
+    assert "saved by spot" in told
+    assert "70%" in told
+
+
+FILLED = "s3://mw-default/jobs/fill/crumbs/"
+FILL = """
+import os, pathlib
+folder = pathlib.Path(os.environ["MW_OUTPUT_DIR"])
+for n in range(600):
+    (folder / str(n)).write_text("crumb")
+"""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import job_loop
+from tests.simulated import World
 
+from modelworks.kernel.errors import Invalid
 from modelworks.kernel.run import Progress, RunObservation, RunPhase, RunReason
-from modelworks.products.training import budget
+from modelworks.products.training import budget, estimates
 from modelworks.products.training.budget import Funds, Occupation
+from modelworks.products.training.estimates import Past
 from modelworks.products.training.progress import STEPS_SEEN, progress, remaining, warnings
 from modelworks.products.training.record import Notice
 from modelworks.products.training.spec import TrainingJobSpec
@@ -127,3 +134,41 @@ def test_a_job_is_called_input_bound_with_hysteresis() -> None:
     assert told(0.25, on) != ()
     assert told(0.19, on) == ()
     assert told(0.9, step=5) == ()
+
+
+def test_an_estimate_knows_spot_prices_limits_and_what_was_before() -> None:
+    resolved = {"instance_type": "ecs.g6.large", "price_per_hour": 1.0, "spot_price_per_hour": 0.3}
+    usual = estimates.of(spec(replicas=2, time_limit="30m"), resolved, "USD", ())
+    assert (usual.price_per_hour, usual.at_most, usual.saving, usual.history) == (2.0, 1.0, None, None)
+    before = [Past(60.0, 1.0), Past(80.0, 2.0), Past(7200.0, 90.0)]
+    spot = estimates.of(spec(replicas=2, time_limit="2h", spot={}, budget=0.5), resolved, "USD", before)
+    assert (spot.price_per_hour, spot.on_demand_per_hour, spot.saving, spot.at_most) == (0.6, 2.0, 0.7, 0.5)
+    assert spot.history == estimates.History(jobs=3, seconds=80.0, amount=2.0)
+
+
+def test_spot_instances_that_cost_more_than_the_limit_are_waited_for() -> None:
+    resolved = {"instance_type": "ecs.g6.large", "price_per_hour": 1.0, "spot_price_per_hour": 0.3}
+    world = World()
+    dear = job_loop.job(spot={"price_limit": 0.2})
+    waiting = job_loop.loop(replace(dear, resolved=dear.resolved | resolved), world)
+    waiting.settle()
+    assert not world.claims
+    assert waiting.status["phase"] == "Queued"
+    assert waiting.status["message"].startswith("waits for a lower spot price: ecs.g6.large costs 30% of its usual")
+    paid = job_loop.loop(
+        replace(dear, spec=dear.spec | {"spot": {"price_limit": 0.3}}, resolved=dear.resolved | resolved)
+    )
+    paid.settle()
+    assert [claim.price_per_hour for claim in paid.world.claimed.values()] == [0.3]
+
+
+def test_numbers_are_found_by_expressions_of_one_group_that_cannot_hang() -> None:
+    assert spec(metrics=[{"name": "loss", "regex": "loss=([0-9.]+)"}]).metrics[0].name == "loss"
+    for wrong, said in (
+        (r"loss", "one group"),
+        (r"(a)(b)", "one group"),
+        (r"(a)(?=b)", "look-ahead"),
+        ("(", "missing )"),
+    ):
+        with pytest.raises(Invalid, match=re.escape(said)):
+            spec(metrics=[{"name": "loss", "regex": wrong}])

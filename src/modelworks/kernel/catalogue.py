@@ -87,9 +87,13 @@ class EnvironmentSpec(Spec):
 
 
 class InstanceTypeSpec(Resources):
-    """A shape with a price, as manifests and catalogue files write it. ``price_per_hour`` is for one instance."""
+    """A shape with its prices, as manifests and catalogue files write it; those are for one instance.
+
+    One without a spot price costs the same on spot.
+    """
 
     price_per_hour: float = Field(ge=0, le=1e6)
+    spot_price_per_hour: float | None = Field(default=None, ge=0, le=1e6)
     description: str = Field(default="", max_length=4096)
     gpu_bandwidth: str | None = Field(default=None, max_length=256)
 
@@ -105,6 +109,7 @@ class InstanceType(Spec):
     name: str
     resources: Resources
     price_per_hour: float
+    spot_price_per_hour: float | None = None
     description: str = ""
     gpu_bandwidth: str | None = None
 
@@ -114,6 +119,7 @@ class InstanceType(Spec):
             name=name,
             resources=spec.resources,
             price_per_hour=spec.price_per_hour,
+            spot_price_per_hour=spec.spot_price_per_hour,
             description=spec.description,
             gpu_bandwidth=spec.gpu_bandwidth,
         )
@@ -134,3 +140,8 @@ class Substitution(Spec):
     def note(self) -> str:
         """One line for people."""
         return f"{self.field} {self.requested} → {self.used} (from the {self.origin})"
+
+
+def spot_share(price: float, spot_price: float | None) -> float:
+    """What of the usual price is paid on spot, 0-1 or more; 1 where there is no spot price."""
+    return 1.0 if spot_price is None or price <= 0 else spot_price / price

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import obstore
@@ -55,6 +56,11 @@ class ObjectClient:
         """All objects below the folder ``uri``, in the order of their keys. A missing bucket is NotFound."""
         folder = uri.folder
         yield from self.attempt(uri, lambda store: list(_list(store, folder.key)))
+
+    def first(self, uri: ObjectUri, count: int) -> tuple[ObjectInfo, ...]:
+        """Up to ``count`` objects below the folder ``uri``; no more is listed than that takes."""
+        folder = uri.folder
+        return self.attempt(uri, lambda store: tuple(islice(_list(store, folder.key), count)))
 
     def is_empty(self, uri: ObjectUri) -> bool:
         """Whether there is no object below the folder ``uri``; asks for one page only. A missing bucket is NotFound."""

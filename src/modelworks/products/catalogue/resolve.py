@@ -37,6 +37,7 @@ class Shape:
     resources: Resources
     price_per_hour: float
     substitution: Substitution | None = None
+    spot_price_per_hour: float | None = None
 
 
 def resolve_environment(
@@ -95,7 +96,7 @@ def resolve_shape(
         known = [t.name for t in lookup.settings.instance_types_all()]
         known += _names(lookup.connection, workspace, "InstanceType")
         raise _unknown("instance type", name, known, f"{path}.instance_type", "mw get instance-types")
-    return Shape(found.name, found.resources, found.price_per_hour, used)
+    return Shape(found.name, found.resources, found.price_per_hour, used, found.spot_price_per_hour)
 
 
 def find_instance_type(lookup: Lookup, workspace: str, name: str) -> InstanceType | None:

@@ -11,8 +11,9 @@ from modelworks.kernel.decision import Action, Emit
 from modelworks.kernel.events import Level
 from modelworks.products.training import budget, progress
 from modelworks.products.training.observe import Observed
+from modelworks.products.training.prices import too_dear
 from modelworks.products.training.record import Notice, Record
-from modelworks.products.training.runs import Job, hourly_price
+from modelworks.products.training.runs import Job, hourly_price, shapes_of
 
 _COST_PERIOD = 60.0
 """Seconds after which what is spent is written down again, where nothing else has changed."""
@@ -49,6 +50,11 @@ def out_of_money(job: Job, record: Record, observed: Observed, now: float) -> st
     if not budget.exhausted(job.spec, used, hourly_price(job.spec, job.resolved)):
         return ""
     return f"{budget.told(job.spec.budget, used)}; there is nothing left for attempt {record.attempt}"
+
+
+def waits_for_price(job: Job) -> str:
+    """That its spot instances cost more than it is to pay; empty when they do not."""
+    return too_dear(job.spec, shapes_of(job.spec, job.resolved))
 
 
 def wakes_in(job: Job, after: Record, observed: Observed, now: float) -> float | None:

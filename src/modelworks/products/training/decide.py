@@ -130,6 +130,8 @@ def _advance(
     if not mine and (broke := account.out_of_money(job, record, observed, now)):
         reason = str(RunReason.BUDGET)
         return replace(record, phase=JobPhase.FAILED, reason=reason, message=broke, finished_at=now), releases(observed)
+    if not mine and (dear := account.waits_for_price(job)):
+        return replace(record, phase=JobPhase.QUEUED, message=dear, size=None), releases(observed)
     return _start(job, record, mine, observed)
 
 

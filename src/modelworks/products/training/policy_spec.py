@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from modelworks.kernel.patterns import compile_pattern
 from modelworks.kernel.quantities import Bytes, Duration
 from modelworks.kernel.run import Resources
 from modelworks.kernel.spec import Spec
@@ -108,3 +109,10 @@ class MetricDefinition(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]{0,127}$")
     regex: str = Field(min_length=1, max_length=512)
+
+    @field_validator("regex")
+    @classmethod
+    def _check(cls, regex: str) -> str:
+        if compile_pattern(regex).groups != 1:
+            raise ValueError("one group is needed around the number, such as loss=([0-9.]+); (?:…) is none")
+        return regex

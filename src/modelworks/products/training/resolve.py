@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from modelworks.kernel.resource import Metadata
-from modelworks.products.catalogue.facade import resolve_shape
+from modelworks.products.catalogue.facade import Shape, resolve_shape
 from modelworks.products.kind import Lookup, Resolved
-from modelworks.products.resolution import Resolution
+from modelworks.products.resolution import DEFAULT_INSTANCE_TYPE, Resolution
 from modelworks.products.training import tracking
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import VolumeReference
@@ -23,6 +23,10 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
     resolution.workload(spec.model_copy(update={"volumes": tuple(v for v in spec.volumes if v not in buckets)}))
     if buckets:
         resolution.data["buckets"] = {volume.mount_path: _bucket(resolution, volume) for volume in buckets}
+    if spec.spot is not None:
+        instance_type = None if spec.resources is not None else spec.instance_type or DEFAULT_INSTANCE_TYPE
+        shape = resolve_shape(lookup, metadata.workspace, instance_type, spec.resources, "spec")
+        resolution.data |= _spot(spec, shape)
     if spec.roles:
         resolution.data["roles"] = _roles(resolution, spec)
     if spec.inputs:
@@ -64,8 +68,14 @@ def _roles(resolution: Resolution, spec: TrainingJobSpec) -> dict[str, Any]:
             "instance_type": shape.instance_type,
             "resources": shape.resources.dump(),
             "price_per_hour": shape.price_per_hour,
-        }
+        } | _spot(spec, shape)
     return found
+
+
+def _spot(spec: TrainingJobSpec, shape: Shape) -> dict[str, Any]:
+    if spec.spot is None or shape.spot_price_per_hour is None:
+        return {}
+    return {"spot_price_per_hour": shape.spot_price_per_hour}
 
 
 def _is_bucket(lookup: Lookup, workspace: str, name: str) -> bool:

@@ -16,16 +16,16 @@ from modelworks.kernel.quantities import Duration, format_duration
 from modelworks.kernel.resource import Manifest, Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
-from modelworks.products.billing.facade import estimate
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.kind import Lookup
 from modelworks.products.logs import Parts, stream
 from modelworks.products.merged import Gang, Wanted, merged
-from modelworks.products.training import metrics
+from modelworks.products.training import estimates, metrics
+from modelworks.products.training.estimates import Estimate
 from modelworks.products.training.facade import TRAINING_JOB
-from modelworks.products.training.queries import CANCEL_REQUESTED
+from modelworks.products.training.inputs import small_files
+from modelworks.products.training.queries import CANCEL_REQUESTED, history
 from modelworks.products.training.record import JobPhase
-from modelworks.products.training.runs import hourly_price
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.training.stacks import Stacks, capture
 
@@ -37,14 +37,6 @@ def router() -> APIRouter:
     for part in (_routes, metrics.router()):
         whole.routes.extend(part.routes)
     return whole
-
-
-class Estimate(Spec):
-    """What the job costs while it runs; ``at_most`` is for its whole time limit."""
-
-    price_per_hour: float
-    currency: str
-    at_most: float | None = None
 
 
 class Validation(Spec):
@@ -79,20 +71,19 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
         raise Invalid(said, fields=(FieldError("metadata.workspace", said),))
     with context.engine.begin() as connection:
         found = TRAINING_JOB.resolve(metadata, spec, _lookup(connection, context, principal))
+        before = history(connection, metadata.workspace, metadata.name, metadata.labels)
         # Volumes are locked while they are looked at; nothing is kept.
         connection.rollback()
-    price = hourly_price(spec, found.data)
-    notes = list(found.notes)
-    at_most = None
-    if spec.time_limit is not None:
-        at_most = round(estimate(price, 1, spec.time_limit), 6)
-        notes.append(
-            f"at most {at_most:g} {context.settings.currency} in its time limit of {format_duration(spec.time_limit)}"
-        )
+    answer = estimates.of(spec, found.data, context.settings.currency, before)
+    notes = [*found.notes, *small_files(context, spec, found.data)]
+    if answer.at_most is not None and spec.time_limit is not None:
+        limit = f"in its time limit of {format_duration(spec.time_limit)}"
+        why = "its budget" if answer.at_most == spec.budget else limit
+        notes.append(f"at most {answer.at_most:g} {answer.currency} {why}")
     return Validation(
         spec=spec.dump(),
         resolved=found.data,
-        estimate=Estimate(price_per_hour=price, currency=context.settings.currency, at_most=at_most),
+        estimate=answer,
         notes=notes,
     )
 

@@ -24,6 +24,7 @@ from modelworks.products.mounts import code_input, log_uri, volume_mounts, works
 from modelworks.products.training import frameworks, tracking, watchdog
 from modelworks.products.training.gang import Gang, Member, Place, role_names, role_of
 from modelworks.products.training.policy_spec import Framework
+from modelworks.products.training.prices import price_of
 from modelworks.products.training.ranks import (
     JobIdentity,
     channel_variable,
@@ -86,7 +87,7 @@ class Job:
                 gang=f"{self.uid}/a{attempt}",
                 resources=self.resources(ordinal),
                 instance_type=str(self._shape(ordinal).get("instance_type", "custom")),
-                price_per_hour=float(self._shape(ordinal).get("price_per_hour", 0.0)),
+                price_per_hour=price_of(spec, self._shape(ordinal)),
                 priority=spec.priority,
                 preemptible=spec.preemptible,
                 optional=ordinal >= least,
@@ -133,8 +134,13 @@ def attempts_uri(uid: str, resolved: Mapping[str, Any]) -> str:
 
 def hourly_price(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> float:
     """Of all replicas together; of an elastic job with the most that it may have."""
+    return sum(price_of(spec, shape) for shape in shapes_of(spec, resolved))
+
+
+def shapes_of(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What apply made of each replica's instance type."""
     shapes = resolved.get("roles", {})
-    return sum(float(shapes.get(role, resolved).get("price_per_hour", 0.0)) for role in role_names(spec))
+    return [shapes.get(role, resolved) for role in role_names(spec)]
 
 
 def run_spec(job: Job, attempt: int, rank: int, gang: Gang, *, time_left: float | None = None) -> RunSpec:
