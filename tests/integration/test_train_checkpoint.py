@@ -266,9 +266,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_by_the_next_call(tmp_path: 
     (tmp_path / "file").write_text("x")
     checkpointer = Checkpointer(tmp_path / "file")
     checkpointer.save(1)
-    with pytest.raises(
-        CheckpointError, match=r"the last checkpoint could not be written to .*/file: .*File exists"
-    ):
+    with pytest.raises(CheckpointError, match=r"the last checkpoint could not be written to .*/file: .*File exists"):
         checkpointer.wait()
     checkpointer.wait()  # told once
 

@@ -394,7 +394,9 @@ def test_what_is_shipped_is_shown_and_not_deleted(api: StubApi, capsys: pytest.C
     assert run(["get", "environment", "other"]) == 3
 
 
-@pytest.mark.parametrize(("kind", "command"), [("events", "mw events"), ("key", "mw key list"), ("nodes", "mw node list")])
+@pytest.mark.parametrize(
+    ("kind", "command"), [("events", "mw events"), ("key", "mw key list"), ("nodes", "mw node list")]
+)
 def test_what_is_no_kind_names_its_command(
     api: StubApi, capsys: pytest.CaptureFixture[str], kind: str, command: str
 ) -> None:
