@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli import manifests
+from modelworks.cli import job_tracked, manifests
 from modelworks.cli.apply import Files
 from modelworks.cli.command import Invocation, invocation, verb
 from modelworks.cli.output import Output, money
@@ -144,27 +144,33 @@ def _validated(ctx: typer.Context, filename: Any) -> tuple[Invocation, Document,
 
 
 def compare(
-    ctx: typer.Context, names: Annotated[list[str], typer.Argument(help="Two jobs or more.", metavar="NAME…")]
+    ctx: typer.Context,
+    names: Annotated[list[str], typer.Argument(help="Two jobs or more.", metavar="NAME…")],
+    only: Annotated[list[str] | None, typer.Option("--name", help="Draw only these values; may be repeated.")] = None,
+    picture: Annotated[Path | None, typer.Option("--plot", help="Draw their values by step into this PNG.")] = None,
 ) -> None:
-    """Compare jobs: hyperparameters that differ, the last values that they reported, duration and cost."""
+    """Compare jobs: hyperparameters that differ, last values (MLflow's too, differing ones first), duration, cost."""
     call = invocation(ctx)
     if len(names) < 2:
         raise Invalid("compare what with what?", remedy="mw job compare A B")
     client = call.connect()
-    found = [_account(client, name) for name in names]
+    found = [_account(client, call.out, name) for name in names]
+    if picture is not None:
+        job_tracked.plot({name: client.job_reports(name, names=only or ()) for name in names}, picture)
+        call.out.note(f"drawn into {picture}")
     if call.out.as_json:
         call.out.document({"items": found})
         return
     rows = [("phase", *(one["phase"] for one in found))]
     rows += _rows(found, "hyperparameters", differing=True)
-    rows += _rows(found, "values")
+    rows += job_tracked.differing_first(_rows(found, "values"))
     rows.append(("steps", *("" if one["step"] is None else str(one["step"]) for one in found)))
     rows.append(("duration", *("" if one["seconds"] is None else format_duration(one["seconds"]) for one in found)))
     rows.append(("cost", *("" if one["cost"] is None else money(one["cost"]) for one in found)))
     call.out.table(("", *names), rows, right=names)
 
 
-def _account(client: Client, name: str) -> dict[str, Any]:
+def _account(client: Client, out: Output, name: str) -> dict[str, Any]:
     job = client.get(jobs.KIND, name)
     status = status_of(job)
     begun, ended = (status.get(field) for field in ("started_at", "finished_at"))
@@ -173,11 +179,14 @@ def _account(client: Client, name: str) -> dict[str, Any]:
         until = datetime.fromisoformat(ended) if ended else datetime.now(UTC)
         seconds = round((until - datetime.fromisoformat(begun)).total_seconds())
     reported = client.job_reports(name, points=1)
+    parameters, metrics, problem = job_tracked.tracked(client, job)
+    if problem:
+        out.note(problem)
     return {
         "name": name,
         "phase": status.get("phase", ""),
-        "hyperparameters": job["spec"].get("hyperparameters", {}),
-        "values": {one["name"]: one["last"] for one in reported},
+        "hyperparameters": parameters | job["spec"].get("hyperparameters", {}),
+        "values": metrics | {one["name"]: one["last"] for one in reported},
         "step": (status.get("progress") or {}).get("step"),
         "seconds": seconds,
         "cost": (status.get("cost") or {}).get("amount"),
