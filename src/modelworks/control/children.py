@@ -9,8 +9,9 @@ from sqlalchemy import Engine
 from modelworks.control.apply import apply
 from modelworks.control.delete import delete
 from modelworks.db import events, resources
-from modelworks.kernel.decision import OWNER, CancelChild, CreateChild, RemoveChild
+from modelworks.kernel.decision import BOUND, OWNER, CancelChild, CreateChild, RemoveChild
 from modelworks.kernel.errors import Conflict, NotFound
+from modelworks.kernel.principal import PLATFORM, Principal
 from modelworks.kernel.resource import Ref, Resource
 from modelworks.products.kind import Kind
 from modelworks.products.training.facade import CANCEL_REQUESTED
@@ -20,7 +21,7 @@ from modelworks.settings import Settings
 def create(
     engine: Engine, settings: Settings, kinds: Mapping[str, Kind], resource: Resource, action: CreateChild
 ) -> None:
-    """Raises Conflict when somebody else's has the name, Invalid for what apply refuses."""
+    """Raises Conflict when somebody else's has the name, and what apply raises."""
     ref = Ref(resource.ref.workspace, action.kind, action.name)
     with engine.connect() as connection:
         found = resources.get(connection, ref)
@@ -36,7 +37,10 @@ def create(
         "workspace": ref.workspace,
         "labels": {**action.labels, OWNER: resource.uid},
     }
-    apply(engine, [{"kind": action.kind, "metadata": metadata, "spec": dict(action.spec)}], settings, kinds)
+    manifest = {"kind": action.kind, "metadata": metadata, "spec": dict(action.spec)}
+    # A bucket may be another workspace's by now: who could not name it then, does not reach it through a child.
+    principal = Principal(str(resource.ref), ref.workspace) if resource.resolved.get(BOUND) else PLATFORM
+    apply(engine, [manifest], settings, kinds, principal=principal)
 
 
 def cancel(engine: Engine, resource: Resource, action: CancelChild) -> None:

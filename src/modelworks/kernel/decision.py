@@ -114,6 +114,10 @@ OWNER = "modelworks/owner"
 """The label of a child with the uid of who made it: names may be used again, uids are not."""
 
 
+BOUND = "bound"
+"""True in ``resolved`` of who was applied with a key of its workspace: its children reach no more than that key."""
+
+
 @dataclass(frozen=True)
 class CreateChild:
     """The resource has a child of this name, as if somebody had applied the manifest; one that exists is left alone."""

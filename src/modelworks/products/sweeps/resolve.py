@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from modelworks.kernel.decision import BOUND
 from modelworks.kernel.errors import FieldError, Invalid, ModelworksError
 from modelworks.kernel.resource import Metadata
 from modelworks.products.kind import Lookup, Resolved
@@ -31,7 +32,7 @@ def resolve(metadata: Metadata, spec: SweepSpec, lookup: Lookup) -> Resolved:
         found = TRAINING_JOB.resolve(metadata.model_copy(update={"name": job_name(metadata.name, 0)}), job, lookup)
     except ModelworksError as error:
         raise _within_job(error) from error
-    return Resolved({}, found.notes)
+    return Resolved({BOUND: lookup.principal.workspace is not None}, found.notes)
 
 
 def _within_job(error: ModelworksError) -> ModelworksError:
