@@ -50,7 +50,7 @@ class Mw:
             contextlib.chdir(cwd or Path.cwd()),
         ):
             code = app.run(arguments)
-        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
         return subprocess.CompletedProcess(list(arguments), code, *texts)
 
     def process(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

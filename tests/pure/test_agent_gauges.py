@@ -47,10 +47,10 @@ def test_llamacpp() -> None:
 
 def test_the_platforms_own_server() -> None:
     statistics = Statistics()
-    statistics.computed(1, 0.1)
+    statistics.computed(1, 0.1, beside=False)
     before = Scrape.of(statistics.text(in_flight=0, queued=0, oldest=0.0).decode(), 0.0)
     for rows in (8, 4):
-        statistics.computed(rows, 0.1)
+        statistics.computed(rows, 0.1, beside=False)
     now = Scrape.of(statistics.text(in_flight=4, queued=2, oldest=0.5).decode(), 5.0)
     assert values(now, before) == {"running": 4.0, "waiting": 2.0, "batch_mean": 6.0}
 
