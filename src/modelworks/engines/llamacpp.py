@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modelworks.engines import folders, gguf
+from modelworks.engines import folders, gguf, qwen2
 from modelworks.engines.errors import CannotStart
 
 _BUSY = re.compile(r"^llamacpp:requests_(?:processing|deferred) (\d+)", re.MULTILINE)
@@ -46,7 +48,8 @@ def run(service: str, model: Path, base: Path | None, port: int, host: str, argu
         raise CannotStart(
             f"the environment has no xllamacpp ({error}): use environment: llamacpp, or add xllamacpp to its packages"
         ) from None
-    files = folders.gguf_files(model / chosen.file if chosen.file else model, base)
+    scratch = Path(tempfile.mkdtemp(prefix="gguf-"))
+    files = folders.gguf_files(*qwen2.converted(model / chosen.file if chosen.file else model, base, scratch))
     params = _parameters(xllamacpp, service, files, chosen)
     params.hostnames, params.port = [host], port
     ended = threading.Event()
@@ -59,6 +62,7 @@ def run(service: str, model: Path, base: Path | None, port: int, host: str, argu
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
     ended.wait()
+    shutil.rmtree(scratch, ignore_errors=True)  # what is mapped stays readable
     while _busy(server):
         # Nothing tells when the last answer is out, so that it is asked for; the platform kills after grace_period.
         ended.clear()
