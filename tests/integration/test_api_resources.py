@@ -37,7 +37,7 @@ def test_the_second_apply_changes_nothing_and_says_so(api: Api) -> None:
 
 def test_every_kinds_example_is_accepted_as_a_dry_run_and_stores_nothing(api: Api) -> None:
     kinds = api.client.get("/kinds").json()["items"]
-    assert {"TrainingJob", "Service", "Model", "Bucket", "Volume", "Environment", "InstanceType", "Quota"} == {
+    assert {"TrainingJob", "Service", "Model", "Bucket", "Volume", "Environment", "InstanceType", "Quota", "Sweep"} == {
         kind["name"] for kind in kinds
     }
     for kind in kinds:
