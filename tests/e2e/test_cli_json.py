@@ -26,7 +26,7 @@ SWEEP = (
 DOCUMENTS = """
 status | apply -f {x}/one.yaml | diff -f {x}/one.yaml | job wait one | job submit -f {x}/two.yaml --follow
 job run -f {x}/one.yaml | job run --local -f {x}/one.yaml --directory {x}/out
-job validate -f {x}/one.yaml | job list | job get one
+job validate -f {x}/one.yaml | job estimate -f {x}/one.yaml | job list | job get one | job compare one two
 job metrics one | get jobs | get job one | events | events job one | cost | cost --by day
 bucket create files | bucket upload {x}/one.yaml s3://files/ | bucket ls s3://files/ | bucket list
 bucket download s3://files/one.yaml {x}/back.yaml | model register m --uri s3://files/ | model alias m:1 prod
@@ -98,6 +98,8 @@ def test_none_is_forgotten() -> None:
         "service resume",
         "service stress",
         "service tasks",
+        "tracking ui",
+        "tracking url",
     }  # tests of their own
     listed = {tuple(c.split()) for c in (*commands(), *STREAMS)}
     missing = set()
