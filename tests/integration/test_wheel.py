@@ -23,6 +23,11 @@ WANTED = (
     "modelworks/examples/digits/job.yaml",
     "modelworks/examples/digits/service.yaml",
     "modelworks/examples/digits/train.py",
+    "modelworks/examples/sft/data/qa.jsonl",
+    "modelworks/examples/sft/job.yaml",
+    "modelworks/examples/sft/make_model.py",
+    "modelworks/examples/sft/service.yaml",
+    "modelworks/examples/sft/train_sft.py",
 )
 
 
