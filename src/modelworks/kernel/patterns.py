@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import Any
 
-import re2
-
-_OPTIONS = re2.Options()
-_OPTIONS.log_errors = False
-_OPTIONS.max_mem = 1 << 20  # bytes of a compiled expression, and of what is remembered while it matches
+_MOST_MEMORY = 1 << 20  # bytes of a compiled expression, and of what is remembered while it matches
 _TOLD = ("invalid perl operator: (?=", "invalid perl operator: (?!", "invalid perl operator: (?<")
 _REFERENCE = re.compile(r"invalid escape sequence: \\+[1-9]")
 
 
 def compile_pattern(text: str) -> Any:
-    """With ``search(line)``, as ``re`` has it. Raises ValueError that says what RE2 does not know."""
+    """With ``search(line)``, as ``re`` has it. Raises ValueError that says what RE2 does not know.
+
+    The base wheel has no RE2: there a job that runs without the platform is only checked, by ``re``.
+    """
+    if importlib.util.find_spec("re2") is None:
+        try:
+            return re.compile(text)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+    import re2  # noqa: PLC0415
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MOST_MEMORY
     try:
-        return re2.compile(text, _OPTIONS)
+        return re2.compile(text, options)
     except re2.error as error:
         said = error.args[0] if error.args else ""
         why = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
