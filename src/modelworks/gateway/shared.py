@@ -166,6 +166,10 @@ class Shared:
         fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, offset)
 
 
+# Seconds. Sums of intervals on the clock are not exact, and must not cost a request of those that may enter at once.
+_ROUNDING = 1e-6
+
+
 class Row:
     """One replica's or service's row, as one process sees it."""
 
@@ -212,7 +216,7 @@ class Row:
         try:
             due = max(now, shared.times[self._due])
             early = due - now - (max(1.0, rate) - 1.0) / rate
-            if early > 0:
+            if early > _ROUNDING:
                 return early
             shared.times[self._due] = due + 1.0 / rate
         finally:
