@@ -200,7 +200,7 @@ def clusters(draw: st.DrawFn) -> tuple[list[Gang], list[NodeView]]:
     return gangs, nodes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(clusters())
 def test_what_always_holds(cluster: tuple[list[Gang], list[NodeView]]) -> None:
     gangs, nodes = cluster
@@ -226,7 +226,7 @@ def test_what_always_holds(cluster: tuple[list[Gang], list[NodeView]]) -> None:
         assert fits(used, subtract(amount(by_name[name].capacity), by_name[name].used))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(clusters())
 def test_the_first_is_refused_only_when_it_does_not_fit(cluster: tuple[list[Gang], list[NodeView]]) -> None:
     """A single claim at the head of the queue takes any node that may and can hold it."""
