@@ -298,7 +298,8 @@ def ask(path, method="GET"):
     except urllib.error.HTTPError as error:
         return error.code
 print("token", os.environ["MW_TOKEN"])
-print("answers", ask("/jobs/asks/metrics"), ask("/status?workspace=other"), ask("/keys"), ask("/nodes/local/cordon", "POST"))
+own, others = ask("/jobs/asks/metrics"), ask("/status?workspace=other")
+print("answers", own, others, ask("/keys"), ask("/nodes/local/cordon", "POST"))
 """
 
 
