@@ -1,5 +1,5 @@
-"""The composition root: ``python -m modelworks.main PROCESS``, of controller, agent, gateway, courier, bridge, tracking,
-migrate and run-local.
+"""The composition root: ``python -m modelworks.main PROCESS``: controller, agent, gateway, courier, bridge, tracking,
+migrate, run-local.
 
 One entry point, but each process loads its own part only: the gateway never pays for the controller's imports.
 """
