@@ -343,6 +343,12 @@ def test_shares_stay_exact_when_the_table_is_told_again_and_a_replica_goes_and_r
     for count in range(200):
         if count % 7 == 3:
             admission.update(told, 0.0)
+        if count % 23 == 9:
+            admission.update(route(two[0], weights={"a": 90, "b": 10}, concurrency=1000, queue_size=1000), 0.0)
+            slot = admission.take(0.0)
+            assert slot is not None
+            assert slot.replica.revision == "a"
+            admission.update(told, 0.0)
         if count % 11 == 5:
             away = next(slot for slot in admission.slots if slot.replica.revision == "b")
             admission.shut(away, 0.0)

@@ -181,10 +181,11 @@ class Admission:
 
     def update(self, route: Route, now: float) -> list[Slot]:
         """Take the table's new word; answers the slots that left. Their requests go on, and new ones do not come."""
+        if route.weights != self._route.weights:
+            self._decks.clear()
         self._route = route
         self._limited = route.concurrency_limit is not None
         kept = {_identity(slot.replica): slot for slot in self.slots}
-        weighted = self._weights
         lanes = self._arrange(route)
         slots: list[Slot] = []
         for replica in {_identity(r): r for r in route.replicas}.values():
@@ -205,8 +206,6 @@ class Admission:
             slot.open = False
         self._lanes = lanes
         self._only = next(iter(lanes.values())) if len(lanes) == 1 else None
-        if self._weights != weighted:
-            self._decks.clear()
         self._use(self._usable_weights())
         self._rehome()
         self._reshape(now)

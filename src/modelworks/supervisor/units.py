@@ -46,7 +46,7 @@ def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
     tell({"addresses": asdict(addresses)})
     for line in lines:
         tell({"line": line})
-    for unit in gateways(home, settings.gateways or default_gateways(os.cpu_count() or 1)):
+    for unit in gateways(home, settings.gateways or default_gateways(len(os.sched_getaffinity(0)))):
         tell({"unit": asdict(unit)})
     available.check(settings)
     if available.available(settings):
