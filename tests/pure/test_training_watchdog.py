@@ -165,6 +165,49 @@ def test_a_pair_that_cannot_reach_each_other_is_the_jobs_message_and_costs_no_re
     assert it.status["attempts"][0]["reason"] == "PreflightFailed"
 
 
+def test_what_is_found_missing_twice_in_a_row_ends_the_job_with_the_finding() -> None:
+    it = loop(job(replicas=2, retries=5))
+    said = "rank 0 (node a, 10.0.0.1 on eth0) cannot reach rank 1 (node b) at 10.0.0.2:29513: no answer in 10s"
+    for attempt in (1, 2):
+        it.settle()
+        it.world.end(key(attempt, 0), RunReason.PREFLIGHT_FAILED, None, said)
+        it.settle()
+        it.pass_time(5)
+    assert (it.status["phase"], it.status["reason"], len(it.status["attempts"])) == ("Failed", "PreflightFailed", 2)
+    assert it.status["message"] == f"failed after 2 attempts: replica 0: {said}"
+
+
+def test_a_finding_after_work_is_the_first_one_again() -> None:
+    it = loop(job())
+    for attempt, reason in enumerate((RunReason.PREFLIGHT_FAILED, RunReason.LOST, RunReason.PREFLIGHT_FAILED), 1):
+        it.settle()
+        it.world.end(key(attempt), reason, None)
+        it.settle()
+        assert it.status["phase"] == "Retrying"
+        it.pass_time(10)
+
+
+@pytest.mark.parametrize("gone", [RunReason.LEASE_EXPIRED, RunReason.LOST, None])
+def test_who_looked_in_vain_for_a_peer_whose_node_was_cut_off_is_not_the_cause(gone: RunReason | None) -> None:
+    it = loop(job(replicas=2))
+    it.settle()
+    it.world.end(key(1, 0), RunReason.PREFLIGHT_FAILED, None, "rank 0 cannot reach rank 1")
+    if gone is None:
+        del it.world.runs[key(1, 1)]
+    else:
+        it.world.now += 5
+        it.world.end(key(1, 1), gone, None)
+    it.settle()
+    assert it.status["attempts"][0]["reason"] == str(gone or RunReason.LOST)
+
+
+def test_data_that_is_not_there_ends_the_job_at_once() -> None:
+    it = loop(job(retries=5))
+    it.settle()
+    it.world.end(key(), RunReason.INPUT_MISSING, None, "input data: there is no object at s3://digits/train/")
+    assert (it.settle().status["phase"], len(it.status["attempts"])) == ("Failed", 1)
+
+
 PHASES = st.sampled_from([RunPhase.PREPARING, RunPhase.RUNNING, RunPhase.FINALIZING, RunPhase.EXITED, RunPhase.LOST])
 
 

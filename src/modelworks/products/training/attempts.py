@@ -28,8 +28,12 @@ _INFRASTRUCTURE = frozenset(
 NOTICED = frozenset({RunReason.PREEMPTED, RunReason.RESIZED})
 """Ended by the platform so that it can go on: no failure."""
 _FOLLOWED = NOTICED | {RunReason.STOPPED, RunReason.PEER_FAILED, RunReason.BUDGET}
-# Another attempt would end the same way: time or money is up, or the packages cannot be had.
-_FINAL = frozenset({RunReason.TIME_LIMIT, RunReason.BUDGET, RunReason.ENVIRONMENT_FAILED})
+# Another attempt would end the same way: time or money is up, or packages, code or data are not there.
+_FINAL = frozenset({RunReason.TIME_LIMIT, RunReason.BUDGET, RunReason.ENVIRONMENT_FAILED, RunReason.INPUT_MISSING})
+# A node that was cut off meanwhile, or a port that another program had, is so once; what is so again is a firewall or a
+# full disk, and nobody but people will change that.
+_LOOKS = 2
+_GONE = frozenset({RunReason.LOST, RunReason.LEASE_EXPIRED})
 _FIRST_SIGNAL = 128  # an exit code of so much or more is a death by signal
 _LONGEST_BACK_OFF = 60.0
 # Clocks of two nodes are not the same, and a rank whose peer is gone dies within moments.
@@ -51,7 +55,8 @@ def failed_runs(mine: Mapping[int, RunObservation]) -> list[tuple[int, RunObserv
     """The ranks that ended badly, the cause first.
 
     What failed by itself comes before what was stopped with it, the earlier before the later; but of those that failed
-    together, one that complains of its peers comes after one that does not.
+    together, one that complains of its peers comes after one that does not. Who looked for its peers and did not find
+    them comes after a peer whose node was gone.
     """
     failed = [
         (rank, run)
@@ -60,11 +65,13 @@ def failed_runs(mine: Mapping[int, RunObservation]) -> list[tuple[int, RunObserv
     ]
     own = [run.exited_at or 0.0 for _, run in failed if not followed(run)]
     together = min(own, default=0.0) + _TOGETHER
+    some_gone = any(run.phase is RunPhase.LOST or run.reason in _GONE for _, run in failed)
 
-    def order(item: tuple[int, RunObservation]) -> tuple[bool, bool, float, int]:
+    def order(item: tuple[int, RunObservation]) -> tuple[bool, bool, bool, float, int]:
         rank, run = item
         at = run.exited_at or 0.0
-        return followed(run), at > together or lost_its_peer(run), at, rank
+        looked = some_gone and run.reason is RunReason.PREFLIGHT_FAILED
+        return followed(run), looked, at > together or lost_its_peer(run), at, rank
 
     return sorted(failed, key=order)
 
@@ -123,6 +130,8 @@ def may_repeat(attempts: Sequence[Attempt], spec: TrainingJobSpec) -> bool:
         return True
     if reason is RunReason.PREEMPTED:
         return sum(attempt.reason == reason for attempt in attempts) <= spec.preemptions
+    if reason is RunReason.PREFLIGHT_FAILED and _looks(attempts) >= _LOOKS:
+        return False
     if last.infrastructure:
         return _in_vain(attempts) <= INFRASTRUCTURE_RETRIES
     own = sum(not attempt.infrastructure and RunReason(attempt.reason) not in NOTICED for attempt in attempts)
@@ -140,6 +149,16 @@ def _in_vain(attempts: Sequence[Attempt]) -> int:
     count = 0
     for attempt in reversed(attempts):
         if not attempt.infrastructure or attempt.seconds >= SOON:
+            break
+        count += 1
+    return count
+
+
+def _looks(attempts: Sequence[Attempt]) -> int:
+    """How many in a row, up to the last, ended by what was looked at before their command."""
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.reason != RunReason.PREFLIGHT_FAILED:
             break
         count += 1
     return count

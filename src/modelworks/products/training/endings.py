@@ -31,8 +31,8 @@ def cause_of(
 ) -> tuple[int, RunReason, str, tuple[str, ...]]:
     """The first replica that failed: its rank, the reason, what to say of it, and its last lines."""
     failed = failed_runs(mine)
-    # Those that were stopped with a lost one are not the cause.
-    if failed and not (missing and followed(failed[0][1])):
+    # Those that were stopped with a lost one, or looked for it in vain, are not the cause.
+    if failed and not (missing and (followed(failed[0][1]) or failed[0][1].reason is RunReason.PREFLIGHT_FAILED)):
         rank, run = failed[0]
         return rank, run.reason, run.message or _exit_text(run), run.last_lines
     if missing:
