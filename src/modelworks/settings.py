@@ -21,7 +21,7 @@ from modelworks.kernel.catalogue import EnvironmentSpec, InstanceType, InstanceT
 from modelworks.kernel.errors import FieldError, Invalid, SetupFailed
 from modelworks.kernel.quantities import Duration
 from modelworks.kernel.run import Resources
-from modelworks.kernel.spec import Spec
+from modelworks.kernel.spec import Spec, written_switch
 from modelworks.kernel.wrong_fields import field_errors
 
 _VARIABLES = {
@@ -79,11 +79,6 @@ class Catalogue(Spec):
     aliases: tuple[Rule, ...] = ()
 
 
-def _switch(value: object) -> object:
-    """YAML takes a bare ``on`` or ``off`` for a boolean."""
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
-
 class Settings(Spec):
     """Everything a user can set for one platform."""
 
@@ -108,11 +103,11 @@ class Settings(Spec):
     agent_home: str | None = Field(
         default=None, description="where the agents of a Ray cluster's nodes keep their state"
     )
-    spot_metadata: Literal["auto", "off", "aws", "gcp", "azure", "alibaba"] = Field(
-        default="auto", description="whose notices of spot instances are read; auto: by the machine's firmware"
-    )
+    spot_metadata: Annotated[
+        Literal["auto", "off", "aws", "gcp", "azure", "alibaba"], BeforeValidator(written_switch)
+    ] = Field(default="auto", description="whose notices of spot instances are read; auto: by the machine's firmware")
     spot_metadata_url: str | None = Field(default=None, description="instead of that cloud's metadata service")
-    tracking: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
+    tracking: Annotated[Literal["auto", "on", "off"], BeforeValidator(written_switch)] = Field(
         default="auto", description="the MLflow server, started when it is asked for; auto: when MLflow is installed"
     )
     tracking_idle: Duration = Field(

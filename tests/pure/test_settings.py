@@ -33,6 +33,17 @@ def test_a_variable_wins_over_the_file(tmp_path: Path) -> None:
     assert (settings.port, settings.host, settings.s3_endpoint) == (9001, "0.0.0.0", "http://s3")
 
 
+def test_on_and_off_may_be_written_bare(tmp_path: Path) -> None:
+    settings = load(tmp_path, "spot_metadata: off\ntracking: off\n")
+    assert (settings.spot_metadata, settings.tracking) == ("off", "off")
+    assert load(tmp_path, "tracking: on\n").tracking == "on"
+    with pytest.raises(Invalid) as caught:
+        load(tmp_path, "spot_metadata: on\n")
+    (field,) = caught.value.fields
+    assert field.path == "spot_metadata"
+    assert "'auto', 'off', 'aws', 'gcp', 'azure' or 'alibaba'" in field.message
+
+
 @pytest.mark.parametrize(
     ("text", "path", "line"),
     [

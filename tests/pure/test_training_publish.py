@@ -58,6 +58,16 @@ def test_each_attempt_writes_below_its_own_and_the_winner_is_copied() -> None:
     assert [output["uri"] for output in one.status["outputs"]] == targets
 
 
+@pytest.mark.parametrize("root", ["s3://weights/", "s3://weights"])
+def test_of_an_output_that_is_a_whole_bucket_the_others_folders_are_in_it(root: str) -> None:
+    one = leased(root, replicas=3)
+    one.settle()
+    for rank in range(3):
+        complete(one, rank)
+    one.step()
+    assert [output["uri"] for output in one.status["outputs"]] == [root, "s3://weights/.rank1/", "s3://weights/.rank2/"]
+
+
 def test_a_second_attempt_has_a_folder_of_its_own() -> None:
     one = leased()
     one.settle()

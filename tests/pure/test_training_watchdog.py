@@ -129,8 +129,9 @@ def test_stop_ends_the_job_whatever_its_retries_are() -> None:
     assert (it.status["phase"], it.status["reason"]) == ("Failed", "Stalled")
 
 
-def test_off_means_off() -> None:
-    it = running(1, watchdog={"policy": "off"})
+@pytest.mark.parametrize("policy", ["off", False], ids=["text", "as YAML reads it"])
+def test_off_means_off(policy: object) -> None:
+    it = running(1, watchdog={"policy": policy})
     assert it.world.specs[key()].quiet is None
     fall_silent(it, 0, START)
     assert it.settle().status["phase"] == "Running"

@@ -30,6 +30,11 @@ class Spec(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
+def written_switch(value: object) -> object:
+    """For a choice that has ``on`` or ``off`` among its words: written bare, YAML takes them for booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 def _summary(cls: type[BaseModel], count: int) -> str:
     noun = "field is" if count == 1 else "fields are"
     return f"{count} {noun} wrong in {cls.__name__.removesuffix('Spec') or cls.__name__}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from modelworks.kernel.patterns import compile_pattern
 from modelworks.kernel.quantities import Bytes, Duration
 from modelworks.kernel.run import Resources
-from modelworks.kernel.spec import Spec
+from modelworks.kernel.spec import Spec, written_switch
 from modelworks.products.workload import Command, EnvName, EnvValue
 
 Priority = Annotated[int, Field(ge=-1000, le=1000)]
@@ -76,7 +76,7 @@ class Watchdog(Spec):
     ``after`` is how long; by default 60 s, or five times the median step where the script reports steps.
     """
 
-    policy: Literal["report", "restart", "stop", "off"] = "report"
+    policy: Annotated[Literal["report", "restart", "stop", "off"], BeforeValidator(written_switch)] = "report"
     after: Duration | None = Field(default=None, ge=1, le=30 * 86_400)
 
 

@@ -117,13 +117,19 @@ class Job:
         if alone and self.resolved.get("output"):
             return f"{attempts_uri(self.uid, self.resolved)}a{attempt}/{rank}/"
         root = self.resolved.get("output") or f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/a{attempt}/"
-        return str(root) if rank == 0 else f"{str(root).rstrip('/')}.rank{rank}/"
+        return str(root) if rank == 0 else beside(str(root), f".rank{rank}")
 
     def checkpoint_uri(self, attempt: int, rank: int = 0) -> str:
         """Each attempt and replica has a folder of its own, so that who comes late overwrites nothing."""
         own = self.resolved.get("checkpoints")
         root = f"{own}{self.name}/{self.uid}" if own else f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/checkpoints"
         return f"{root}/a{attempt}{'' if rank == 0 else f'.rank{rank}'}/"
+
+
+def beside(folder: str, ending: str) -> str:
+    """The folder's neighbour with that ending; nothing is beside a bucket's root, so there it is a folder in it."""
+    bucket, _, key = folder.removeprefix("s3://").rstrip("/").partition("/")
+    return f"s3://{bucket}/{key}{ending}/"
 
 
 def attempts_uri(uid: str, resolved: Mapping[str, Any]) -> str:
