@@ -192,6 +192,25 @@ def test_a_lost_rank_is_named_and_not_those_that_were_stopped_with_it() -> None:
     assert it.status["attempts"][0]["message"].startswith("replica 0: the node no longer knows of it")
 
 
+def test_a_rank_that_completed_stays_complete_when_its_node_is_gone() -> None:
+    it = loop(job(replicas=2))
+    it.settle()
+    for rank in (0, 1):
+        it.world.start(key(1, rank))
+    it.world.end(key(1, 1))
+    committed = {"uri": it.world.specs[key(1, 1)].outputs[0].uri, "digest": "d", "size": 1}
+    it.world.runs[key(1, 1)] = it.world.runs[key(1, 1)].model_copy(update={"outputs": {"model": committed}})
+    it.pass_time(5)
+    assert key(1, 1) not in it.world.claims
+    del it.world.runs[key(1, 1)]
+    it.pass_time(60)
+    assert (it.status["phase"], it.world.stops) == ("Running", [])
+    it.world.end(key(1, 0))
+    it.settle()
+    assert (it.status["phase"], len(it.status["attempts"])) == ("Succeeded", 1)
+    assert it.status["outputs"] == [{"name": "model"} | committed]
+
+
 def test_the_time_limit_is_of_all_attempts_and_final() -> None:
     it = loop(job(retries=5, time_limit="10s"))
     it.settle()

@@ -94,7 +94,7 @@ def _advance(
     keys = job.keys(record.attempt)[: record.size]
     by_key = {run.key: run for run in observed.runs}
     claims = {claim.key: claim for claim in observed.claims}
-    mine = {rank: by_key[key] for rank, key in enumerate(keys) if key in by_key}
+    mine = record.completed(record.attempt) | {rank: by_key[key] for rank, key in enumerate(keys) if key in by_key}
     record = _noted(record, mine)
     live = [run for run in observed.runs if not run.phase.ended]
     working = [run for rank, run in mine.items() if not lasting(job.spec, rank)]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from modelworks.kernel.run import RunObservation, RunReason
+from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 
 
 class JobPhase(StrEnum):
@@ -150,6 +150,14 @@ class Record:
         """The ordinals that were once seen to exist in this attempt."""
         return frozenset(int(replica["ordinal"]) for replica in self.replicas if replica["attempt"] == attempt)
 
+    def completed(self, attempt: int) -> dict[int, RunObservation]:
+        """The runs of this attempt that were seen to complete, by ordinal.
+
+        Their room was given back, so their nodes may be gone, or not heard of yet: they are complete all the same.
+        """
+        lines = [line for line in self.replicas if line["attempt"] == attempt]
+        return {int(line["ordinal"]): _completed(line) for line in lines if line.get("reason") == RunReason.COMPLETED}
+
 
 def replica(attempt: int, ordinal: int, run: RunObservation) -> dict[str, Any]:
     """One line of ``status.replicas``."""
@@ -163,8 +171,25 @@ def replica(attempt: int, ordinal: int, run: RunObservation) -> dict[str, Any]:
         "exit_code": run.exit_code,
         "started_at": _time(run.started_at),
         "exited_at": _time(run.exited_at),
+        "outputs": [dict(output) for output in outputs_of(run)] or None,
     }
     return {key: value for key, value in document.items() if value is not None}
+
+
+def _completed(line: Mapping[str, Any]) -> RunObservation:
+    """The run of such a line."""
+    started = _seconds(line.get("started_at"))
+    return RunObservation(
+        key=line["key"],
+        phase=RunPhase(line["phase"]),
+        reason=RunReason.COMPLETED,
+        node=line["node"],
+        created_at=started or 0.0,
+        started_at=started,
+        exited_at=_seconds(line.get("exited_at")),
+        exit_code=line.get("exit_code"),
+        outputs={output["name"]: dict(output) for output in line.get("outputs", ())},
+    )
 
 
 def outputs_of(run: RunObservation) -> tuple[dict[str, Any], ...]:
