@@ -279,6 +279,36 @@ def test_a_faulty_resource_backs_off_alone_and_tells_once(platform: Platform) ->
     assert platform.reasons(bad) == ["Created", "ReconcileFailed"]
 
 
+def test_a_spec_of_another_release_is_told_in_the_status_and_nothing_of_it_is_touched(platform: Platform) -> None:
+    def reads(resource: Resource, observed: Any, now: Any) -> Decision:
+        SAMPLE.spec.parse(resource.spec, at="spec")
+        assert SAMPLE.decide is not None
+        return SAMPLE.decide(resource, observed, now)
+
+    def alter(uid: str) -> None:
+        with platform.engine.begin() as connection:
+            query = """UPDATE resources SET spec = spec || '{"colour": "red"}', wake_at = now() WHERE uid = :uid"""
+            connection.execute(text(query), {"uid": uid})
+
+    new = platform.apply("new").uid
+    alter(new)
+    with platform.controller({**KINDS, "Sample": replace(SAMPLE, decide=reads)}) as controller:
+        begun = platform.apply("begun").uid
+        eventually(lambda: platform.phase(begun) == "Running")
+        eventually(lambda: not _leased(platform))
+        alter(begun)
+        controller.wake(begun)
+        eventually(lambda: "SpecInvalid" in platform.reasons(begun))
+        eventually(lambda: platform.phase(new) == "Failed")
+    for uid, phase in ((new, "Failed"), (begun, "Running")):
+        found = platform.get(uid)
+        assert found is not None
+        assert found.status["phase"] == phase
+        assert "spec.colour: unknown field" in found.status["message"]
+        assert platform.reasons(uid).count("SpecInvalid") == 1
+    assert [run.phase for run in platform.node.observe(begun)] == ["Running"]
+
+
 def test_a_pass_over_sleeping_resources_touches_nothing(platform: Platform) -> None:
     with platform.controller() as reconciler:
         notes = [

@@ -21,12 +21,13 @@ from sqlalchemy import Engine
 from modelworks.control.act import LEASE_SECONDS, Actor, is_quiet
 from modelworks.control.fleet import Fleet
 from modelworks.control.traffic import TrafficStore
+from modelworks.control.unreadable import unreadable
 from modelworks.control.usage import UsageReader
 from modelworks.control.world import FleetWorld
 from modelworks.db import claims, events, resources
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.kernel.decision import Decision, Remove
-from modelworks.kernel.errors import ModelworksError, Unavailable
+from modelworks.kernel.errors import Invalid, ModelworksError, Unavailable
 from modelworks.kernel.events import Level
 from modelworks.kernel.resource import Resource
 from modelworks.products.kind import Kind
@@ -226,8 +227,11 @@ class Reconciler:
         if kind.decide is None:
             decision = Decision({"phase": "Ready", "message": ""}, (Remove(),) if resource.deleting else ())
         else:
-            observed = kind.observe(resource, world) if kind.observe is not None else None
-            decision = kind.decide(resource, observed, self._clock())
+            try:
+                observed = kind.observe(resource, world) if kind.observe is not None else None
+                decision = kind.decide(resource, observed, self._clock())
+            except Invalid as error:
+                decision = unreadable(resource, error)
         status = {**decision.status, "observed_generation": resource.generation}
         return Decision(status, decision.actions, decision.wake_in)
 

@@ -13,7 +13,7 @@ from fastapi.responses import PlainTextResponse
 from sqlalchemy import Connection, select
 
 from modelworks.db.tables import resources as table
-from modelworks.kernel.errors import Forbidden
+from modelworks.kernel.errors import Forbidden, Invalid
 from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.products.context import ContextOf, PrincipalOf
 from modelworks.products.serving import engines
@@ -116,7 +116,10 @@ def merged(texts: Mapping[str, str]) -> str:
 def _gauges(connection: Connection) -> Iterator[ServiceGauges]:
     query = select(table.c.uid, table.c.workspace, table.c.name, table.c.spec, table.c.status)
     for row in connection.execute(query.where(table.c.kind == "Service").order_by(table.c.workspace, table.c.name)):
-        spec, record = ServiceSpec.parse(row.spec, at="spec"), Record.of(row.status)
+        try:
+            spec, record = ServiceSpec.parse(row.spec, at="spec"), Record.of(row.status)
+        except Invalid:
+            continue  # of another release: its status says so, and the others have numbers still
         scaling = spec.autoscaling
         yield ServiceGauges(
             uid=row.uid,
