@@ -146,6 +146,24 @@ def test_a_job_with_a_server_of_its_own_is_told_nothing() -> None:
     assert (told["MLFLOW_RUN_ID"], told["MLFLOW_EXPERIMENT_NAME"], told["MLFLOW_RUN_NAME"]) == ("u", "e", "n")
 
 
+@pytest.mark.parametrize(
+    ("tracked", "own", "wanted"),
+    [
+        (True, {}, True),
+        (True, {"MLFLOW_RUN_ID": "mine"}, True),
+        (True, {"MLFLOW_TRACKING_URI": "http://elsewhere", "MLFLOW_RUN_ID": "mine"}, False),
+        (True, {"MLFLOW_TRACKING_TOKEN": "mine"}, False),
+        (False, {"MLFLOW_RUN_ID": "mine"}, False),
+    ],
+)
+def test_a_token_is_for_tracked_jobs_and_for_no_server_but_ours(
+    tracked: bool, own: dict[str, str], wanted: bool
+) -> None:
+    spec = TrainingJobSpec.parse({"command": "x", "env": own})
+    env = (tracking.variables(spec, "u", "n") if tracked else {}) | own
+    assert tokens.wanted({"tracking": True} if tracked else {}, env) is wanted
+
+
 def test_what_starts_on_demand_starts_when_it_is_wanted_and_nothing_waits_for_it() -> None:
     needs = {"gateway": Need("gateway"), "tracking": Need("tracking", on_demand=True)}
     up = Seen(running=True, ready_since=1.0, was_ready=True)

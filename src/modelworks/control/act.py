@@ -269,7 +269,7 @@ class Actor:
                 if epoch:
                     token = jobkeys.key_text(self.cipher, resource.uid, epoch)
                     run = run.model_copy(update={"env": {"MW_TOKEN": token, **run.env}})
-                if tokens.MARK in run.env and tokens.VARIABLE not in run.env:
+                if tokens.wanted(resource.resolved, run.env):
                     own = tokens.token(self.cipher, resource.uid, int(RunKey.parse(run.key).attempt[1:]))
                     run = run.model_copy(update={"env": {tokens.VARIABLE: own, **run.env}})
                 runtime = self.fleet.runtime(node)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import hmac
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 MARK = "MLFLOW_RUN_ID"
 """The variable of a run that is to have a token: ``control.act`` gives it, the agent adds the server's address."""
 VARIABLE = "MLFLOW_TRACKING_TOKEN"
+ADDRESS = "MLFLOW_TRACKING_URI"
 PATH = "/mlflow"
 """Where the gateway serves the tracking server."""
 _TOKEN = re.compile(r"mwj_([0-9a-f]{16})\.([1-9][0-9]{0,5})\.([A-Za-z0-9_-]{43})")
@@ -32,6 +34,14 @@ class Claimed:
 
     uid: str
     attempt: int
+
+
+def wanted(resolved: Mapping[str, Any], env: Mapping[str, str]) -> bool:
+    """Whether a run with this environment gets a token: it is a tracked job's, and names no server or token itself.
+
+    People set these variables too, in services as well, and a token is nothing for a server of theirs.
+    """
+    return bool(resolved.get("tracking")) and MARK in env and VARIABLE not in env and ADDRESS not in env
 
 
 def token(cipher: Deriving, uid: str, attempt: int) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.tracking.available import REMEDY
-from modelworks.tracking.tokens import MARK
-
-_ADDRESS = "MLFLOW_TRACKING_URI"
+from modelworks.tracking.tokens import ADDRESS, MARK
 
 
 def resolve(spec: TrainingJobSpec, *, available: bool) -> bool:
@@ -23,7 +21,7 @@ def resolve(spec: TrainingJobSpec, *, available: bool) -> bool:
 
 def variables(spec: TrainingJobSpec, uid: str, name: str) -> dict[str, str]:
     """The same for every attempt and replica: they write to one run. None for a job with a server of its own."""
-    if _ADDRESS in spec.env or any(_ADDRESS in role.env for role in spec.roles):
+    if ADDRESS in spec.env or any(ADDRESS in role.env for role in spec.roles):
         return {}
     return {
         MARK: uid,
