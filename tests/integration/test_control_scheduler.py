@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from modelworks.control.scheduler import admit
 from modelworks.db import claims, ledger, nodes, resources
@@ -31,10 +31,18 @@ def want(engine: Engine, name: str, cpu: int = 1, count: int = 1) -> Resource:
     with engine.begin() as connection:
         made = resources.insert_new(connection, Ref("default", "Sample", name), {}, {}, {})
         assert made is not None
-        shape = Resources.parse({"cpu": cpu, "memory": "1Gi"})
-        wishes = [Claim(f"{made.uid}/a/{n}/0", "a", shape, "local.small", 0.5) for n in range(count)]
-        claims.reserve(connection, made.uid, wishes)
+        reserve(connection, made, "a", cpu, count)
     return made
+
+
+def reserve(
+    connection: Connection, made: Resource, attempt: str, cpu: int = 1, count: int = 1, lasting: bool = False
+) -> None:
+    shape = Resources.parse({"cpu": cpu, "memory": "1Gi"})
+    wishes = [
+        Claim(f"{made.uid}/{attempt}/{n}/0", attempt, shape, "local.small", 0.5, lasting=lasting) for n in range(count)
+    ]
+    claims.reserve(connection, made.uid, wishes)
 
 
 def placed(engine: Engine, made: Resource) -> list[str | None]:
@@ -67,6 +75,26 @@ def test_places_in_order_and_tells_the_others_why(engine: Engine) -> None:
     assert placed(engine, third) == ["a"]
     assert not admit(engine)
     assert ledger_rows(engine) == [("first", False), ("second", True), ("third", True)]
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["of a job", "of a service"])
+def test_what_is_queued_again_has_the_place_of_its_submission(engine: Engine, lasting: bool) -> None:
+    old, other = want(engine, "old"), want(engine, "other")
+    admit(engine)
+    young = want(engine, "young")
+    with engine.begin() as connection:
+        claims.release(connection, f"{old.uid}/a/0/0")
+        claims.release(connection, f"{other.uid}/a/0/0")
+    with engine.begin() as connection:
+        full = resources.insert_new(connection, Ref("default", "Sample", "full"), {}, {}, {})
+        assert full is not None
+        reserve(connection, full, "a")
+        reserve(connection, old, "b", lasting=lasting)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE nodes SET observation = jsonb_set(observation, '{capacity,cpu}', '\"1000m\"')"))
+    admit(engine)
+    assert (placed(engine, old), placed(engine, young)) == ((["a"], [None]) if not lasting else ([None], ["a"]))
+    assert placed(engine, full) == [None]
 
 
 def test_gangs_wait_whole(engine: Engine) -> None:

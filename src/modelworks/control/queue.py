@@ -24,6 +24,7 @@ def gangs(waiting: Iterable[StoredClaim], stored: Iterable[StoredClaim], now: da
             name=name,
             claims=tuple([claim.claim for claim in found]),
             waited=(now - found[0].created_at).total_seconds(),
+            age=_age(found[0], now),
             owner=found[0].uid,
             title=_title(found[0]),
             peers=tuple(peers.get(found[0].uid, ())),
@@ -31,6 +32,15 @@ def gangs(waiting: Iterable[StoredClaim], stored: Iterable[StoredClaim], now: da
         )
         for name, found in _by_gang(waiting).items()
     ]
+
+
+def _age(first: StoredClaim, now: datetime) -> float:
+    """A job that is queued again, whyever, has the place that it was given when it was submitted.
+
+    A service that has long been there has not: its further replicas wait since they are wanted.
+    """
+    submitted = None if first.claim.lasting else first.submitted_at
+    return (now - (submitted or first.created_at)).total_seconds()
 
 
 def occupants(stored: Iterable[StoredClaim]) -> list[Occupant]:

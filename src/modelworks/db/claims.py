@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, Select, Text, bindparam, cast, delete, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Row, Select, Text, any_, bindparam, cast, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from modelworks.db.listen import CLAIMS, notify
 from modelworks.db.tables import claims as table
@@ -37,6 +37,7 @@ class StoredClaim(NamedTuple):
     evict_at: datetime | None
     evict_for: str
     retry_at: datetime | None = None  # one that waits is not placed before
+    submitted_at: datetime | None = None  # when the resource was made that it is of
 
 
 def reserve(connection: Connection, uid: str, claims: Iterable[Claim]) -> None:
@@ -81,19 +82,27 @@ def release_all(connection: Connection, uid: str) -> None:
 def of(connection: Connection, uids: Iterable[str]) -> dict[str, list[ClaimView]]:
     """uid → its claims, by key; a uid without claims is missing."""
     found: dict[str, list[ClaimView]] = defaultdict(list)
-    statement = (
-        select(table, nodes.c.observation)
-        .join_from(table, nodes, nodes.c.name == table.c.node, isouter=True)
-        .where(table.c.uid.in_(list(uids)))
-        .order_by(table.c.key)
-    )
-    for row in connection.execute(statement):
+    for row in connection.execute(_OF, {"uids": list(uids)}):
         found[row.uid].append(_view(row))
     return dict(found)
 
 
+# Nothing of them is read as JSON: a node's observation would be, once for each claim on it.
+_OF = (
+    select(
+        *(table.c[name] for name in ("uid", "key", "gang", "node", "reason", "created_at", "placed_at")),
+        *(table.c[name] for name in ("evict_at", "evict_reason", "reservation")),
+        func.coalesce(nodes.c.observation["address"].astext, "127.0.0.1").label("address"),
+        func.coalesce(nodes.c.observation["interface"].astext, "lo").label("interface"),
+        nodes.c.observation["lease"].astext.is_not(None).label("leased"),
+    )
+    .join_from(table, nodes, nodes.c.name == table.c.node, isouter=True)
+    .where(table.c.uid == any_(bindparam("uids", type_=ARRAY(Text))))
+    .order_by(table.c.key)
+)
+
+
 def _view(row: Row[Any]) -> ClaimView:
-    where = row.observation or {}
     return ClaimView(
         key=row.key,
         gang=row.gang,
@@ -101,9 +110,9 @@ def _view(row: Row[Any]) -> ClaimView:
         reason=row.reason,
         created_at=row.created_at,
         placed_at=row.placed_at,
-        address=where.get("address", "127.0.0.1"),
-        interface=where.get("interface", "lo"),
-        leased=where.get("lease") is not None,
+        address=row.address,
+        interface=row.interface,
+        leased=row.leased,
         evict_at=row.evict_at.timestamp() if row.evict_at else None,
         evict_reason=row.evict_reason,
     )
@@ -154,6 +163,7 @@ _EVERYTHING: Select[Any] = (
         cast(table.c.claim, Text),
         *(resources.c[name] for name in ("workspace", "kind", "name")),
         *(table.c[name] for name in ("node", "reason", "created_at", "placed_at", "evict_at", "evict_for", "retry_at")),
+        resources.c.created_at,
     )
     .join(resources, resources.c.uid == table.c.uid)
     .order_by(table.c.created_at, table.c.key)

@@ -13,12 +13,14 @@ from modelworks.kernel.room import Occupant
 class Gang:
     """Claims that are placed together. ``owner`` is the resource's uid, ``title`` its name for people.
 
-    ``waited`` is in seconds; ``peers`` are the nodes on which the owner has claims already, for spreading.
+    ``waited`` is in seconds; ``age`` too, and is how long its owner has wanted it, over all its attempts (None: as long
+    as it has waited); ``peers`` are the nodes on which the owner has claims already, for spreading.
     """
 
     name: str
     claims: tuple[Claim, ...]
     waited: float = 0.0
+    age: float | None = None
     owner: str = ""
     title: str = ""
     peers: tuple[str, ...] = ()
@@ -56,4 +58,4 @@ Result = Placement | Refusal
 
 def rank(gang: Gang) -> tuple[int, float, str]:
     """What the queue is sorted by."""
-    return -gang.priority, -gang.waited, gang.name
+    return -gang.priority, -(gang.waited if gang.age is None else gang.age), gang.name

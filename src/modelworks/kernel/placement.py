@@ -1,8 +1,8 @@
 """Which waiting workloads fit which nodes, and for each that does not, why. One machine is the case of one node.
 
-The order is priority, then the time waited. A *gang* (the ranks of a job, one replica of a service) is placed whole or
-not at all, but for its optional claims (an elastic job's further replicas), which get what all others leave. Quotas are
-asked first: who is beyond one waits, and keeps no node.
+The order is priority, then how long a gang's owner has wanted it. A *gang* (the ranks of a job, one replica of a
+service) is placed whole or not at all, but for its optional claims (an elastic job's further replicas), which get what
+all others leave. Quotas are asked first: who is beyond one waits, and keeps no node.
 
 Who cannot be placed does not stop the smaller ones behind (back-fill), until it has waited ``PATIENCE`` seconds: from
 then on the nodes it could use take nobody behind it, so that they empty and it is delayed no longer than what runs
