@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -68,3 +74,49 @@ def test_mistakes(repository: Path) -> None:
     with pytest.raises(Invalid) as caught:
         text({"repo": "https://localhost:1/x.git", "token": "s3cret/x"})
     assert "s3cret" not in str(caught.value)
+
+
+class Guarded(SimpleHTTPRequestHandler):
+    """A folder for who knows its password."""
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") == "Basic " + base64.b64encode(b"me:s3cret/x").decode():
+            super().do_GET()
+            return
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="repository"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def guarded(repository: Path) -> Iterator[str]:
+    git(repository, "update-server-info")
+    handler = functools.partial(Guarded, directory=str(repository / ".git"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_secret_is_in_no_argument_and_stays_in_no_clone(
+    repository: Path, guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "arguments"
+    (tmp_path / "bin").mkdir()
+    spy = tmp_path / "bin/git"
+    spy.write_text(f'#!/bin/sh\necho "$@" >>{seen}\nexec {shutil.which("git")} "$@"\n')
+    spy.chmod(0o755)
+    monkeypatch.setenv("PATH", str(spy.parent), prepend=":")
+    commit = git(repository, "rev-parse", "main").strip()
+    with checkout({"repo": f"http://me:s3cret%2Fx@{guarded}/", "commit": commit}, None) as found:
+        assert (found / "src/train.py").read_text() == "print(2)\n"
+        assert "s3cret" not in (found / ".git/config").read_text()
+    assert "clone" in seen.read_text()
+    assert "s3cret" not in seen.read_text()
+    with pytest.raises(Invalid, match="cannot be cloned") as caught:
+        text({"repo": f"http://me:another@{guarded}/", "commit": commit})
+    assert "another" not in str(caught.value)
