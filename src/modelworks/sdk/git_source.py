@@ -15,7 +15,9 @@ from modelworks.kernel.errors import FieldError, Invalid
 
 _KNOWN = {"repo", "branch", "commit", "username", "password", "token"}
 # Arguments are seen by everybody on this machine and an address is kept in the clone: git asks this for the secret.
-_HELPER = '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$MW_GIT_USER" "$MW_GIT_SECRET"; }; f'
+_HELPER = (
+    '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$GIT_HELPER_USER" "$GIT_HELPER_SECRET"; }; f'
+)
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def _git(arguments: list[str], access: _Access) -> None:
         parts = urlsplit(access.address)
         origin = f"{parts.scheme}://{parts.netloc}"
         arguments = ["-c", "credential.helper=", "-c", f"credential.{origin}.helper={_HELPER}", *arguments]
-        env |= {"MW_GIT_USER": access.user, "MW_GIT_SECRET": access.secret}
+        env |= {"GIT_HELPER_USER": access.user, "GIT_HELPER_SECRET": access.secret}
     try:
         done = subprocess.run(["git", *arguments], env=env, capture_output=True, text=True, check=False)
     except FileNotFoundError:
