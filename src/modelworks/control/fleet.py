@@ -16,6 +16,8 @@ from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime.base import Runtime
 
 _RETRY_AFTER = 1.0
+CUT_OFF = "is cut off: what it ran has ended with its lease"
+MOVED = "takes no work any more, since the platform has moved to a cluster: what it ran has ended"
 
 
 class Picture:
@@ -27,7 +29,7 @@ class Picture:
         self._added: dict[str, int] = {}  # key → when a worker added it, on the counter below
         self._counter = 0
         self._complete = False
-        self._lost: tuple[int, float] | None = None  # on the counter, and in Unix seconds
+        self._lost: tuple[int, float, str] | None = None  # on the counter, in Unix seconds, and why
 
     @property
     def complete(self) -> bool:
@@ -76,7 +78,7 @@ class Picture:
         with self._lock:
             self._counter += 1
             if self._lost is not None:
-                run = _lost(run, self._lost[1])
+                run = _lost(run, self._lost[1], self._lost[2])
             else:
                 self._added[run.key] = self._counter
             self._runs.setdefault(_uid(run.key), {}).setdefault(run.key, run)
@@ -92,14 +94,14 @@ class Picture:
         with self._lock:
             self._complete = self._lost is not None
 
-    def lose(self, at: float) -> set[str]:
+    def lose(self, at: float, why: str = CUT_OFF) -> set[str]:
         """The lease is over, at ``at`` (Unix seconds): all that lived has ended. Returns the uids it had."""
         with self._lock:
             self._counter += 1
-            self._complete, self._lost = True, (self._counter, at)
+            self._complete, self._lost = True, (self._counter, at, why)
             self._added.clear()
             for runs in self._runs.values():
-                runs.update({key: _lost(run, at) for key, run in runs.items()})
+                runs.update({key: _lost(run, at, why) for key, run in runs.items()})
             return set(self._runs)
 
     def of(self, uid: str) -> list[RunObservation]:
@@ -121,11 +123,15 @@ class Picture:
 
 
 class Member:
-    """A node. One that is only expected has no ``runtime`` yet; ``tenure`` is None where runs live without leases."""
+    """A node. One that is only expected has no ``runtime`` yet; ``tenure`` is None where runs live without leases.
 
-    def __init__(self, runtime: Runtime | None, tenure: Tenure | None) -> None:
+    ``why`` is what is told of its runs when it is lost.
+    """
+
+    def __init__(self, runtime: Runtime | None, tenure: Tenure | None, why: str = CUT_OFF) -> None:
         self.runtime = runtime
         self.tenure = tenure
+        self.why = why
         self.picture = Picture()
 
 
@@ -152,16 +158,21 @@ class Fleet(Mapping[str, Runtime]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def expect(self, name: str, tenure: Tenure) -> None:
+    @property
+    def local(self) -> bool:
+        """Whether there are doors whose runs live without leases: the platform's own machine takes work."""
+        return self._expected > 0
+
+    def expect(self, name: str, tenure: Tenure, why: str = CUT_OFF) -> None:
         """A node that an earlier controller knew, and whose leases it may have renewed until just now."""
-        self._nodes.setdefault(name, Member(None, tenure))
+        self._nodes.setdefault(name, Member(None, tenure, why))
 
     def join(self, name: str, runtime: Runtime, tenure: Tenure | None = None) -> Picture:
         """A node answered: its picture, the known one when it did before."""
         known = self._nodes.get(name)
         if known is None:
             known = self._nodes[name] = Member(runtime, tenure)
-        known.runtime, known.tenure = runtime, tenure
+        known.runtime, known.tenure, known.why = runtime, tenure, CUT_OFF
         return known.picture
 
     def leave(self, name: str) -> None:
@@ -231,7 +242,7 @@ class Fleet(Mapping[str, Runtime]):
         return next(found for found in picture.of(_uid(key)) if found.key == key)
 
 
-def _lost(run: RunObservation, at: float) -> RunObservation:
+def _lost(run: RunObservation, at: float, why: str) -> RunObservation:
     """As it is told of when its node's lease is over; how it ended, if it did before, stays."""
     if run.phase.ended:
         return run
@@ -239,7 +250,7 @@ def _lost(run: RunObservation, at: float) -> RunObservation:
         update={
             "phase": RunPhase.LOST,
             "reason": RunReason.LOST,
-            "message": f"node {run.node} is cut off: what it ran has ended with its lease",
+            "message": f"node {run.node} {why}",
             "exited_at": at,
             "ready": False,
             "address": None,

@@ -15,10 +15,10 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from modelworks.control.doors import Door, NodeSource
-from modelworks.control.fleet import Fleet, Member
+from modelworks.control.fleet import MOVED, Fleet, Member
 from modelworks.control.leases import Tenure, boottime
 from modelworks.control.observer import Observer, Recorder
-from modelworks.db import nodes
+from modelworks.db import nodes, reservations
 from modelworks.kernel.errors import ModelworksError, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -185,13 +185,22 @@ class Nodes(threading.Thread):
         return _Watched(door, observer, tenure)
 
     def _remember(self) -> None:
-        """Once: the nodes that an earlier controller renewed, maybe until it ended."""
+        """Once: the nodes that an earlier controller renewed, maybe until it ended; and what a platform that has moved
+        from its own machine to a cluster, or back, has left behind.
+        """
         if self._remembered:
             return
-        with self._engine.connect() as connection:
+        with self._engine.begin() as connection:
             for node in nodes.everything(connection):
-                if node.observation.lease is not None:
-                    self._fleet.expect(node.observation.name, Tenure(node.observation.lease, boottime()))
+                name, lease = node.observation.name, node.observation.lease
+                if lease is not None:
+                    self._fleet.expect(name, Tenure(lease, boottime()))
+                elif not self._fleet.local:
+                    # Nobody asks its agent any more, and whoever moved the platform has ended what ran there.
+                    nodes.away(connection, name)
+                    self._fleet.expect(name, Tenure(0.0, boottime()), MOVED)
+            if self._fleet.local:
+                reservations.abandon(connection)
         self._remembered = True
 
     def _silent(self, name: str) -> None:
@@ -204,7 +213,7 @@ class Nodes(threading.Thread):
             nodes.away(connection, name)
             owners = nodes.owners(connection, name)
         _log.warning("nodes.lost", extra={"node": name})
-        touched = member.picture.lose(time.time())
+        touched = member.picture.lose(time.time(), member.why)
         self._lost_at[name] = now
         for uid in touched | set(owners):
             self._wake(uid)

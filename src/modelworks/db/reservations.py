@@ -90,6 +90,16 @@ def refuse(connection: Connection, reservation: Reservation, reason: str, rest: 
     resources.wake(connection, {claim.uid for claim in reservation.claims})
 
 
+def abandon(connection: Connection) -> None:
+    """There is no cluster any more that could grant anything: what it has not granted waits again."""
+    statement = update(table).where(table.c.reservation.is_not(None), table.c.placed_at.is_(None))
+    values = {"node": None, "reservation": None, "retry_at": None, "reason": "waits for admission"}
+    uids = set(connection.scalars(statement.values(**values).returning(table.c.uid)))
+    if uids:
+        notify(connection, CLAIMS)
+        resources.wake(connection, uids)
+
+
 def explain(connection: Connection, reservations: Sequence[Reservation], reason: str) -> None:
     """What claims wait for whose group cannot even be asked for."""
     names = [reservation.name for reservation in reservations if not reservation.granted]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
 from modelworks.settings import Settings
 
@@ -42,6 +45,25 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
             " addresses on; otherwise set MW_HOST"
         )
     return lines
+
+
+def leave_machine(home: Home) -> list[str]:
+    """End what the platform still runs on its own machine, where no agent of it is asked on a cluster.
+
+    Only where it was killed, and not taken down, is there any. Lines worth saying. Raises SetupFailed.
+    """
+    if not (home.agent / "runs").is_dir():
+        return []
+    # A process of its own, as when the platform is taken down: the runtime's code is much larger than this.
+    sweep = [sys.executable, "-m", "modelworks.supervisor.sweep", str(home.root)]
+    done = subprocess.run(sweep, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+        raise SetupFailed(
+            f"what this machine still runs cannot be ended, and nobody would look after it on a cluster: {said}",
+            remedy="`mw down`, and then `mw up`",
+        )
+    return done.stdout.splitlines()
 
 
 def token_is_used(environ: Mapping[str, str]) -> bool:

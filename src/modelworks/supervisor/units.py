@@ -42,6 +42,8 @@ def begin(home: Home, asked: Asked, tell: Tell) -> tuple[Settings, Addresses]:
     """
     settings = Settings.load(home)
     lines = cluster.check(settings, os.environ)
+    if settings.ray_address is not None:
+        lines += cluster.leave_machine(home)
     addresses = choose(settings, asked)
     tell({"addresses": asdict(addresses)})
     for line in lines:
