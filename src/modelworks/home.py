@@ -146,5 +146,20 @@ class Home:
         return self.run / "pg"
 
     @property
+    def relay_links(self) -> Path:
+        """The sockets that the node's relay leads to, by the digests of the secrets that open the way."""
+        return self.run / "relay"
+
+    @property
+    def relay_lock(self) -> Path:
+        """Held by a relay for life."""
+        return self.run / "relay.lock"
+
+    @property
+    def relay_state(self) -> Path:
+        """``{pid, port}`` of the last relay."""
+        return self.run / "relay.json"
+
+    @property
     def replica_sockets(self) -> Path:
         return self.run / "r"

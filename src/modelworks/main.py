@@ -1,5 +1,5 @@
-"""The composition root: ``python -m modelworks.main PROCESS``: controller, agent, gateway, courier, bridge, tracking,
-migrate, run-local.
+"""The composition root: ``python -m modelworks.main PROCESS``: controller, agent, relay, gateway, courier, bridge,
+tracking, migrate, run-local.
 
 One entry point, but each process loads its own part only: the gateway never pays for the controller's imports.
 """
@@ -20,6 +20,7 @@ from modelworks.kernel.errors import ModelworksError
 _PROCESSES = {
     "controller": ("modelworks.control.process", "modelworks.structured"),
     "agent": ("modelworks.agent.process", "modelworks.logging"),
+    "relay": ("modelworks.agent.relay", "modelworks.logging"),
     "gateway": ("modelworks.gateway.process", "modelworks.logging"),
     "courier": ("modelworks.courier.process", "modelworks.logging"),
     "bridge": ("modelworks.runtime.ray.bridge", "modelworks.logging"),

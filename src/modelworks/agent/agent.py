@@ -41,6 +41,7 @@ class Agent:
         self._cursor = self._first = int(time.time() * 1000)
         self._changed: dict[str, int] = {}
         self._wake = asyncio.Event()
+        self._begun = asyncio.Event()
         self.challenges = lease.Challenges()
         self.tools: Tools
 
@@ -59,6 +60,7 @@ class Agent:
             asyncio.create_task(self._measure()),
             asyncio.create_task(self._watch_memory()),
             asyncio.create_task(self._watch_leases()),
+            asyncio.create_task(self.tools.relay.keep(lambda: bool(self._relayed()), self._tell_relay)),
             asyncio.create_task(SpotWatch.of(self.home).watch(self.tools.call, self._tell_notice)),
         ]
 
@@ -68,6 +70,8 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._relayed():
+            self.tools.relay.end()
 
     def node(self) -> NodeObservation:
         return self.tools.node
@@ -186,6 +190,9 @@ class Agent:
         key = life.spec.key
         self._lives[key] = life
         self._tasks[key] = asyncio.create_task(life.run(), name=key)
+        if life.spec.relay:
+            self.tools.relay.wake()
+        self._begun.set()
 
     def _life(self, key: str) -> RunLife:
         life = self._lives.get(key)
@@ -195,6 +202,14 @@ class Agent:
 
     def _holders(self) -> list[Holder]:
         return list(self._lives.values())
+
+    def _relayed(self) -> list[str]:
+        """Runs that are reached from other machines."""
+        return [key for key, life in self._lives.items() if life.spec.relay and not life.ended]
+
+    def _tell_relay(self) -> None:
+        for key in self._relayed():
+            self._mark(key)
 
     def _tell_notice(self, notice: SpotNotice | None) -> None:
         """The machine will be taken away, or will not: who waits for changes asks for the node again."""
@@ -218,8 +233,15 @@ class Agent:
         wake, self._wake = self._wake, asyncio.Event()
         wake.set()
 
+    async def _some_live(self) -> None:
+        """Until a run lives: without one nothing is to be watched, and an idle node sleeps."""
+        while all(life.ended for life in self._lives.values()):
+            self._begun.clear()
+            await self._begun.wait()
+
     async def _measure(self) -> None:
         while True:
+            await self._some_live()
             await asyncio.sleep(metrics.PERIOD)
             measured = [life for life in self._lives.values() if life.meter]
             if measured:
@@ -229,6 +251,7 @@ class Agent:
 
     async def _watch_memory(self) -> None:
         while True:
+            await self._some_live()
             await asyncio.sleep(_WATCH_PERIOD)
             watched = [life for life in self._lives.values() if life.meter]
             if watched:
@@ -243,6 +266,7 @@ class Agent:
         """Shims end their workloads by themselves; this is for runs that have none yet, and for what is told of all."""
         told: set[str] = set()
         while True:
+            await self._some_live()
             over = {key for key, life in self._lives.items() if not life.ended and life.lease.over}
             for key in over - told:
                 try:

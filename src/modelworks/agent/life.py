@@ -81,7 +81,7 @@ class RunLife:
             key=self.spec.key,
             phase=progress.phase,
             reason=progress.reason,
-            message=progress.message,
+            message=progress.message or (self.tools.relay.problem if self.spec.relay else ""),
             node=self.tools.node_name,
             pid=started.pid if started else None,
             created_at=self._created,
@@ -89,7 +89,7 @@ class RunLife:
             # Told before the outputs have left: who waits for this run need not wait for those.
             **endings.exit_fields(self._exited),
             ready=progress.ready,
-            address=self._address() if progress.ready else None,
+            address=self.tools.address(self.spec) if progress.ready else None,
             log_bytes=self.directory.log_size(),
             usage={name: self.usage[name] for name in OBSERVED if name in self.usage} | self.engine.values,
             **self.watch.said,
@@ -385,9 +385,6 @@ class RunLife:
     def _say(self, message: str) -> None:
         """From a worker's thread."""
         self.tools.loop.call_soon_threadsafe(lambda: self.note(message=message))
-
-    def _address(self) -> str | None:
-        return f"unix:{launch.socket_path(self.tools.home, self.spec.key)}" if self.spec.listen else None
 
     def _adopt_launch(self) -> None:
         """Which CPUs, GPUs and cache entries a run of an earlier agent holds."""

@@ -126,6 +126,7 @@ class Preparation:
         if said := shortage(spec.resources.gpu, prepared.gpus, tools.gpus, tools.node_name):
             raise Ended(RunReason.PREFLIGHT_FAILED, said)
         launch.make_directories(spec, self.directory, tools.home, prepared)
+        tools.relay.admit(spec)
         cgroups = tools.runtime.cgroups.create(spec.key, spec.resources.memory, spec.resources.cpu)
         try:
             if spec.image:

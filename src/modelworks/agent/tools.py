@@ -15,6 +15,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from modelworks.agent.cache import InputCache
 from modelworks.agent.environments import Environments
 from modelworks.agent.node import GpuMonitor, observe_node
+from modelworks.agent.relaykeeper import RelayKeeper
 from modelworks.home import Home
 from modelworks.kernel.errors import Unavailable
 from modelworks.kernel.quantities import parse_bytes
@@ -61,6 +62,7 @@ class Tools:
         self.gpus = GpuMonitor()
         self.node = observe_node(self.isolation, self.gpus.gpus)
         self.node_name = self.node.name
+        self.relay = RelayKeeper(home, self.node.address)
         self.client = ObjectClient(self.credentials, deadline=_STORE_DEADLINE)
         self.cache = InputCache(home.agent / "cache", self.client, _cache_bound(home.agent))
         self.environments = Environments(home.agent / "environments", self.isolation)
@@ -86,6 +88,12 @@ class Tools:
         """Long work: downloads, uploads, builds."""
         return await self.loop.run_in_executor(self._slow, lambda: function(*args, **kwargs))
 
+    def address(self, spec: RunSpec) -> str | None:
+        """Where a replica that is ready is reached, if it can be."""
+        if spec.listen is None or spec.relay:
+            return self.relay.address if spec.listen else None
+        return f"unix:{launch.socket_path(self.home, spec.key)}"
+
     def assign(self, spec: RunSpec) -> tuple[tuple[int, ...], tuple[Gpu, ...]]:
         """The CPUs used least and free GPUs. The controller counts; this only chooses which."""
         used: dict[int, float] = {}
@@ -107,6 +115,7 @@ class Tools:
 
     def clear(self, directory: RunDirectory) -> None:
         """Drop what an ended run leaves on the machine, except its account of itself."""
+        self.relay.dismiss(directory.spec())
         if directory.spec().image:
             container.remove(directory.key)
         directory.clear_scratch()

@@ -17,6 +17,7 @@ from typing import assert_never
 
 from sqlalchemy import Connection, Engine
 
+from modelworks import relay
 from modelworks.control import children, stacks, tuner
 from modelworks.control.fleet import Fleet
 from modelworks.db import claims, events, jobkeys, ledger, resources, revisions, routes, scale, secrets
@@ -272,8 +273,10 @@ class Actor:
                 if tokens.wanted(resource.resolved, run.env):
                     own = tokens.token(self.cipher, resource.uid, int(RunKey.parse(run.key).attempt[1:]))
                     run = run.model_copy(update={"env": {tokens.VARIABLE: own, **run.env}})
-                runtime = self.fleet.runtime(node)
-                self.fleet.picture(node).add(runtime.ensure(self.fleet.leased(node, run)))
+                runtime, run = self.fleet.runtime(node), self.fleet.leased(node, run)
+                if run.listen is not None and run.lease is not None:  # it is on another machine
+                    run = run.model_copy(update={"relay": relay.digest(relay.secret(self.cipher, run.key))})
+                self.fleet.picture(node).add(runtime.ensure(run))
             case StopRun(node, key, grace, reason):
                 self.fleet.runtime(node).stop(key, grace, reason)
             case CaptureStacks():

@@ -9,6 +9,7 @@ from typing import cast
 
 import httptools
 
+from modelworks import relay
 from modelworks.courier.outcome import Answer, Broken
 from modelworks.replicasocket import unredirected
 
@@ -153,10 +154,12 @@ class Exchange(asyncio.Protocol):
 
 
 class Pool:
-    """Kept connections to one replica: ``target`` is a Unix socket's path, or host and port."""
+    """Kept connections to one replica: ``target`` is a Unix socket's path, or host and port; ``preface`` opens the way
+    through a relay."""
 
-    def __init__(self, target: str | tuple[str, int]) -> None:
+    def __init__(self, target: str | tuple[str, int], preface: Callable[[], bytes] | None = None) -> None:
         self._target = target
+        self._preface = preface
         self._idle: list[Exchange] = []
         self.closed = False
 
@@ -168,7 +171,7 @@ class Pool:
         exchange = self._take(now)
         if exchange is None:
             try:
-                exchange = await connect(self._target)
+                exchange = await self._connect()
             except OSError as error:
                 return Broken(f"nobody listens there: {error}", sent=False)
         try:
@@ -188,6 +191,14 @@ class Pool:
         for exchange in self._idle:
             exchange.close()
         self._idle.clear()
+
+    async def _connect(self) -> Exchange:
+        if self._preface is None or isinstance(self._target, str):
+            return await connect(self._target)
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            through = await relay.connect(self._target, self._preface())
+            _, exchange = await asyncio.get_running_loop().create_connection(Exchange, sock=through)
+        return exchange
 
     def _take(self, now: float) -> Exchange | None:
         while self._idle:

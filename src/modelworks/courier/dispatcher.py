@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from modelworks.courier import caller
@@ -22,6 +23,7 @@ from modelworks.courier.service import Service
 from modelworks.db import tasks as sql
 from modelworks.gateway.hung import Silence, forgiven, hanging, hung
 from modelworks.gateway.table import parse_address
+from modelworks.relay import Secrets
 
 _MOST_ROWS = 64
 _LARGE = 256 * 1024  # bytes of a body; of such ones fewer are claimed at once
@@ -44,7 +46,7 @@ class _Station:
     service: Service
     counters: Counters
     lanes: Lanes = field(default_factory=Lanes)
-    pools: dict[str, Pool] = field(default_factory=dict)
+    pools: dict[tuple[str, str], Pool] = field(default_factory=dict)  # by address and run
     silence: Silence = field(default_factory=lambda: Silence(_LEAST_SILENCE, _TIMES))
     hungry: bool = True
     most: int = _MOST_ROWS
@@ -52,12 +54,21 @@ class _Station:
 
 class Dispatcher:
     """``number`` names this courier in its leases, so that those of one that has died are known. ``alert`` is called
-    when replicas hang that did not, or answer again."""
+    when replicas hang that did not, or answer again; ``secrets`` are those of relays."""
 
-    def __init__(self, number: int, claims: Link, leases: Link, ledger: Ledger, alert: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        claims: Link,
+        leases: Link,
+        ledger: Ledger,
+        alert: Callable[[], None],
+        secrets: Secrets | None = None,
+    ) -> None:
         self.number = number
         self.couriers = 1
         self._claims, self._leases, self._ledger, self._alert = claims, leases, ledger, alert
+        self._secrets = secrets or Secrets()
         self._stations: dict[str, _Station] = {}
         self._epoch = itertools.count(1)
         self._wake = asyncio.Event()
@@ -80,9 +91,9 @@ class Dispatcher:
             station.service = service
             route = service.route
             station.lanes.update(route.replicas, route.concurrency, route.weights, couriers)
-            wanted = {replica.address for replica in route.replicas}
-            for address in set(station.pools) - wanted:
-                station.pools.pop(address).close()
+            wanted = {(replica.address, replica.run) for replica in route.replicas}
+            for key in set(station.pools) - wanted:
+                station.pools.pop(key).close()
             self._tell_hung(station)
             station.hungry = True
         self._wake.set()
@@ -234,9 +245,12 @@ class Dispatcher:
         said: Callable[[], None],
     ) -> Answer | Broken:
         address = lane.replica.address
-        pool = station.pools.get(address)
+        key = (address, lane.replica.run)
+        pool = station.pools.get(key)
         if pool is None or pool.closed:
-            pool = station.pools[address] = Pool(parse_address(address))
+            run = lane.replica.run
+            preface = partial(self._secrets.preface, run) if run else None
+            pool = station.pools[key] = Pool(parse_address(address), preface)
         headers = [(name, value) for name, value in request["headers"]]
         headers += [("X-Mw-Task-Id", id), ("X-Mw-Task-Attempt", str(attempt))]
         data = caller.request(request["method"], request["path"], "replica", headers, body)

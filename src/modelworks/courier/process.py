@@ -11,6 +11,7 @@ from typing import Any
 
 import uvloop
 
+from modelworks.cipher import Cipher
 from modelworks.courier.capture import Captures, to_store
 from modelworks.courier.control import Control, bind, unbind
 from modelworks.courier.counters import Counters, render, source
@@ -25,6 +26,7 @@ from modelworks.courier.submit import Submitter
 from modelworks.courier.waiting import Waiting
 from modelworks.courier.webhooks import Webhooks
 from modelworks.home import Home
+from modelworks.relay import Secrets
 
 _DRAIN = 8.0  # seconds; what has not ended then is given back, and done again by who comes next
 
@@ -82,8 +84,9 @@ class Courier:
         self._submitter = Submitter(link("submit"))
         self._ledger = Ledger(link("ledger"), self._written)
         self._house = House(partial(link, "house"), self._submitter, self.counters, self._changed)
+        own = Secrets(partial(Cipher.load, home.secrets / "master.key", make=False))
         self._dispatcher = Dispatcher(
-            self._house.number, link("claim"), link("lease"), self._ledger, lambda: self.urgent()
+            self._house.number, link("claim"), link("lease"), self._ledger, lambda: self.urgent(), own
         )
         read = link("read")
         self._webhooks = Webhooks(home, read, self.services, self.counters)

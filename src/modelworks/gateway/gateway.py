@@ -30,6 +30,7 @@ from modelworks.gateway.service import Service, WaitingBytes
 from modelworks.gateway.signature import Permit, Signatures, SignedExchange, is_signed
 from modelworks.gateway.straight import Straight
 from modelworks.gateway.table import EMPTY, Route, Table
+from modelworks.relay import Secrets
 
 _PREDICT = b"/api/predict/"
 _TRACKING = b"/mlflow"
@@ -61,6 +62,7 @@ class Gateway:
         # Calls back after the next reading of the routes; False when there will be none.
         self.refresh: Callable[[Callable[[], None]], bool] = _never
         self.signatures = Signatures()
+        self.secrets = Secrets()
         self.capture = Capture(None, self._loop)
         self.hub: Hub | None = None  # where several gateways have one port
         self._digests = auth.TokenDigests()
@@ -280,6 +282,7 @@ class Gateway:
             alert=self._alert,
             hub=self.hub,
             capture=self.capture,
+            secrets=self.secrets,
         )
 
     def _remove(self, service: Service) -> list[Waiter]:

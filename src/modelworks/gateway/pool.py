@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Protocol
 
+from modelworks import relay
 from modelworks.gateway.known import Memory, WholeAnswer
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.table import parse_address
@@ -23,10 +25,21 @@ class Caller(Protocol):
 class Pool:
     """Idle connections to one address, the latest used first. How many there are is bounded by the replica's limit."""
 
-    __slots__ = ("_connecting", "_idle", "_limits", "_loop", "_memory", "_ours", "_target", "address", "closed")
+    __slots__ = (
+        "_connecting", "_idle", "_limits", "_loop", "_memory", "_ours", "_preface", "_target", "address", "closed"
+    )  # fmt: skip
 
-    def __init__(self, address: str, loop: asyncio.AbstractEventLoop, limits: Limits, ours: bytes) -> None:
-        """``ours``: our own headers in the answers to those who did not queue."""
+    def __init__(
+        self,
+        address: str,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        ours: bytes,
+        preface: Callable[[], bytes] | None = None,
+    ) -> None:
+        """``ours``: our own headers in the answers to those who did not queue. ``preface`` opens the way through a
+        relay."""
+        self._preface = preface
         self.address = address
         self.closed = False
         self._target = parse_address(address)
@@ -86,6 +99,9 @@ class Pool:
                 if isinstance(self._target, str):
                     with unredirected(self._target) as path:
                         _, connection = await self._loop.create_unix_connection(self._new, path)
+                elif self._preface is not None:
+                    through = await relay.connect(self._target, self._preface())
+                    _, connection = await self._loop.create_connection(self._new, sock=through)
                 else:
                     _, connection = await self._loop.create_connection(self._new, *self._target)
         except OSError as error:  # TimeoutError is one

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+from functools import partial
 
 import uvloop
 
@@ -22,6 +23,7 @@ from modelworks.gateway.signature import Signatures
 from modelworks.gateway.source import Source
 from modelworks.heap import keep_freed
 from modelworks.home import Home
+from modelworks.relay import Secrets
 
 LISTEN_FDS = "MW_LISTEN_FDS"
 # Which one of several it is (``gateway``, ``gateway-2`` …), and of how many: the supervisor says so.
@@ -44,7 +46,8 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     gateway = Gateway(home.controller_socket, limits, courier=home.courier_socket, tracking=home.tracking_socket)
-    gateway.signatures = Signatures(lambda: Cipher.load(home.secrets / "master.key", make=False))
+    master_key = partial(Cipher.load, home.secrets / "master.key", make=False)
+    gateway.signatures, gateway.secrets = Signatures(master_key), Secrets(master_key)
     name = os.environ.get(NAME) or "gateway"
     if name != "gateway" or int(os.environ.get(COUNT) or 1) > 1:
         gateway.hub = Hub(home.gateways_shared)

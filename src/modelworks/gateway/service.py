@@ -7,6 +7,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from modelworks.gateway.admission import Admission
@@ -22,6 +23,7 @@ from modelworks.gateway.metrics import Gauge, ServiceMetrics
 from modelworks.gateway.pool import Pool
 from modelworks.gateway.refusals import Refusals
 from modelworks.gateway.table import Replica, Route
+from modelworks.relay import Secrets
 
 log = logging.getLogger("modelworks.gateway.service")
 
@@ -54,7 +56,8 @@ class Service(Refusals):
     ``ready``: requests may enter. ``straight``: and nothing has to be done with them but to pass them on.
     ``patient``: one that finds nobody listening may wait for somebody. ``longest_whole``: a body up to this may be
     taken as a whole, in bytes. ``alert`` is called when somebody waits for a first replica, and when replicas hang.
-    ``waiting`` is shared by all services; ``hub`` ties the gateway to others on the same port.
+    ``waiting`` is shared by all services; ``hub`` ties the gateway to others on the same port. ``secrets`` are those of
+    relays.
     """
 
     patient = True
@@ -69,6 +72,7 @@ class Service(Refusals):
         alert: Callable[[Service], None] | None = None,
         hub: Hub | None = None,
         capture: Capture | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self.route = route
         self.metrics = ServiceMetrics()
@@ -80,6 +84,7 @@ class Service(Refusals):
         self.bucket: Bucket | None = None
         self._alert = alert
         self._capture = capture
+        self._secrets = secrets or Secrets()
         self.capture: Capture | None = None  # while requests are to be captured
         self._loop = loop
         self._limits = limits
@@ -217,7 +222,8 @@ class Service(Refusals):
             f"Server: modelworks\r\nX-Mw-Replica: {replica.id}\r\nX-Mw-Revision: {replica.revision}\r\nX-Mw-Queue-Ms: "
         ).encode()
         unqueued = lines + b"0\r\n"
-        pool = Pool(replica.address, self._loop, self._limits, unqueued)
+        preface = partial(self._secrets.preface, replica.run) if replica.run else None
+        pool = Pool(replica.address, self._loop, self._limits, unqueued, preface)
         return Door(pool, lines, unqueued, self.metrics.revision(replica.revision))
 
     def _let_go(self, slots: list[Slot]) -> None:

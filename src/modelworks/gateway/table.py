@@ -18,7 +18,8 @@ class BadRoute(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One server of a service: ``address`` is ``unix:/path`` or ``tcp:host:port``.
+    """One server of a service: ``address`` is ``unix:/path`` or ``tcp:host:port``; with ``run``, its key, that is a
+    relay which wants the run's secret.
 
     ``limit`` is its own concurrency when that is lower than the service's; one that is ``slow`` is fed slowly at first.
     """
@@ -28,6 +29,7 @@ class Replica:
     revision: str
     limit: int | None = None
     slow: bool = False
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,14 @@ class Route:
 def _replica(document: Mapping[str, Any]) -> Replica:
     limit = _optional(document.get("limit"), int)
     revision = str(document.get("revision") or "")
-    return Replica(str(document["id"]), str(document["address"]), revision, limit, bool(document.get("slow")))
+    return Replica(
+        id=str(document["id"]),
+        address=str(document["address"]),
+        revision=revision,
+        limit=limit,
+        slow=bool(document.get("slow")),
+        run=str(document.get("run") or ""),
+    )
 
 
 def _optional(value: Any, read: Callable[[Any], T]) -> T | None:

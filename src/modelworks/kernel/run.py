@@ -176,9 +176,10 @@ class RunSpec(Spec):
 
     ``command`` may be empty in an image, which then runs its own; ``args`` follow the command, or are the image's.
     ``disk`` bytes must be free where the run writes. A run with a ``lease`` lives so many seconds from when its agent
-    gave the challenge that was last answered: ``challenge``, and later those of ``Runtime.renew``. ``numbers`` are
-    regular expressions by name, each with one group, that find metrics in the log. A run with ``quiet`` is ``idle``
-    once nothing was seen of its work for so many seconds, and for ``quiet_steps`` of its own median steps.
+    gave the challenge that was last answered: ``challenge``, and later those of ``Runtime.renew``. One with ``relay``,
+    the digest of a secret, is reached from other machines by whoever has the secret. ``numbers`` are regular
+    expressions by name, each with one group, that find metrics in the log. A run with ``quiet`` is ``idle`` once
+    nothing was seen of its work for so many seconds, and for ``quiet_steps`` of its own median steps.
     """
 
     key: Annotated[str, AfterValidator(lambda k: str(RunKey.parse(k)))]
@@ -204,6 +205,7 @@ class RunSpec(Spec):
     disk: Bytes = 0
     lease: Duration | None = None
     challenge: str = ""
+    relay: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     quiet: Duration | None = None
     quiet_steps: float = 0.0
     numbers: dict[str, str] = Field(default_factory=dict)
@@ -282,8 +284,8 @@ class RunObservation(Spec):
     """What an agent knows of one run. Times are Unix seconds (UTC), from the shim's own files.
 
     ``exit_code`` is the process's; a death by signal has ``signal`` and the code 128 + signal. ``address`` is
-    ``unix:<path>`` once the replica may be asked. ``outputs`` maps an output's name to its manifest: ``{uri, digest,
-    size, files}``.
+    ``unix:<path>`` once the replica may be asked, or ``tcp:<host>:<port>`` of its node's relay. ``outputs`` maps an
+    output's name to its manifest: ``{uri, digest, size, files}``.
     """
 
     key: str

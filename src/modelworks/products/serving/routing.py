@@ -115,6 +115,8 @@ def _replica(view: View, run: RunObservation) -> dict[str, Any]:
         "address": run.address,
         "revision": RunKey.parse(run.key).attempt,
     }
+    if not str(run.address).startswith("unix:"):
+        document["run"] = run.key  # its node's relay wants the secret that follows from it
     slot = next((replica.slot for replica in view.replicas if replica.key == run.key), None)
     if slot is not None and slot.halvings:
         document |= {"limit": max(view.service.spec.concurrency >> slot.halvings, 1), "slow": True}

@@ -1,0 +1,120 @@
+"""The agent's part in the relay: it starts one while replicas are to be reached from other machines, and says which."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from modelworks.agent.waiting import readable
+from modelworks.home import Home
+from modelworks.kernel.run import RunSpec
+from modelworks.runtime import launch
+
+_LOOK = 1.0  # seconds between looks at the relay
+log = logging.getLogger(__name__)
+
+
+class RelayKeeper:
+    """``wanted``: whether a run is to be reached; ``changed`` is called when ``address`` or ``problem`` are others."""
+
+    def __init__(self, home: Home, host: str) -> None:
+        self.address: str | None = None
+        self.problem = ""
+        self._home = home
+        self._host = f"[{host}]" if ":" in host else host
+        self._child: subprocess.Popen[bytes] | None = None
+        self._woken = asyncio.Event()
+
+    def admit(self, spec: RunSpec) -> None:
+        """Who has the run's secret may reach its socket. Blocks for a moment on the disk."""
+        if spec.relay:
+            folder = self._home.relay_links
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(launch.socket_path(self._home, spec.key), folder / spec.relay)
+
+    def dismiss(self, spec: RunSpec) -> None:
+        """The run has ended."""
+        if spec.relay:
+            (self._home.relay_links / spec.relay).unlink(missing_ok=True)
+
+    def wake(self) -> None:
+        """Runs have begun or ended."""
+        self._woken.set()
+
+    async def keep(self, wanted: Callable[[], bool], changed: Callable[[], None]) -> None:
+        """Until cancelled."""
+        while True:
+            self._woken.clear()
+            before = (self.address, self.problem)
+            try:
+                if wanted():
+                    port = self._running() or await self._start()
+                    self.address, self.problem = f"tcp:{self._host}:{port}", ""
+                else:
+                    self.end()
+            except OSError as error:
+                self.address, self.problem = None, f"the relay of this node cannot start: {error}"
+            if before != (self.address, self.problem):
+                if self.problem:
+                    log.warning("%s", self.problem)
+                changed()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), _LOOK)
+
+    def end(self) -> None:
+        """No relay any more."""
+        self.address, self.problem = None, ""
+        if self._running():
+            with contextlib.suppress(OSError, KeyError):
+                os.kill(self._state()["pid"], signal.SIGTERM)
+
+    def _running(self) -> int:
+        """The port of a living relay, whoever started it, else 0."""
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None
+        try:
+            descriptor = os.open(self._home.relay_lock, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(OSError, KeyError):
+                return int(self._state()["port"])
+            return 0
+        else:
+            return 0
+        finally:
+            os.close(descriptor)
+
+    async def _start(self) -> int:
+        command = [sys.executable, "-P", "-m", "modelworks.main", "relay", "--home", str(self._home.root)]
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+        )
+        assert child.stdout is not None
+        self._child = child
+        try:
+            async with readable(child.stdout.fileno()) as told:
+                await told.wait()
+            line = child.stdout.readline()
+        finally:
+            child.stdout.close()
+        said = json.loads(line) if line else {"problem": "it ended without a word"}
+        if "port" not in said:
+            raise OSError(str(said["problem"]))
+        return int(said["port"])
+
+    def _state(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self._home.relay_state.read_text())
+        return document
