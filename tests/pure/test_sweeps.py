@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelworks.kernel.decision import CancelChild, CreateChild, DropTrials, Remove, RemoveChild, TuneTrials
 from modelworks.kernel.errors import Invalid
 from modelworks.kernel.resource import Ref, Resource
+from modelworks.products.sweeps.budget import Purse
 from modelworks.products.sweeps.decide import decide
 from modelworks.products.sweeps.observe import Child, SweepObserved, Trial
 from modelworks.products.sweeps.spec import SweepSpec
@@ -40,6 +41,7 @@ class World:
     last_stop: int = 0
     now: float = NOW.timestamp()
     removed: bool = False
+    costs: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, wanted: SweepSpec) -> World:
@@ -58,7 +60,9 @@ class World:
         children = {name: child for name, child in self.children.items() if deleting or name in open_names}
         trials = tuple(self.trials[number] for number in sorted(self.trials))
         decision = decide(
-            self.resource, SweepObserved(trials, children, self.last_stop), datetime.fromtimestamp(self.now, UTC)
+            self.resource,
+            SweepObserved(trials, children, self.last_stop, self.costs),
+            datetime.fromtimestamp(self.now, UTC),
         )
         for action in decision.actions[:survive]:
             self.carry_out(action)
@@ -102,6 +106,8 @@ class World:
         """One of the jobs does something."""
         if not self.going:
             return
+        for child in self.going:
+            self.costs[child.name] = self.costs.get(child.name, 0.0) + 1.0
         child = self.going[draw % len(self.going)]
         if child.phase == "Cancelling":
             ended = replace(child, phase="Cancelled")
@@ -227,6 +233,77 @@ def test_the_time_limit_keeps_what_is_complete() -> None:
     finish(world)
     status = world.resource.status
     assert (status["phase"], status["reason"], status["best"]["value"]) == ("Succeeded", "TimeLimit", 2.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    draws=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1000)), max_size=60),
+    parallel=st.integers(1, 4),
+    trials=st.integers(1, 9),
+    budget=st.floats(0.5, 60),
+)
+def test_no_trial_begins_once_the_budget_is_spent_and_those_that_go_on_end(
+    draws: list[tuple[int, int]], parallel: int, trials: int, budget: float
+) -> None:
+    world = World.of(spec(parallel=parallel, trials=trials, budget=budget))
+    for survive, draw in draws:
+        before, empty = dict(world.jobs_made), sum(world.costs.values()) >= budget
+        world.step(survive)
+        assert not empty or world.jobs_made == before
+        if empty and survive >= 6:
+            assert {child.phase for child in world.going} <= {"Cancelling"}
+        world.work(draw)
+    finish(world)
+    status = world.resource.status
+    assert status["spent"] == pytest.approx(sum(world.costs.values()))
+    if len(world.trials) < trials:
+        assert (status["ending"], status["reason"]) == ("Budget", "Budget")
+        assert "the sweep's budget of" in status["message"]
+    assert status["phase"] == ("Succeeded" if status.get("best") else "Failed")
+
+
+@settings(deadline=None)
+@given(
+    amount=st.floats(0.1, 1000),
+    ended=st.lists(st.floats(0.001, 100), max_size=20),
+    going=st.lists(st.floats(0, 100), max_size=8),
+    wanted=st.integers(0, 8),
+)
+def test_trials_that_cost_what_they_did_so_far_end_within_the_budget(
+    amount: float, ended: list[float], going: list[float], wanted: int
+) -> None:
+    purse = Purse(amount, ended, going)
+    more = purse.pays_for(wanted)
+    assert 0 <= more <= wanted
+    if purse.empty:
+        assert more == 0
+    elif purse.usual is None:
+        assert more == wanted
+    elif more:
+        whole = sum(ended) + sum(max(cost, purse.usual) for cost in going) + more * purse.usual
+        assert whole <= amount * (1 + 1e-9)
+
+
+def test_a_larger_budget_begins_a_sweep_again() -> None:
+    world = World.of(spec(trials=4, budget=2))
+    finish(world)
+    status = world.resource.status
+    assert (status["phase"], status["reason"], len(world.trials)) == ("Succeeded", "Budget", 2)
+    assert status["message"] == (
+        "the sweep's budget of 2 is spent: 2 of 4 trials, best loss 1 of trial 0, 2 of 2 spent"
+    )
+    world.resource = replace(world.resource, generation=2, spec=spec(trials=4, budget=4.5).dump())
+    finish(world)
+    status = world.resource.status
+    assert (status["phase"], status["reason"], len(world.trials)) == ("Succeeded", "Completed", 4)
+
+
+def test_what_is_left_and_pays_for_no_trial_is_not_begun_upon() -> None:
+    world = World.of(spec(trials=4, budget=2.5))
+    finish(world)
+    assert world.resource.status["message"].startswith(
+        "what is left of the sweep's budget of 2.5 pays for no further trial: 2 of 4 trials, "
+    )
 
 
 def test_a_deleted_sweep_takes_its_jobs_with_it_and_its_study_last() -> None:

@@ -147,6 +147,7 @@ ledger = Table(
     Index("uq_ledger_open", "key", unique=True, postgresql_where=text("ended_at IS NULL")),
     Index("ix_ledger_uid", "uid"),
     Index("ix_ledger_began_at", "began_at"),
+    Index("ix_ledger_name", "workspace", "name"),
 )
 
 routes = Table(

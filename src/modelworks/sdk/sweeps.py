@@ -38,6 +38,7 @@ class Sweep:
         parallel: int = 1,
         failures: int | None = None,
         time_limit: float | str | None = None,
+        budget: float | None = None,
     ) -> None:
         self.estimator = estimator
         self.parameters = dict(parameters)
@@ -48,6 +49,7 @@ class Sweep:
         self.parallel = parallel
         self.failures = failures
         self.time_limit = time_limit
+        self.budget = budget
         self.name: str | None = None
 
     def manifest(self, name: str, inputs: Mapping[str, str] | None = None) -> Document:
@@ -64,6 +66,7 @@ class Sweep:
             "parallel": self.parallel,
             "failures": self.failures,
             "time_limit": self.time_limit,
+            "budget": self.budget,
         }
         return {
             "kind": KIND,

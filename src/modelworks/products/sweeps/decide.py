@@ -28,6 +28,7 @@ from modelworks.kernel.decision import (
 from modelworks.kernel.events import Level
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Resource
+from modelworks.products.sweeps.budget import Purse
 from modelworks.products.sweeps.observe import Child, SweepObserved, Trial, job_name
 from modelworks.products.sweeps.record import Ending, Record, SweepPhase
 from modelworks.products.sweeps.spec import AlgorithmName, SweepSpec
@@ -36,6 +37,7 @@ from modelworks.products.training.facade import TRAINING_JOB, JobPhase
 # A job's change wakes nobody but the job: its sweep looks itself.
 _LOOK = 1.0
 _LONGEST_REASON = 300
+_TOLD_SHARE = 0.01  # of a budget
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def decide(resource: Resource, observed: SweepObserved, now: datetime) -> Decisi
         started_at=before.started_at if before.started_at is not None else time,
         opened_at=before.opened_at if before.opened_at is not None else time,
     )
-    record = replace(record, ending=record.ending or _asked_to_end(spec, record, observed, time))
+    purse = _purse(resource.ref.name, spec, observed)
+    record = replace(record, ending=record.ending or _asked_to_end(spec, record, observed, purse, time))
+    record = replace(record, spent=_spent(record, purse))
     seen = [_look(resource, spec, record, trial, observed) for trial in observed.trials if not trial.ended]
     results = tuple(one.result for one in seen if one.result is not None)
     failed = _count(observed.trials, results, "failed")
@@ -80,7 +84,9 @@ def decide(resource: Resource, observed: SweepObserved, now: datetime) -> Decisi
     actions = [action for one in seen for action in one.actions]
     if any(isinstance(action, CreateChild) for action in actions):
         record = replace(record, made=max(record.made, len(observed.trials)))
-    wishes = () if record.ending is not None else _wishes(spec, observed.trials, len(seen) - len(results))
+    wishes = () if record.ending is not None else _wishes(spec, observed.trials, len(seen) - len(results), purse)
+    if record.ending is None and not seen and not wishes and len(observed.trials) < spec.most:
+        record = replace(record, ending=Ending.BUDGET)  # nothing else leaves trials undone
     reports = tuple(one.report for one in seen if one.report is not None)
     if results or reports or wishes:
         actions.append(TuneTrials(spec.study(), results, reports, wishes))
@@ -91,24 +97,51 @@ def decide(resource: Resource, observed: SweepObserved, now: datetime) -> Decisi
         after, wake = replace(record, phase=phase), 0.0 if results or wishes else _LOOK
         after = replace(after, message=_message(spec, after))
     else:
-        after, wake = _finish(spec, record, time), None
+        after, wake = _finish(spec, replace(record, spent=None if purse is None else purse.spent), time), None
     if after.phase != Record.of(resource.status).phase or before.opened_at != after.opened_at:
         level = Level.WARNING if after.phase is SweepPhase.FAILED else Level.NORMAL
         actions.append(Emit(str(after.phase), after.message, level))
     return Decision(after.status(resource.generation), tuple(actions), wake)
 
 
-def _asked_to_end(spec: SweepSpec, record: Record, observed: SweepObserved, now: float) -> Ending | None:
+def _asked_to_end(
+    spec: SweepSpec, record: Record, observed: SweepObserved, purse: Purse | None, now: float
+) -> Ending | None:
     if observed.last_stop > record.stops_obeyed:
         return Ending.STOPPED
     if spec.time_limit is not None and record.started_at is not None and now >= record.started_at + spec.time_limit:
         return Ending.TIME_LIMIT
-    return None
+    undone = len(observed.trials) < spec.most or any(not trial.ended for trial in observed.trials)
+    return Ending.BUDGET if purse is not None and purse.empty and undone else None
 
 
-def _wishes(spec: SweepSpec, trials: Sequence[Trial], going: int) -> tuple[TrialWish, ...]:
-    """The next numbers, as many as may be at work beside those that go on."""
+def _purse(sweep: str, spec: SweepSpec, observed: SweepObserved) -> Purse | None:
+    """The money of a sweep that has a budget. A trial that cost nothing had no job: it tells not what one costs."""
+    if spec.budget is None:
+        return None
+    costs = [(trial.ended, observed.costs.get(job_name(sweep, trial.number), 0.0)) for trial in observed.trials]
+    return Purse(
+        spec.budget,
+        ended=[cost for ended, cost in costs if ended and cost > 0],
+        going=[cost for ended, cost in costs if not ended],
+    )
+
+
+def _spent(record: Record, purse: Purse | None) -> float | None:
+    """What the status says was spent. It is not written anew for each cent."""
+    if purse is None:
+        return None
+    known, told = record.spent, purse.spent
+    if known is None or (known >= purse.amount) != purse.empty or abs(told - known) >= _TOLD_SHARE * purse.amount:
+        return told
+    return known
+
+
+def _wishes(spec: SweepSpec, trials: Sequence[Trial], going: int, purse: Purse | None) -> tuple[TrialWish, ...]:
+    """The next numbers, as many as may be at work beside those that go on, and as are paid for."""
     count = max(0, min(spec.parallel - going, spec.most - len(trials)))
+    if purse is not None:
+        count = purse.pays_for(count)
     return tuple(TrialWish(number, spec.point(number)) for number in range(len(trials), len(trials) + count))
 
 
@@ -118,7 +151,7 @@ def _look(resource: Resource, spec: SweepSpec, record: Record, trial: Trial, obs
     child = observed.children.get(name)
     if child is None and trial.number >= record.made:
         if record.ending is not None:
-            return _Seen(TrialResult(trial.number, "stopped", reason=_ending(spec, record.ending)))
+            return _Seen(TrialResult(trial.number, "stopped", reason=_ending(spec, record)))
         return _Seen(actions=(_create(resource, spec, trial, name),))
     if child is None or child.deleting:
         return _Seen(TrialResult(trial.number, "failed", trial.value, trial.step, "its job was deleted"))
@@ -139,7 +172,7 @@ def _unwanted(spec: SweepSpec, record: Record, trial: Trial, step: int | None) -
         return f"pruned at step {trial.step}: worse than most trials were there"
     if _whole(spec, step):
         return f"complete at step {step}: max_resource is {spec.algorithm.max_resource}"
-    return _ending(spec, record.ending) if record.ending is not None else ""
+    return _ending(spec, record)
 
 
 def _whole(spec: SweepSpec, step: int | None) -> bool:
@@ -164,7 +197,7 @@ def _ended(
         return TrialResult(number, "complete", value, step)
     if trial.prune:
         return TrialResult(number, "pruned", value, step, _unwanted(spec, record, trial, step))
-    why = _ending(spec, record.ending) if record.ending is not None else "its job was cancelled"
+    why = _ending(spec, record) or "its job was cancelled"
     return TrialResult(number, "stopped", value, step, why)
 
 
@@ -230,16 +263,23 @@ def _message(spec: SweepSpec, record: Record) -> str:
     parts += [f"{counts[name]} {name}" for name in ("running", "pruned", "failed", "stopped") if counts.get(name)]
     if record.best is not None:
         parts.append(f"best {spec.objective.metric} {record.best['value']:.6g} of trial {record.best['trial']}")
+    if spec.budget is not None and record.spent is not None:
+        parts.append(f"{record.spent:.4g} of {spec.budget:g} spent")
     text = ", ".join(parts)
-    return f"{_ending(spec, record.ending)}: {text}" if record.ending is not None else text
+    return f"{_ending(spec, record)}: {text}" if record.ending is not None else text
 
 
-def _ending(spec: SweepSpec, ending: Ending) -> str:
-    match ending:
+def _ending(spec: SweepSpec, record: Record) -> str:
+    match record.ending:
+        case None:
+            return ""
         case Ending.STOPPED:
             return "the sweep was stopped"
         case Ending.TIME_LIMIT:
             return f"the sweep's time limit of {format_duration(spec.time_limit or 0.0)} is over"
+        case Ending.BUDGET:
+            # One that was taken away meanwhile has no amount to tell.
+            return Purse(spec.budget, going=[record.spent or 0.0]).told() if spec.budget else "the budget was spent"
         case Ending.FAILURES:
             return f"more than {spec.failures} trials failed"
 

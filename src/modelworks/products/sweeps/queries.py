@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from modelworks.db import trials as stored
-from modelworks.db.tables import events
+from modelworks.db.tables import events, ledger
 from modelworks.db.tables import resources as table
 from modelworks.kernel.decision import OWNER
 from modelworks.kernel.resource import Resource
@@ -33,6 +33,24 @@ def jobs(
     if names is not None:
         query = query.where(table.c.name.in_(names))
     return [(row.name, row.status, row.deleting is not None) for row in connection.execute(query)]
+
+
+def costs(connection: Connection, sweep: Resource, names: Sequence[str]) -> dict[str, float]:
+    """What the jobs of these names cost until now, those that are deleted too.
+
+    By name, because a deleted job leaves nothing else; what had the name before this sweep is another's.
+    """
+    if not names:
+        return {}
+    ended = func.coalesce(ledger.c.ended_at, func.clock_timestamp())
+    hours = func.extract("epoch", ended - ledger.c.began_at) / 3600
+    query = (
+        select(ledger.c.name, func.sum(hours * ledger.c.quantity * ledger.c.price_per_hour))
+        .where(ledger.c.workspace == sweep.ref.workspace, ledger.c.kind == TRAINING_JOB.name)
+        .where(ledger.c.name.in_(names), ledger.c.began_at >= sweep.created_at)
+        .group_by(ledger.c.name)
+    )
+    return {name: float(amount) for name, amount in connection.execute(query)}
 
 
 def last_stop(connection: Connection, uid: str) -> int:

@@ -29,6 +29,7 @@ class Ending(StrEnum):
 
     STOPPED = "Stopped"
     TIME_LIMIT = "TimeLimit"
+    BUDGET = "Budget"
     FAILURES = "Failures"
 
 
@@ -38,6 +39,7 @@ class Record:
 
     ``made`` is how many of the trials, by number, had their job made: one of them without a job had it deleted.
     ``opened_at`` is when it began, or began again after a change; wishes to stop up to ``stops_obeyed`` were before.
+    ``spent`` is money, of a sweep with a budget.
     """
 
     phase: SweepPhase = SweepPhase.RUNNING
@@ -51,6 +53,7 @@ class Record:
     opened_at: float | None = None
     stops_obeyed: int = 0
     finished_at: float | None = None
+    spent: float | None = None
 
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> Self:
@@ -68,6 +71,7 @@ class Record:
             opened_at=_seconds(status.get("opened_at")),
             stops_obeyed=status.get("stops_obeyed", 0),
             finished_at=_seconds(status.get("finished_at")),
+            spent=status.get("spent"),
         )
 
     def status(self, generation: int) -> dict[str, Any]:
@@ -85,6 +89,7 @@ class Record:
             "opened_at": _time(self.opened_at),
             "stops_obeyed": self.stops_obeyed or None,
             "finished_at": _time(self.finished_at),
+            "spent": self.spent,
         }
         return {key: value for key, value in document.items() if value is not None}
 

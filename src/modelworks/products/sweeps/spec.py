@@ -157,6 +157,7 @@ class SweepSpec(Spec):
         default=None, ge=0, le=_MOST_TRIALS, description="the sweep fails with one more; default: any number may"
     )
     time_limit: Duration | None = Field(default=None, ge=1, le=10 * 366 * 86_400)
+    budget: float | None = Field(default=None, gt=0, le=1e9, description="money of all trials; no more begin at it")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -31,6 +31,7 @@ CREATE TABLE trials (
     CONSTRAINT pk_trials PRIMARY KEY (uid, number),
     CONSTRAINT fk_trials_uid FOREIGN KEY(uid) REFERENCES resources (uid) ON DELETE CASCADE
 );
+CREATE INDEX ix_ledger_name ON ledger (workspace, name);
 """
 
 
