@@ -233,7 +233,9 @@ class World:
         except Unavailable:
             return
         if key not in runs and self.fleet.lost(self.place):
-            runs[key] = self.fleet.lose_claim(self.place, key, self.now)
+            lost = self.fleet.lose_claim(self.place, key, self.now)
+            assert lost is not None
+            runs[key] = lost
         if any(not run.phase.ended for other, run in runs.items() if other != key):
             return
         if key in runs:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from modelworks.control.fleet import Fleet, Picture
+from modelworks.control.leases import Tenure
 from modelworks.kernel.errors import Unavailable
 from modelworks.kernel.run import RunObservation, RunPhase
 from modelworks.runtime.base import Runtime
@@ -67,6 +70,32 @@ def test_silence_is_not_absence(runtime: Runtime) -> None:
     assert fleet.runs(UID, ["n"]) == []
     with pytest.raises(Unavailable):
         fleet.runs(UID, ["other"])
+
+
+def test_whose_log_is_read_is_asked_alone() -> None:
+    fleet, doors = Fleet(expected=0), {name: cast(Runtime, object()) for name in ("near", "far", "mute")}
+    leased = Tenure(15.0, 0.0)
+    pictures = {name: fleet.join(name, doors[name], None if name == "near" else leased) for name in doors}
+    assert fleet.holders(KEY) == [doors["near"]]  # of which nothing is known, and which cannot be cut off
+    for name in ("near", "far"):
+        pictures[name].replace_all(pictures[name].begin(), [])
+    assert fleet.holders(KEY) == []
+    pictures["far"].add(seen(RunPhase.RUNNING))
+    assert fleet.holders(KEY) == [doors["far"]]
+    pictures["far"].away()
+    assert fleet.holders(KEY) == []
+
+
+def test_a_claim_is_lost_with_its_node_and_not_on_one_that_is_back(runtime: Runtime) -> None:
+    fleet = Fleet(expected=0)
+    picture = fleet.join("n", runtime, Tenure(15.0, 0.0))
+    picture.lose(20.0)
+    lost = fleet.lose_claim("n", KEY, 1.0)
+    assert lost is not None
+    assert (lost.phase, lost.exited_at) == (RunPhase.LOST, 20.0)
+    picture.replace_all(picture.begin(), [])
+    assert fleet.lose_claim("n", KEY, 1.0) is None
+    assert fleet.runs(UID, ["n"]) == []
 
 
 @pytest.fixture

@@ -26,7 +26,10 @@ class Shared:
     """A context of one node."""
 
     def __init__(self, logs: dict[str, bytes]) -> None:
-        self.runtimes: dict[str, Any] = {"node-a": Node(logs)}
+        self.node = Node(logs)
+
+    def holders(self, key: str) -> list[Any]:
+        return [self.node]
 
 
 def collect(

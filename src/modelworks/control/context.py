@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -23,7 +23,7 @@ class Context:
 
     ``credentials`` returns the controller's own at the object store, and raises Unavailable before they are made.
     ``listener`` wakes those who wait for a NOTIFY; without one (in tests) they poll. ``traffic`` is what the gateways
-    say of a service (by uid); without it nothing is known.
+    say of a service (by uid); without it nothing is known. ``holders`` are the runtimes that may have a run (by key).
     """
 
     engine: Engine
@@ -35,3 +35,4 @@ class Context:
     credentials: Callable[[], Credentials]
     listener: Listener | None = None
     traffic: Callable[[str], Traffic] = lambda _: Traffic()
+    holders: Callable[[str], Sequence[Runtime]] = lambda _: ()

@@ -73,6 +73,15 @@ class Picture:
             if not fresh:
                 del self._runs[uid]
 
+    def add_lost(self, run: RunObservation) -> RunObservation | None:
+        """A run that had room here and may never have begun: it ended with the lease. None when the node is back."""
+        with self._lock:
+            if self._lost is None:
+                return None
+            return self._runs.setdefault(_uid(run.key), {}).setdefault(
+                run.key, _lost(run, self._lost[1], self._lost[2])
+            )
+
     def add(self, run: RunObservation) -> None:
         """A run that was just ensured. What the observer saw of it meanwhile is as new, or newer, and stays."""
         with self._lock:
@@ -107,6 +116,10 @@ class Picture:
     def of(self, uid: str) -> list[RunObservation]:
         with self._lock:
             return list(self._runs.get(uid, {}).values())
+
+    def holds(self, key: str) -> bool:
+        with self._lock:
+            return key in self._runs.get(_uid(key), {})
 
     def uids(self) -> set[str]:
         """Whose runs the node holds."""
@@ -234,12 +247,24 @@ class Fleet(Mapping[str, Runtime]):
             found += runs
         return sorted(found, key=lambda run: run.key)
 
-    def lose_claim(self, name: str, key: str, placed_at: float) -> RunObservation:
-        """The run that had room on a lost node, whether it ever began or not."""
+    def holders(self, key: str) -> Sequence[Runtime]:
+        """Who may know of a run: the node that it was seen on, else those of which nothing is known now.
+
+        A node that may be cut off is not asked while it is silent: whoever did would wait for it in vain.
+        """
+        members = list(self._nodes.copy().values())
+        holding = [node for node in members if node.picture.holds(key)]
+        asked = holding or [node for node in members if not node.picture.complete]
+        return [
+            node.runtime
+            for node in asked
+            if node.runtime is not None and (node.tenure is None or (node.picture.complete and not node.picture.lost))
+        ]
+
+    def lose_claim(self, name: str, key: str, placed_at: float) -> RunObservation | None:
+        """The run that had room on a lost node, whether it ever began or not; None when the node is back meanwhile."""
         run = RunObservation(key=key, phase=RunPhase.PREPARING, node=name, created_at=placed_at)
-        picture = self.picture(name)
-        picture.add(run)
-        return next(found for found in picture.of(_uid(key)) if found.key == key)
+        return self.picture(name).add_lost(run)
 
 
 def _lost(run: RunObservation, at: float, why: str) -> RunObservation:

@@ -71,6 +71,7 @@ def run(home: Home) -> None:
         credentials=lambda: _credentials(home),
         listener=listener,
         traffic=traffic.peek,
+        holders=fleet.holders,
     )
     tuner = Tuner(url)
     sweeps = Sweeps(KINDS, settings, tuner)

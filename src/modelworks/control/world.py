@@ -41,7 +41,8 @@ class FleetWorld:
         for node, claim in placed:
             if claim.key not in known and self.fleet.lost(node):
                 since = claim.placed_at or claim.created_at
-                found.append(self.fleet.lose_claim(node, claim.key, since.timestamp()))
+                lost = self.fleet.lose_claim(node, claim.key, since.timestamp())
+                found += [lost] if lost is not None else []
         return found
 
     def claims(self, uid: str) -> Sequence[ClaimView]:

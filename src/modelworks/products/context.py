@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Path, Query, Request
@@ -36,6 +36,8 @@ class Context(Protocol):
     def cipher(self) -> Cipher: ...
     @property
     def traffic(self) -> Callable[[str], Traffic]: ...
+    @property
+    def holders(self) -> Callable[[str], Sequence[Runtime]]: ...
     @property
     def credentials(self) -> Callable[[], Credentials]: ...
 

@@ -38,7 +38,7 @@ def read(context: Context, workspace: str, key: str, offset: int, limit: int = _
 
     ``part``: as ``runtime.base.Runtime.log`` has it.
     """
-    for runtime in tuple(context.runtimes.values()):
+    for runtime in context.holders(key):
         try:
             return runtime.log(key, offset, limit) if part == "log" else runtime.log(key, offset, limit, part)
         except NotFound:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict
 
 from modelworks.db import resources
-from modelworks.kernel.errors import NotFound
+from modelworks.kernel.errors import NotFound, Unavailable
 from modelworks.kernel.resource import Ref
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, WorkspaceOf
@@ -88,9 +88,9 @@ def usage(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Usage:
 
 
 def _samples(context: Context, key: str) -> list[Any]:
-    for runtime in tuple(context.runtimes.values()):
+    for runtime in context.holders(key):
         try:
             return list(runtime.metrics(key))
-        except NotFound:
+        except (NotFound, Unavailable):
             continue
     return []

@@ -141,7 +141,7 @@ def _shown(series: Series, name: str, most: int) -> ReportedSeries:
 
 
 def _samples(context: Context, workspace: str, key: str) -> list[dict[str, Any]]:
-    for runtime in tuple(context.runtimes.values()):
+    for runtime in context.holders(key):
         try:
             return list(runtime.metrics(key))
         except (NotFound, Unavailable):
