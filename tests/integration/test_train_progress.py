@@ -70,6 +70,14 @@ def test_the_files_are_written_at_most_once_a_second(folder: Path, monkeypatch: 
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 24
 
 
+def test_what_cannot_be_told_ends_no_training(folder: Path) -> None:
+    (folder / "progress.json").mkdir()
+    (folder / "metrics.jsonl").mkdir()
+    done = _run("from modelworks import train\nfor n in range(3):\n    train.step(n, loss=1.0)\nprint('done')")
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert done.stderr.count("the progress cannot be written") == 1
+
+
 def test_only_the_first_process_of_a_replica_writes(folder: Path) -> None:
     assert _run("from modelworks import train; train.step(1, loss=1)", LOCAL_RANK="1").returncode == 0
     assert not list(folder.iterdir())

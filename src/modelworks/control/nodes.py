@@ -46,6 +46,8 @@ class Keeper(threading.Thread):
         while not self._stopping.wait(self._tenure.period):
             try:
                 challenge = self._door.runtime.challenge()
+                if self._stopping.is_set():
+                    return  # who keeps the lease now does not know of this answer
                 self._tenure.sent(challenge, boottime())
                 self._door.runtime.renew(challenge)
                 failed = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import math
 import os
 import statistics
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 from modelworks.train import group
 
+log = logging.getLogger("modelworks.train")
 T = TypeVar("T")
 _PERIOD = 1.0  # seconds between writes
 _WINDOW = 64  # steps of which the median and the shares are made
@@ -44,6 +46,7 @@ class _Progress:
         self.waited = 0.0
         self.written = -math.inf
         self.dirty = False
+        self.troubled = False
 
     def take_step(self, n: int, steps: int | None, epoch: float | None, amounts: Mapping[str, float]) -> None:
         now = time.monotonic()
@@ -88,6 +91,15 @@ class _Progress:
             return
         self.written, self.dirty = now, False
         lines, self.lines = self.lines, []
+        try:
+            self._write(lines)
+            self.troubled = False
+        except OSError as error:  # a full disk, say: what is told of the training is no reason to end it
+            if not self.troubled:
+                log.warning("the progress cannot be written: %s", error)
+            self.troubled = True
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
         metrics, target = os.environ.get("MW_METRICS_FILE"), os.environ.get("MW_PROGRESS_FILE")
         if metrics and lines:
             text = "".join(f"{json.dumps({name: _number(v) for name, v in line.items()})}\n" for line in lines)
