@@ -148,6 +148,8 @@ ledger = Table(
     Index("ix_ledger_uid", "uid"),
     Index("ix_ledger_began_at", "began_at"),
     Index("ix_ledger_name", "workspace", "name"),
+    # What a workspace spent lately is asked with every pass of admission, and the table only grows.
+    Index("ix_ledger_workspace_ended_at", "workspace", "ended_at"),
 )
 
 routes = Table(

@@ -32,6 +32,7 @@ CREATE TABLE trials (
     CONSTRAINT fk_trials_uid FOREIGN KEY(uid) REFERENCES resources (uid) ON DELETE CASCADE
 );
 CREATE INDEX ix_ledger_name ON ledger (workspace, name);
+CREATE INDEX ix_ledger_workspace_ended_at ON ledger (workspace, ended_at);
 """
 
 
