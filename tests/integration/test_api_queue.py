@@ -188,3 +188,26 @@ def test_what_is_not_there_is_said(api: Api) -> None:
         assert (answer.status_code, answer.json()["detail"]) == (404, "there is no node b")
     wrong = api.client.post("/apply", json={"manifests": [{**QUOTA, "spec": {}}]})
     assert "limit something" in wrong.text
+
+
+def test_an_mpi_job_is_told_of_nodes_without_mpirun_when_it_is_submitted(api: Api) -> None:
+    def notes(**spec: object) -> list[str]:
+        body = {"kind": "TrainingJob", "metadata": {"name": "ring"}, "spec": {"command": "mpirun ./ring", **spec}}
+        answer = api.client.post("/jobs/validate", json=body)
+        assert answer.status_code == 200, answer.text
+        return [note for note in answer.json()["notes"] if "mpirun" in note]
+
+    assert notes(framework="mpi") == []  # a node of an earlier release does not tell
+    with api.context.engine.begin() as connection:
+        say(connection, labels={"mpi": "none"})
+    (told,) = notes(framework="mpi")
+    assert told.startswith("no node has mpirun, which an MPI job is started by: install OpenMPI on them")
+    assert notes() == []
+    with api.context.engine.begin() as connection:
+        capacity = Resources.parse({"cpu": 4, "memory": "16Gi"})
+        nodes.put(connection, NodeObservation(name="b", capacity=capacity, labels={"mpi": "mpirun"}))
+    (told,) = notes(framework="mpi")
+    assert told.startswith("without mpirun are the nodes a: install OpenMPI there")
+    with api.context.engine.begin() as connection:
+        say(connection, labels={"mpi": "mpirun"})
+    assert notes(framework="mpi") == []

@@ -8,6 +8,7 @@ import importlib
 import ipaddress
 import logging
 import os
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from pathlib import Path
 from modelworks.kernel.quantities import parse_bytes, parse_cpu
 from modelworks.kernel.run import NodeObservation, Resources
 from modelworks.runtime import container
-from modelworks.runtime.launch import Gpu
+from modelworks.runtime.launch import SYSTEM_PATH, Gpu
 from modelworks.runtime.sandbox import Isolation
 
 CONTAINER_ENGINE = "container-engine"
 """The label of what runs images: ``podman``, ``docker``, another program's name, or ``none``."""
+MPI = "mpi"
+"""The label of what starts MPI programs on the node itself, such as ``mpirun``, or ``none``."""
+_MPI_LAUNCHERS = ("mpirun", "prterun", "orterun", "mpiexec")
 RESERVE = 512 * 1024**2  # for the platform itself
 _LEAST = 256 * 1024**2
 _UNLIMITED = 1 << 60
@@ -45,10 +49,15 @@ def observe_node(isolation: Isolation, gpus: tuple[Gpu, ...]) -> NodeObservation
         address=address,
         interface=interface_of(address),
         capacity=capacity,
-        labels={"hostname": name, CONTAINER_ENGINE: container.named() or "none"},
+        labels={"hostname": name, CONTAINER_ENGINE: container.named() or "none", MPI: _mpi_launcher() or "none"},
         isolation=isolation.enabled,
         isolation_note=isolation.note,
     )
+
+
+def _mpi_launcher() -> str | None:
+    """As a workload finds it; an environment or an image may bring another one."""
+    return next((name for name in _MPI_LAUNCHERS if shutil.which(name, path=SYSTEM_PATH)), None)
 
 
 def interface_of(address: str) -> str:

@@ -19,7 +19,7 @@ from modelworks.runtime.mounts import Volumes, check_hidden, check_sources, chec
 from modelworks.runtime.rundir import RunDirectory, remove_tree, write_file
 from modelworks.runtime.sandbox import PACKAGE_MOUNT, RUN_MOUNT, SOCKET_NAME, Isolation, Mount
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The workload reaches the world the way the node does.
 _INHERITED = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TZ")
 CREDENTIALS = "credentials"
@@ -138,7 +138,7 @@ def write_launch(
         "launch.json",
         {
             "argv": _argv(spec, directory, home, isolation, prepared, volumes, uid),
-            "env": {"PATH": _SYSTEM_PATH, "MW_RUN": spec.key, "LANG": "C.UTF-8"},
+            "env": {"PATH": SYSTEM_PATH, "MW_RUN": spec.key, "LANG": "C.UTF-8"},
             "cwd": "/" if isolation.enabled else str(directory.work),
             "log": str(directory.log),
             "monitor": 2 if isolation.enabled else 0,
@@ -219,7 +219,7 @@ def variables(
     python_path = PACKAGE_MOUNT if isolation.enabled else str(_package_link(home))
     env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     env |= {
-        "PATH": f"{prepared.python.parent}:{_SYSTEM_PATH}",
+        "PATH": f"{prepared.python.parent}:{SYSTEM_PATH}",
         "HOME": tmp,
         "TMPDIR": tmp,
         "USER": "mw",

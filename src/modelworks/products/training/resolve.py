@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from modelworks.db import nodes
 from modelworks.kernel.resource import Metadata
 from modelworks.products.catalogue.facade import Shape, resolve_shape
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.resolution import DEFAULT_INSTANCE_TYPE, Resolution
 from modelworks.products.training import tracking
+from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import VolumeReference
 from modelworks.tracking.available import available
 
+_NAMED = 8  # nodes that a note names
 _USES_HYPERPARAMETERS = ("hyperparameters.json", "PAI_USER_ARGS", "PAI_HPS", "modelworks.train", "hyperparameters()")
 
 
@@ -43,6 +46,8 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
         resolution.data["checkpoints"] = resolution.uri(
             spec.checkpoint.uri, "spec.checkpoint.uri", folder=True, write=True
         )
+    if spec.framework is Framework.MPI and not resolution.data.get("environment", {}).get("image"):
+        resolution.notes += _mpi(lookup)
     if tracking.resolve(spec, available=available(lookup.settings)):
         resolution.data["tracking"] = True
     commands = [spec.command, *(role.command for role in spec.roles if role.command is not None)]
@@ -53,6 +58,23 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
             "/ml/input/config/hyperparameters.json"
         )
     return resolution.resolved()
+
+
+def _mpi(lookup: Lookup) -> list[str]:
+    """Said before a job waits and starts for nothing. No error: its environment or its code may bring OpenMPI."""
+    machines = [node.observation for node in nodes.everything(lookup.connection)]
+    without = sorted(machine.name for machine in machines if machine.labels.get("mpi") == "none")
+    if not without:
+        return []
+    if len(without) == len(machines):
+        return [
+            "no node has mpirun, which an MPI job is started by: install OpenMPI on them (apt-get install "
+            "openmpi-bin), or give an environment or image that has it"
+        ]
+    return [
+        f"without mpirun are the nodes {', '.join(without[:_NAMED])}{' …' * (len(without) > _NAMED)}: install OpenMPI "
+        "there (apt-get install openmpi-bin), or choose others by node_selector: {mpi: mpirun}"
+    ]
 
 
 def _roles(resolution: Resolution, spec: TrainingJobSpec) -> dict[str, Any]:
