@@ -94,10 +94,10 @@ checkpoint.save(2500, value=2500)
     agent.ensure(again)
     assert wait_ended(agent, again.key).reason is RunReason.COMPLETED
     assert agent.log(again.key) == b"2000 2000 mine\n"
-    # What was restored is not sent again; each attempt writes where it alone writes.
+    # What was restored is not sent again; each attempt writes where it alone writes, and of all the last three stay.
     steps = {name.split("/")[0] for name in _names(objects, ObjectUri(bucket, "ck/a2/"))}
     assert steps == {"step-2500", "notes.txt"}
-    assert _names(objects, root) == expected | {"notes.txt"}
+    assert {name.split("/")[0] for name in _names(objects, root)} == {"step-1500", "step-2000", "notes.txt"}
 
 
 def test_the_newest_is_sent_first_and_its_manifest_last(
@@ -138,6 +138,22 @@ def test_what_retention_removes_goes_from_the_store_once_something_newer_is_ther
         path.rmdir()
     uploader.sync()
     assert _names(objects, root) == _step(3)  # the last one stays
+
+
+def test_of_many_attempts_no_more_is_kept_than_of_one(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:
+    folders = [ObjectUri(bucket, f"a{number}/") for number in range(1, 5)]
+    for number, root in enumerate(folders, start=1):
+        here = tmp_path / root.key
+        here.mkdir()
+        restore(objects, folders[: number - 1][::-1], here)
+        uploader = CheckpointUploader(here, root, folders[: number - 1][::-1], objects)
+        uploader.sync()
+        before = {name for folder in folders for name in _names(objects, folder)}
+        _save(here, number * 10, keep=2)
+        uploader.sync(closing=lambda: True)
+        assert {name for folder in folders for name in _names(objects, folder)} == before
+        uploader.sync()
+    assert [_names(objects, folder) for folder in folders] == [set(), set(), _step(30), _step(40)]
 
 
 def test_a_step_that_is_saved_anew_replaces_the_old_one(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:

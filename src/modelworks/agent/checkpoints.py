@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from modelworks.kernel.errors import NotFound
+from modelworks.kernel.errors import Forbidden, NotFound
 from modelworks.objectstore import transfer
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.uri import ObjectUri
@@ -44,6 +44,7 @@ class CheckpointUploader:
         self._earlier = [uri.folder for uri in earlier]
         self._here: dict[Place, Whole] = {}  # whole under ``root``
         self._earlier_has: dict[Place, Whole] = {}  # as an earlier attempt sent it
+        self._left: dict[Place, list[ObjectUri]] | None = None  # all that those sent, once it was looked for
         self._looked = False
 
     @property
@@ -107,7 +108,31 @@ class CheckpointUploader:
             delete(self.client, self.root / place.name)
             del self._here[place]
         for place in [place for place in self._earlier_has if place not in present and place.rank in stays]:
-            del self._earlier_has[place]  # another attempt's, which keeps its own
+            del self._earlier_has[place]
+        if stays and self._earlier:
+            self._prune_earlier(present, stays)
+
+    def _prune_earlier(self, present: set[Place], stays: set[int | None]) -> None:
+        """What earlier attempts left goes by the same rule: a job keeps so many, however often it was preempted."""
+        try:
+            if self._left is None:
+                self._left = self._listed()
+            for place in [place for place in self._left if place not in present and place.rank in stays]:
+                for folder in self._left[place]:
+                    delete(self.client, folder / place.name)
+                del self._left[place]
+        except Forbidden as error:
+            log.warning("%s: checkpoints of earlier attempts stay: %s", self.root, error.detail)
+            self._left = {}
+
+    def _listed(self) -> dict[Place, list[ObjectUri]]:
+        """The step directories of earlier attempts, and in which of their folders each is."""
+        found: dict[Place, list[ObjectUri]] = {}
+        for folder in self._earlier:
+            names = [layout.split(item.key.removeprefix(folder.key)) for item in self.client.list(folder)]
+            for place in {name[0] for name in names if name is not None and name[1] in (CONTENTS, MANIFEST)}:
+                found.setdefault(place, []).append(folder)
+        return found
 
     def _get(self, uri: ObjectUri) -> bytes | None:
         try:

@@ -231,7 +231,7 @@ def preempt(
 
 @verb(app, "delete")
 def delete_job(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Option()] = True) -> None:
-    """Delete a job and its runs; its output and log files stay in the object store."""
+    """Delete a job, its runs and its log; its output and checkpoints stay in the object store."""
     call = invocation(ctx)
     remove(call, call.connect(), [Target(jobs.KIND, name)], wait=wait)
 

@@ -97,15 +97,31 @@ def best(ctx: typer.Context, name: Name) -> None:
     call.out.document(found) if call.out.as_json else call.out.yaml(found)
 
 
+@verb(app, "importance")
+def importance(ctx: typer.Context, name: Name) -> None:
+    """Show how much each parameter mattered for the value, as shares that add up to 1."""
+    call = invocation(ctx)
+    answer = call.connect().sweep_importances(name)
+    if call.out.as_json:
+        call.out.document(answer)
+        return
+    if not answer["importances"]:
+        said = f"{answer['complete']} trials of {name} are complete, and below {answer['needed']} it would be chance"
+        raise Conflict(f"nothing can be said yet of its parameters: {said}", remedy=f"mw sweep trials {name}")
+    rows = [(parameter, f"{share:.3f}") for parameter, share in answer["importances"].items()]
+    call.out.table(("PARAMETER", "IMPORTANCE"), rows, right=("IMPORTANCE",))
+
+
 @verb(app, "plot")
 def plot(
     ctx: typer.Context,
     name: Name,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file; default NAME.png.")] = None,
 ) -> None:
-    """Draw a sweep: the best value over its trials, values by step, parameters against values."""
+    """Draw a sweep: best value over its trials, values by step, importance of parameters, parameters against values."""
     call = invocation(ctx)
-    answer = call.connect().sweep_plot(name)
+    client = call.connect()
+    answer = client.sweep_plot(name)
     if call.out.as_json and output is None:
         call.out.document(answer)
         return
@@ -114,7 +130,7 @@ def plot(
     from modelworks.cli.sweep_chart import draw  # noqa: PLC0415 - optional, and slow to import
 
     path = output or Path(f"{name}.png")
-    draw(name, answer, path)
+    draw(name, {**answer, **client.sweep_importances(name)}, path)
     call.out.document({"plot": str(path)}) if call.out.as_json else call.out.say(f"plot: {path}")
 
 
@@ -128,7 +144,7 @@ def stop(ctx: typer.Context, name: Name) -> None:
 
 @verb(app, "delete")
 def delete_sweep(ctx: typer.Context, name: Name, wait: Annotated[bool, typer.Option()] = True) -> None:
-    """Delete a sweep with its trials and their jobs; their output and log files stay in the object store."""
+    """Delete a sweep with its trials and their jobs; their output and checkpoints stay in the object store."""
     call = invocation(ctx)
     remove(call, call.connect(), [Target(sweeps.KIND, name)], wait=wait)
 
