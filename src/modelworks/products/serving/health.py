@@ -7,6 +7,7 @@ from typing import Any
 
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.run import RunKey, RunObservation, RunPhase, RunReason
+from modelworks.products.serving.moving import told
 from modelworks.products.serving.older import revisions
 from modelworks.products.serving.plan import Plan
 from modelworks.products.serving.record import Record, Replaced, ServicePhase, Slot
@@ -97,6 +98,11 @@ def _own_phase(view: View, before: Record, beside: int) -> tuple[ServicePhase, s
     """Of the stable revision; ``beside`` replicas of the canary are ready."""
     wanted, old, failing = len(view.slots), view.old(), view.failing()
     ready = len(routed(view))
+    moves = view.leaving & {run.key for run in old}
+    if moves and len(moves) == len(old) and ready >= wanted > 0:
+        said = told(moves, view.claims, _waiting(view), _cause(failing) if failing else "")
+        phase = ServicePhase.DEGRADED if failing else ServicePhase.RUNNING
+        return phase, f"{min(ready, wanted)} of {wanted} replicas ready; {said}"
     fresh = sum(view.slot_serves(slot) for slot in view.slots)
     if wanted == 0:
         live = sum(not run.phase.ended for run in view.runs.values())

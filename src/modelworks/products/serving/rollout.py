@@ -29,7 +29,10 @@ _MOST_FAILURES = 2
 
 @dataclass(frozen=True)
 class View:
-    """One moment of a service, or of its canary: its slots and everything seen of its runs, by key."""
+    """One moment of a service, or of its canary: its slots and everything seen of its runs, by key.
+
+    ``leaving`` are live runs whose slots go on elsewhere.
+    """
 
     service: Service
     slots: Sequence[Slot]
@@ -39,6 +42,7 @@ class View:
     now: float
     older: tuple[Replica, ...] = ()
     squeezed: bool = False
+    leaving: frozenset[str] = frozenset()
 
     def key(self, slot: Slot) -> str:
         return self.service.key(slot.ordinal, slot.incarnation)
@@ -64,13 +68,13 @@ class View:
         return not slot.stopping and serving(self.run(slot)) and self.key(slot) not in self.draining
 
     def old(self) -> list[RunObservation]:
-        """Live replicas of other revisions that are not on their way out, those that serve first."""
+        """Live replicas of other revisions, or that leave, and are not on their way out, those that serve first."""
         found = [
             run
             for run in self.runs.values()
             if not run.phase.ended
             and run.key not in self.draining
-            and RunKey.parse(run.key).attempt != self.service.revision
+            and (run.key in self.leaving or RunKey.parse(run.key).attempt != self.service.revision)
         ]
         return sorted(found, key=lambda run: (not serving(run), run.created_at, run.key))
 
@@ -98,6 +102,7 @@ def hand_over(view: View) -> HandOver:
         if not run.phase.ended
         and run.key not in view.keys
         and run.key not in view.draining
+        and run.key not in view.leaving
         and RunKey.parse(run.key).attempt == view.service.revision
     ]
     known = {replica.key for replica in view.older}
@@ -107,12 +112,14 @@ def hand_over(view: View) -> HandOver:
     kept = [run.key for run in old if serving(run) or run.key in known][:needed]
     gone = [run.key for run in old if run.key not in kept]
     ended = [replica.key for replica in view.older if not view.lives(replica.key)][: needed - len(kept)]
-    squeezed = not gone and bool(kept or ended) and _waits_for_room(view, len(kept))
+    movable = [key for key in kept if key not in view.leaving]  # the room of the others is for nobody
+    squeezed = not gone and bool(movable or ended) and _waits_for_room(view, len(kept))
     if squeezed:
         if ended:
             ended = []  # they would ask for the same room
         else:
-            gone.append(kept.pop())
+            gone.append(movable[-1])
+            kept.remove(movable[-1])
     stay = [replica for replica in view.older if replica.key in kept or replica.key in ended]
     missing = needed - len(kept) - len(ended)
     if missing > 0 and not squeezed and stay and view.failing():

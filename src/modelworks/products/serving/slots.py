@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from modelworks.kernel.run import RunKey, RunObservation, RunPhase, RunReason
+from modelworks.products.serving.moving import moved
 from modelworks.products.serving.record import Record, Slot
 from modelworks.products.serving.runs import Service
 
@@ -29,14 +30,19 @@ def current_slots(
     runs: Mapping[str, RunObservation],
     now: float,
     hung: Collection[str] = (),
+    leaving: Collection[str] = (),
 ) -> list[Slot]:
-    """The slots of the wanted replicas, each moved on by what was seen of its run; ``hung`` are keys of runs."""
+    """The slots of the wanted replicas, each moved on by what was seen of its run; ``hung`` and ``leaving`` are keys of
+    runs."""
     known = {slot.ordinal: slot for slot in _history(service.revision, record)}
     slots = []
     for ordinal in range(service.wanted):
         slot = known.get(ordinal) or first_slot(service, ordinal, runs.values())
         key = service.key(ordinal, slot.incarnation)
-        slots.append(advanced(slot, runs.get(key), now, hung=key in hung))
+        slot = advanced(slot, runs.get(key), now, hung=key in hung)
+        if key in leaving and not slot.stopping and key not in record.draining and serving(runs[key]):
+            slot = moved(slot)
+        slots.append(slot)
     return slots
 
 

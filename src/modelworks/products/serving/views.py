@@ -9,6 +9,7 @@ from typing import TypeVar
 from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.products.kind import ClaimView
 from modelworks.products.serving.hung import hung_replicas
+from modelworks.products.serving.moving import leaving
 from modelworks.products.serving.observe import Observed
 from modelworks.products.serving.older import Replica, older_replicas
 from modelworks.products.serving.plan import Plan
@@ -76,7 +77,8 @@ def _view(
     hung: Collection[str],
     older: tuple[Replica, ...] = (),
 ) -> View:
-    slots = current_slots(service, before, runs, now, hung)
+    going = leaving(runs, claims)
+    slots = current_slots(service, before, runs, now, hung, going)
     live = {key for key, run in runs.items() if not run.phase.ended}
     wanted = {service.key(slot.ordinal, slot.incarnation) for slot in slots}
     own = {
@@ -85,7 +87,8 @@ def _view(
         # A replica that is wanted again before it was told to stop goes on.
         if key in live and (key not in wanted or now - since >= DRAIN_DELAY)
     }
-    view = View(service, slots, runs, claims, own, now, older)
+    gone = frozenset(key for key in going - wanted if _revision(key) == service.revision)
+    view = View(service, slots, runs, claims, own, now, older, leaving=gone)
     handed = hand_over(view)
     return replace(view, draining=own | dict.fromkeys(handed.gone, now), older=handed.older, squeezed=handed.squeezed)
 
