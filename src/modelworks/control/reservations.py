@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from modelworks.control.woken import WokenLoop
 from modelworks.db import reservations
 from modelworks.db.reservations import Reservation
 from modelworks.kernel.errors import Unavailable
@@ -28,7 +28,6 @@ REST = 5.0
 """Seconds for which claims that were refused are not placed again."""
 _ASK = 0.5  # seconds for which one request waits for its room
 _PERIOD, _PERIOD_PENDING = 2.0, 0.3
-_LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -100,38 +99,16 @@ def bundles(reservation: Reservation) -> list[Bundle]:
     return found
 
 
-class Reserver(threading.Thread):
+class Reserver(WokenLoop):
     """Carries plans out, when it is woken and every other second."""
 
     def __init__(self, engine: Engine, bridge: BridgeClient) -> None:
-        super().__init__(name="reserver", daemon=True)
+        super().__init__("reserver")
         self._engine = engine
         self._bridge = bridge
-        self._woken = threading.Event()
-        self._stopping = False
 
-    def wake(self, _payload: str = "") -> None:
-        self._woken.set()
-
-    def stop(self, timeout: float = 5.0) -> None:
-        self._stopping = True
-        self._woken.set()
-        if self.ident is not None:
-            self.join(timeout)
-
-    def run(self) -> None:
-        pause = 0.1
-        while not self._stopping:
-            self._woken.clear()
-            try:
-                wait, pause = (_PERIOD_PENDING if self.look() else _PERIOD), 0.1
-            except Unavailable as error:
-                _log.warning("reserver.waits", extra={"reason": error.detail})
-                wait, pause = pause, min(pause * 2, _LONGEST_PAUSE)
-            except Exception:
-                _log.exception("reserver.failed")
-                wait, pause = pause, min(pause * 2, _LONGEST_PAUSE)
-            self._woken.wait(wait)
+    def turn(self) -> float:
+        return _PERIOD_PENDING if self.look() else _PERIOD
 
     def look(self) -> bool:
         """One round; True while something is not granted. Raises Unavailable while bridge or database is away."""

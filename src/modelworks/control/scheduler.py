@@ -7,8 +7,6 @@ and no gang is placed in part.
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,20 +16,17 @@ from sqlalchemy import Connection, Engine, func, select, text
 
 from modelworks.control.queue import gangs, occupants, quotas, views
 from modelworks.control.reservations import name_of
+from modelworks.control.woken import WokenLoop
 from modelworks.db import claims, ledger, nodes, reservations, resources
 from modelworks.db.claims import StoredClaim
-from modelworks.kernel.errors import Unavailable
 from modelworks.kernel.gang import Placement, Refusal, Result
 from modelworks.kernel.placement import place
 from modelworks.products.quotas.facade import limits
-
-_log = logging.getLogger(__name__)
 
 _ADMISSION_LOCK = 0x6D77_6164_6D69  # any number that nothing else in the database locks
 _POLL = 5.0
 # While something waits: some reasons come with time alone (a silent node, money), and are told within two seconds.
 _POLL_WAITING = 1.5
-_LONGEST_PAUSE = 5.0
 # Nodes say that they live every 20 s; one that missed several times gets no new work.
 _SILENCE = timedelta(seconds=90)
 
@@ -124,59 +119,35 @@ def _drain(
     connection: Connection, stored: Sequence[StoredClaim], machines: Sequence[nodes.Node], now: datetime
 ) -> set[str]:
     """What can be moved off nodes that are drained is told to go; the uids of whom that is news for."""
+    drained = {machine.observation.name: (machine.drain_by, machine) for machine in machines if machine.drain_by}
+    going: dict[str, list[str]] = defaultdict(list)
+    if drained:
+        for claim in stored:
+            if claim.node in drained:
+                by, _ = drained[claim.node]
+                if claim.evict_at is None or claim.evict_at > by:
+                    going[claim.node].append(claim.claim.key)
     awake: set[str] = set()
-    for machine in machines:
-        if machine.drain_by is None:
-            continue
-        keys = [
-            claim.claim.key
-            for claim in stored
-            if claim.node == machine.observation.name
-            and not claim.claim.lasting
-            and (claim.evict_at is None or claim.evict_at > machine.drain_by)
-        ]
-        if keys:
-            notice = max((machine.drain_by - now).total_seconds(), 0.0)
-            why = f": {machine.drain_reason}" if machine.drain_reason else ""
-            reason = f"node {machine.observation.name} is drained{why}"
-            awake |= set(claims.evict(connection, keys, notice, reason))
+    for name, keys in going.items():
+        by, machine = drained[name]
+        why = f": {machine.drain_reason}" if machine.drain_reason else ""
+        notice = max((by - now).total_seconds(), 0.0)
+        awake |= set(claims.evict(connection, keys, notice, f"node {name} is drained{why}"))
     return awake
 
 
-class Scheduler(threading.Thread):
+class Scheduler(WokenLoop):
     """Admits when it is woken, and every few seconds; sooner while something waits."""
 
     def __init__(self, engine: Engine, *, poll: float = _POLL, reserve: bool = False) -> None:
-        super().__init__(name="scheduler", daemon=True)
+        super().__init__("scheduler")
         self._engine = engine
         self._poll = poll
         self._reserve = reserve
-        self._woken = threading.Event()
-        self._stopping = False
 
-    def wake(self, _payload: str = "") -> None:
-        self._woken.set()
-
-    def stop(self, timeout: float = 5.0) -> None:
-        self._stopping = True
-        self._woken.set()
-        if self.ident is not None:
-            self.join(timeout)
-
-    def run(self) -> None:
-        pause = 0.1
-        while not self._stopping:
-            self._woken.clear()
-            began = time.monotonic()
-            try:
-                some_wait = admit(self._engine, self._reserve)
-                # A long queue is looked at less often: passes take no more than a tenth of the time.
-                rest = max(_POLL_WAITING, 10 * (time.monotonic() - began)) if some_wait else self._poll
-                wait, pause = min(rest, self._poll), 0.1
-            except Exception as error:
-                if isinstance(error, Unavailable):
-                    _log.warning("scheduler.database_away", extra={"error": error.detail, "retry_in": pause})
-                else:
-                    _log.exception("scheduler.failed", extra={"retry_in": pause})
-                wait, pause = pause, min(pause * 2, _LONGEST_PAUSE)
-            self._woken.wait(wait)
+    def turn(self) -> float:
+        began = time.monotonic()
+        if not admit(self._engine, self._reserve):
+            return self._poll
+        # A long queue is looked at less often: passes take no more than a tenth of the time.
+        return min(max(_POLL_WAITING, 10 * (time.monotonic() - began)), self._poll)

@@ -8,7 +8,7 @@ from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.products.kind import ClaimView, World
 from modelworks.products.training.budget import Funds, Occupation
-from modelworks.products.training.queries import cancel_requested_at, limited, occupied
+from modelworks.products.training.queries import cancel_requests, limited, occupied
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def observe(resource: Resource, world: World) -> Observed:
     return Observed(
         runs=tuple(world.runs(resource.uid)),
         claims=tuple(world.claims(resource.uid)),
-        cancel_requested_at=cancel_requested_at(world.connection, resource.uid),
+        cancel_requested_at=world.shared(cancel_requests).get(resource.uid),
         occupations=tuple(world.shared(occupied).get(resource.uid, ())),
         funds=world.shared(limited).get(resource.ref.workspace, ()),
     )

@@ -21,11 +21,12 @@ CANCEL_REQUESTED = "CancelRequested"
 _REMEMBERED = 10  # jobs of which an estimate is made
 
 
-def cancel_requested_at(connection: Connection, uid: str) -> float | None:
-    """When somebody first asked to cancel the job, in Unix seconds."""
-    query = select(events.c.at).where(events.c.uid == uid, events.c.reason == CANCEL_REQUESTED)
-    at = connection.scalar(query.order_by(events.c.seq).limit(1))
-    return None if at is None else at.timestamp()
+def cancel_requests(connection: Connection, resources: Sequence[Resource]) -> dict[str, float]:
+    """When somebody first asked to cancel each of the jobs, in Unix seconds, by uid."""
+    uids = [resource.uid for resource in resources]
+    query = select(events.c.uid, events.c.at).where(events.c.uid.in_(uids), events.c.reason == CANCEL_REQUESTED)
+    rows = connection.execute(query.order_by(events.c.uid, events.c.seq).distinct(events.c.uid))
+    return {uid: at.timestamp() for uid, at in rows}
 
 
 def occupied(connection: Connection, resources: Sequence[Resource]) -> dict[str, list[Occupation]]:
