@@ -160,7 +160,12 @@ def test_the_example_of_the_page(mw: Mw, tmp_path: Path) -> None:
 def test_what_fails_ends_a_sweep_and_stop_ends_its_trials(mw: Mw, client: Client, tmp_path: Path) -> None:
     mw.ok("apply", "-f", "-", stdin=manifest(tmp_path, "broken", "raise SystemExit(3)", trials=9, failures=1))
     (tmp_path / "long").mkdir()
-    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path / "long", "endless", LONG, trials=9))
+    endless = manifest(tmp_path / "long", "endless", LONG, trials=9)
+    mw.ok("apply", "-f", "-", stdin=endless)
+    job = {"kind": "TrainingJob", "metadata": {"name": "one"}, "spec": yaml.safe_load(endless)["spec"]["job"]}
+    estimate = json.loads(mw.ok("job", "validate", "-f", "-", "--json", stdin=yaml.safe_dump(job)))["estimate"]
+    budget = 4 * estimate["price_per_hour"] / 3600
+    mw.ok("apply", "-f", "-", stdin=manifest(tmp_path / "long", "dear", LONG, trials=9, budget=budget))
     done = mw("sweep", "wait", "broken")
     assert done.returncode == 6
     assert "more than 1 trials failed" in done.stdout
@@ -169,6 +174,13 @@ def test_what_fails_ends_a_sweep_and_stop_ends_its_trials(mw: Mw, client: Client
     assert mw("sweep", "wait", "endless").returncode == 6
     assert [one["state"] for one in trials(mw, "endless")] == ["stopped"]
     assert phase_of(client.get("Sweep", "endless")) == "Stopped"
+    assert mw("sweep", "wait", "dear").returncode == 6
+    status = client.get("Sweep", "dear")["status"]
+    assert (status["reason"], [one["state"] for one in trials(mw, "dear")]) == ("Budget", ["stopped"])
+    assert f"the sweep's budget of {budget:g} is spent" in status["message"]
+    bill = json.loads(mw.ok("cost", "--json"))["items"]
+    assert status["spent"] >= budget
+    assert status["spent"] == pytest.approx(next(one["amount"] for one in bill if one["name"] == "dear-0"), rel=0.2)
 
 
 def test_mistakes_are_told_with_their_paths(mw: Mw, tmp_path: Path) -> None:

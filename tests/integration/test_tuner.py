@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -16,7 +18,10 @@ from tests.agents import poll
 
 from modelworks.control.tuner import Tuner
 from modelworks.db.migrate import migrate
+from modelworks.db.trials import StoredTrial
 from modelworks.kernel.errors import ModelworksError, Unavailable
+from modelworks.products.sweeps.importances import FEWEST, importances
+from modelworks.products.sweeps.spec import SweepSpec
 
 ALGORITHM = {"name": "asha", "sampler": "tpe", "seed": 3, "startup_trials": 2, "min_resource": 1, "reduction_factor": 2}
 STUDY: dict[str, Any] = {
@@ -29,6 +34,7 @@ STUDY: dict[str, Any] = {
     },
     "algorithm": ALGORITHM,
 }
+BETWEEN = {"type": "float", "low": 0.0, "high": 1.0}
 
 
 @pytest.fixture
@@ -111,3 +117,24 @@ def test_the_controller_does_not_load_optuna() -> None:
     """Its memory is for those who have sweeps, while they do."""
     code = "import sys, modelworks.control.process; sys.exit('optuna' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_parameter_that_the_value_follows_is_the_important_one() -> None:
+    parameters = {"c": ["a", "b"], "deep": {"type": "int", "low": 1, "high": 64, "log": True}, "x": BETWEEN}
+    job = {"command": "true"}
+    spec = SweepSpec.parse(
+        {"job": job, "parameters": parameters, "objective": {"metric": "score", "goal": "maximize"}}, at="spec"
+    )
+    chance, now = random.Random(0), datetime(2026, 1, 31, tzinfo=UTC)
+    trials = []
+    for number in range(24):
+        drawn = {"c": chance.choice("ab"), "deep": chance.randint(1, 64), "x": chance.random()}
+        value = None if number == 3 else -abs(drawn["x"] - 0.3) - drawn["deep"] / 1e4
+        state = "failed" if value is None else "complete"
+        trials.append(StoredTrial(number, drawn, state, value, 1, False, "", now, now))
+    found = importances("u" * 16, spec, trials)
+    assert next(iter(found)) == "x"
+    assert found["x"] > 0.5
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert importances("u" * 16, spec, trials) is found  # nothing new is complete: nobody is asked
+    assert importances("v" * 16, spec, trials[:FEWEST]) == {}

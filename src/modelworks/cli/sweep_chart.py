@@ -1,4 +1,4 @@
-"""A sweep as a PNG: its history, the trials' values by step, and parallel coordinates."""
+"""A sweep as a PNG: its history, the trials' values by step, parameters' importance, and parallel coordinates."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _COLOURS = {
 
 
 def draw(name: str, data: dict[str, Any], path: Path) -> None:
-    """``data`` is the platform's answer to ``/sweeps/NAME/plot``."""
-    figure = pyplot.figure(figsize=(12, 8), layout="constrained")
-    grid = figure.add_gridspec(2, 2)
+    """``data`` is what the platform answers to ``/sweeps/NAME/plot`` and ``/sweeps/NAME/importances`` together."""
+    figure = pyplot.figure(figsize=(15, 8), layout="constrained")
+    grid = figure.add_gridspec(2, 3)
     _history(figure.add_subplot(grid[0, 0]), data)
     _curves(figure.add_subplot(grid[0, 1]), data)
+    _importances(figure.add_subplot(grid[0, 2]), data)
     _coordinates(figure, figure.add_subplot(grid[1, :]), data)
     figure.suptitle(name)
     figure.savefig(path, dpi=120, format="png")
@@ -52,6 +53,19 @@ def _curves(axes: Any, data: dict[str, Any]) -> None:
     axes.grid(alpha=0.3)
     if told:
         axes.legend()
+
+
+def _importances(axes: Any, data: dict[str, Any]) -> None:
+    shares = data["importances"]
+    names = list(reversed(shares))
+    axes.barh(names, [shares[name] for name in names], color="tab:blue")
+    axes.set(xlabel="share", title="importance of parameters")
+    if shares:
+        axes.set_xlim(0, 1)
+        return
+    axes.set_axis_off()
+    said = f"{data['complete']} complete trials; {data['needed']} are needed"
+    axes.text(0.5, 0.5, said, ha="center", va="center", transform=axes.transAxes)
 
 
 def _coordinates(figure: Any, axes: Any, data: dict[str, Any]) -> None:

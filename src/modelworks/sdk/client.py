@@ -233,6 +233,10 @@ class Client:
         """``{metric, goal, parameters, history, curves, coordinates}``."""
         return dict(self._call("GET", f"/sweeps/{_part(name)}/plot"))
 
+    def sweep_importances(self, name: str) -> Document:
+        """``{importances: {parameter: share}, complete, needed}``; none while fewer are complete than needed."""
+        return dict(self._call("GET", f"/sweeps/{_part(name)}/importances"))
+
     def stop_sweep(self, name: str) -> Document:
         return dict(self._call("POST", f"/sweeps/{_part(name)}/stop", repeat=True) or {})
 

@@ -110,7 +110,7 @@ class Studies:
         """The parameters of a trial, which is made unless it is there. ``fixed`` ones are a grid's."""
         number, parameters = int(wish["number"]), terms["parameters"]
         study.sampler = _sampler(terms["algorithm"], number)
-        distributions = {name: _distribution(one) for name, one in parameters.items()}
+        distributions = {name: distribution(one) for name, one in parameters.items()}
         while (frozen := self._trial(study, number)) is None:
             if "fixed" in wish:
                 values = wish["fixed"]
@@ -149,7 +149,7 @@ def _pruner(algorithm: dict[str, Any]) -> BasePruner:
     )
 
 
-def _distribution(parameter: dict[str, Any]) -> BaseDistribution:
+def distribution(parameter: dict[str, Any]) -> BaseDistribution:
     match parameter["type"]:
         case "float":
             return FloatDistribution(
