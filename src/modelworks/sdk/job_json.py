@@ -11,9 +11,9 @@ from typing import Any
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk.job_draft import FRAMEWORKS, KINDS, JobDraft, RoleDraft, finish
 from modelworks.sdk.text import resource_name
+from modelworks.sdk.translation import Notes, noted_field
 
 _MARKS = ("JobSpecs", "UserCommand", "JobType")
-Notes = Mapping[str, str | None]
 _TOP: Notes = {
     "WorkspaceId": "a job is in the workspace of --workspace",
     "ResourceId": "the nodes of this platform are the only ones",
@@ -80,7 +80,7 @@ def translate(document: Mapping[str, Any]) -> JobDraft:
             case "Settings":
                 _settings(out.mapping(value, key), out)
             case _:
-                _noted("", key, _TOP, out)
+                noted_field("", key, _TOP, out)
     if "command" not in out.spec:
         out.wrong("UserCommand", "is needed")
     if not out.roles:
@@ -101,14 +101,6 @@ def _finish(out: JobDraft) -> None:
         for role in out.spec["roles"]:
             role.pop("env", None)
         out.spec["env"] = env
-
-
-def _noted(at: str, key: str, known: Notes, out: JobDraft) -> None:
-    path = f"{at}.{key}" if at else key
-    if key not in known:
-        out.unknown(path)
-    elif (text := known[key]) is not None:
-        out.note(path, text)
 
 
 def _data_source(source: Mapping[str, Any], at: str, out: JobDraft) -> None:
@@ -159,7 +151,7 @@ def _job_spec(spec: Mapping[str, Any], at: str, out: JobDraft) -> None:
             case "RestartPolicy":
                 role.restart_policy = str(value)
             case _:
-                _noted(at, key, _SPEC, out)
+                noted_field(at, key, _SPEC, out)
     out.roles.append(role)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk import kubernetes
 from modelworks.sdk.job_draft import KINDS, JobDraft, RoleDraft, finish
-from modelworks.sdk.translation import variables
+from modelworks.sdk.translation import Notes, metadata, noted_field, pod_volumes, variables
 
 _GROUPS = ("kubeflow.org/", "training.pai.alibaba.com/", "training.kubedl.io/")
 _REPLICA_SPECS = {
@@ -20,7 +20,6 @@ _REPLICA_SPECS = {
     "mpiReplicaSpecs": "MPIJob",
     "elasticBatchReplicaSpecs": "ElasticBatchJob",
 }
-Notes = Mapping[str, str | None]
 _TOP: Notes = {"apiVersion": None, "status": None}
 _METADATA: Notes = {
     "annotations": "", "namespace": "a job is in the workspace of --workspace", "uid": None, "resourceVersion": None,
@@ -77,34 +76,16 @@ def translate(document: Mapping[str, Any]) -> JobDraft:
         out.wrong("apiVersion", f"{version} is not known: write kubeflow.org/v1 or training.pai.alibaba.com/v1")
     for key, value in document.items():
         if key == "metadata":
-            _metadata(out.mapping(value, key), out)
+            metadata(out.mapping(value, key), _METADATA, out)
         elif key == "spec":
             _job(out.mapping(value, key), out)
         elif key != "kind":
-            _noted("", key, _TOP, out)
+            noted_field("", key, _TOP, out)
     if not out.errors:
         finish(out)
     if out.errors:
         raise Invalid(f"the {out.kind} cannot be taken over as it is", fields=tuple(out.errors))
     return out
-
-
-def _noted(at: str, key: str, known: Notes, out: JobDraft) -> None:
-    path = f"{at}.{key}" if at else key
-    if key not in known:
-        out.unknown(path)
-    elif (text := known[key]) is not None:
-        out.note(path, text)
-
-
-def _metadata(metadata: Mapping[str, Any], out: JobDraft) -> None:
-    for key, value in metadata.items():
-        if key == "name":
-            out.name = str(value)
-        elif key == "labels":
-            out.labels = {str(k): str(v) for k, v in out.mapping(value, "metadata.labels").items()}
-        elif key != "namespace" or value != "default":
-            _noted("metadata", key, _METADATA, out)
 
 
 def _job(spec: Mapping[str, Any], out: JobDraft) -> None:
@@ -137,7 +118,7 @@ def _job(spec: Mapping[str, Any], out: JobDraft) -> None:
                 if value:
                     out.note(at, "a TrainingJob with replicas and no roles computes on all of them")
             case _:
-                _noted("spec", key, _JOB, out)
+                noted_field("spec", key, _JOB, out)
 
 
 def _run_policy(policy: Mapping[str, Any], at: str, out: JobDraft) -> None:
@@ -148,9 +129,9 @@ def _run_policy(policy: Mapping[str, Any], at: str, out: JobDraft) -> None:
             out.spec["time_limit"] = f"{value}s"
         elif key == "schedulingPolicy":
             for name in out.mapping(value, f"{at}.{key}"):
-                _noted(f"{at}.{key}", str(name), _SCHEDULING, out)
+                noted_field(f"{at}.{key}", str(name), _SCHEDULING, out)
         else:
-            _noted(at, key, _RUN_POLICY, out)
+            noted_field(at, key, _RUN_POLICY, out)
 
 
 def _elastic_policy(policy: Mapping[str, Any], at: str, out: JobDraft) -> None:
@@ -165,7 +146,7 @@ def _elastic_policy(policy: Mapping[str, Any], at: str, out: JobDraft) -> None:
         elif key == "nProcPerNode":
             out.spec["processes"] = value
         elif key not in ("minReplicas", "maxReplicas"):
-            _noted(at, key, _ELASTIC, out)
+            noted_field(at, key, _ELASTIC, out)
 
 
 def _role(name: str, document: Mapping[str, Any], at: str, out: JobDraft) -> None:
@@ -191,10 +172,7 @@ def _role(name: str, document: Mapping[str, Any], at: str, out: JobDraft) -> Non
 
 
 def _pod(pod: Mapping[str, Any], at: str, role: RoleDraft, out: JobDraft) -> None:
-    volumes = {}
-    for index, item in enumerate(out.list(pod.get("volumes", []), f"{at}.volumes", "volumes")):
-        one = out.mapping(item, f"{at}.volumes.{index}")
-        volumes[str(one.get("name"))] = one
+    volumes = pod_volumes(pod, at, out)
     for key, value in pod.items():
         path = f"{at}.{key}"
         match key:
@@ -217,7 +195,7 @@ def _pod(pod: Mapping[str, Any], at: str, role: RoleDraft, out: JobDraft) -> Non
             case "priority":
                 role.spec["priority"] = value
             case _:
-                _noted(at, key, _POD, out)
+                noted_field(at, key, _POD, out)
 
 
 def _container(
@@ -243,7 +221,7 @@ def _container(
                 for index, item in enumerate(out.list(value, path, "mounts")):
                     _mount(out.mapping(item, f"{path}.{index}"), f"{path}.{index}", volumes, out)
             case _:
-                _noted(at, key, _CONTAINER, out)
+                noted_field(at, key, _CONTAINER, out)
     if words.get("args") and not words.get("command"):
         out.wrong(f"{at}.args", "what the image would run by itself is not known here: write command")
     elif words.get("command"):

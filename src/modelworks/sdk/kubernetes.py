@@ -11,23 +11,36 @@ from typing import Any
 
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk.service_containers import place
-from modelworks.sdk.translation import MODEL_MOUNTS, Translation, noted, probe, rolling, startup, variables
+from modelworks.sdk.translation import (
+    MODEL_MOUNTS,
+    Notes,
+    Translation,
+    metadata,
+    noted,
+    pod_volumes,
+    probe,
+    rolling,
+    startup,
+    variables,
+)
 
 _POD = "spec.template.spec"
 _AT = f"{_POD}.containers.0"
 _GPUS = ("nvidia.com/gpu", "aliyun.com/gpu")
 
-_NOTED: dict[str, str | None] = {
+_METADATA: Notes = {
+    "annotations": "",
+    "namespace": "a service is in the workspace of --workspace",
+    "uid": None,
+    "resourceVersion": None,
+    "generation": None,
+    "creationTimestamp": None,
+    "managedFields": None,
+}
+_NOTED: Notes = {
     "apiVersion": None,
     "kind": None,
     "status": None,
-    "metadata.annotations": "",
-    "metadata.namespace": "a service is in the workspace of --workspace",
-    "metadata.uid": None,
-    "metadata.resourceVersion": None,
-    "metadata.generation": None,
-    "metadata.creationTimestamp": None,
-    "metadata.managedFields": None,
     "spec.selector": None,
     "spec.minReadySeconds": "a replica serves as soon as it is ready",
     "spec.revisionHistoryLimit": "revisions are kept",
@@ -71,7 +84,7 @@ def translate(document: Mapping[str, Any]) -> Translation:
     out = Translation()
     for key, value in document.items():
         if key == "metadata":
-            _metadata(out.mapping(value, key), out)
+            metadata(out.mapping(value, key), _METADATA, out)
         elif key == "spec":
             _deployment(out.mapping(value, key), out)
         else:
@@ -81,16 +94,6 @@ def translate(document: Mapping[str, Any]) -> Translation:
     if out.errors:
         raise Invalid("the Deployment cannot be taken over as it is", fields=tuple(out.errors))
     return out
-
-
-def _metadata(metadata: Mapping[str, Any], out: Translation) -> None:
-    for key, value in metadata.items():
-        if key == "name":
-            out.name = str(value)
-        elif key == "labels":
-            out.labels = {str(k): str(v) for k, v in out.mapping(value, "metadata.labels").items()}
-        elif key != "namespace" or value != "default":
-            noted(f"metadata.{key}", _NOTED, out)
 
 
 def _deployment(spec: Mapping[str, Any], out: Translation) -> None:
@@ -127,10 +130,7 @@ def _strategy(strategy: Mapping[str, Any], replicas: int, out: Translation) -> N
 
 
 def _pod(pod: Mapping[str, Any], out: Translation) -> None:
-    volumes: dict[str, Mapping[str, Any]] = {}
-    for index, item in enumerate(out.list(pod.get("volumes", []), f"{_POD}.volumes", "volumes")):
-        one = out.mapping(item, f"{_POD}.volumes.{index}")
-        volumes[str(one.get("name"))] = one
+    volumes = pod_volumes(pod, _POD, out)
     for key, value in pod.items():
         at = f"{_POD}.{key}"
         match key:

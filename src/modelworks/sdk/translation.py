@@ -24,6 +24,9 @@ _NO_EFFECT = (
 )  # fmt: skip
 _NOT_HTTP = ("tcp_socket", "tcpSocket", "exec", "grpc")
 
+Notes = Mapping[str, str | None]
+"""Keys that are known and have no effect here, and what to say of each (None: silently taken)."""
+
 
 @dataclass
 class Translation:
@@ -68,14 +71,36 @@ class Translation:
         return None
 
 
-def noted(path: str, known: Mapping[str, str | None], out: Translation) -> None:
-    """A key that is known and has no effect here is told of (None: silently taken); another one is an error."""
-    if path not in known:
+def noted(path: str, known: Notes, out: Translation, key: str | None = None) -> None:
+    """What is known by its path, or by ``key``, is told of; another one is an error."""
+    name = path if key is None else key
+    if name not in known:
         out.unknown(path)
-        return
-    text = known[path]
-    if text is not None:
+    elif (text := known[name]) is not None:
         out.note(path, text)
+
+
+def noted_field(at: str, key: str, known: Notes, out: Translation) -> None:
+    """The field ``key`` of what stands ``at`` that path."""
+    noted(f"{at}.{key}" if at else key, known, out, key)
+
+
+def metadata(written: Mapping[str, Any], known: Notes, out: Translation) -> None:
+    """Name and labels of a document of Kubernetes."""
+    for key, value in written.items():
+        if key == "name":
+            out.name = str(value)
+        elif key == "labels":
+            out.labels = {str(k): str(v) for k, v in out.mapping(value, "metadata.labels").items()}
+        elif key != "namespace" or value != "default":
+            noted_field("metadata", key, known, out)
+
+
+def pod_volumes(pod: Mapping[str, Any], at: str, out: Translation) -> dict[str, Mapping[str, Any]]:
+    """A pod's volumes by name."""
+    listed = out.list(pod.get("volumes", []), f"{at}.volumes", "volumes")
+    found = [out.mapping(item, f"{at}.volumes.{index}") for index, item in enumerate(listed)]
+    return {str(one.get("name")): one for one in found}
 
 
 def variables(value: Any, at: str, out: Translation) -> dict[str, str]:
