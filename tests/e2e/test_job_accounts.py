@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,9 @@ from tests import leftovers
 from tests.agents import poll
 from tests.cli_platform import Mw, fresh
 
+from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.credentials import Credentials
+from modelworks.objectstore.uri import ObjectUri
 from modelworks.runtime.agent_client import AgentClient
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("accounts")]
@@ -39,6 +43,21 @@ def submit(mw: Mw, name: str, program: str, **spec: Any) -> None:
 
 def status(mw: Mw, name: str) -> dict[str, Any]:
     return dict(json.loads(mw.ok("job", "get", name, "--json"))["status"])
+
+
+def test_many_small_files_are_told_of_when_a_job_of_several_replicas_is_submitted(mw: Mw) -> None:
+    mw.ok("bucket", "create", "small")
+    client, folder = ObjectClient(Credentials.load(mw.home.secrets / "s3.json")), ObjectUri.parse("s3://small/")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: client.put(folder / f"{number}.txt", b"x"), range(500)))
+    spec = {"command": "true", "resources": {"cpu": "100m", "memory": "64Mi"}, "inputs": {"data": "s3://small/"}}
+    for command, replicas, notes in ((["job", "submit"], 2, 1), (["apply"], 2, 1), (["apply"], 1, 0)):
+        name = f"{command[-1]}-{replicas}"
+        document = {"kind": "TrainingJob", "metadata": {"name": name}, "spec": {**spec, "replicas": replicas}}
+        done = mw(*command, "-f", "-", stdin=yaml.safe_dump(document))
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("the channel data has 500 files of 1B on average") == notes, done.stderr
+        mw.ok("job", "cancel", name)
 
 
 def test_progress_and_cost_are_in_the_status_while_a_job_runs(mw: Mw) -> None:

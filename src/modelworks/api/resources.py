@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -20,13 +21,13 @@ from modelworks.api.documents import (
     ResourceDocument,
     ResourcePage,
 )
-from modelworks.control.apply import apply
+from modelworks.control.apply import Applied, Outcome, apply
 from modelworks.control.delete import delete
 from modelworks.db import resources
 from modelworks.kernel.errors import FieldError, Invalid, NotFound
 from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE, Ref
-from modelworks.products.context import ContextOf, NamePath, PageSize, PrincipalOf, WorkspaceOf
+from modelworks.products.context import Context, ContextOf, NamePath, PageSize, PrincipalOf, WorkspaceOf
 from modelworks.products.kind import Kind, check_may_write
 
 router = APIRouter(tags=["resources"])
@@ -43,7 +44,17 @@ def apply_manifests(
     applied = apply(
         context.engine, manifests, context.settings, context.kinds, principal=principal, dry_run=body.dry_run
     )
+    if not body.dry_run:
+        applied = [_advised(result, context) for result in applied]
     return ApplyResults(results=[AppliedDocument.of(result) for result in applied])
+
+
+def _advised(result: Applied, context: Context) -> Applied:
+    """With what its kind says about something new, once it is stored: a note holds nothing back."""
+    advise = context.kinds[result.resource.ref.kind].advise
+    if advise is None or result.action is not Outcome.CREATED:
+        return result
+    return replace(result, notes=(*result.notes, *advise(result.resource, context.credentials)))
 
 
 @router.get("/kinds", summary="What can be declared", operation_id="listKinds")

@@ -16,6 +16,7 @@ from modelworks.kernel.resource import Metadata, Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.spec import Spec
 from modelworks.kernel.traffic import Traffic
+from modelworks.objectstore.credentials import Credentials
 from modelworks.settings import Settings
 
 
@@ -111,7 +112,8 @@ class Kind:
     """One kind. ``decide`` is None for kinds that are data only (an instance type): they are ready once stored.
 
     ``immutable`` spec paths may not change in an update (apply answers Conflict); ``check_delete`` raises Conflict for
-    what may not be deleted now. What is for ``administrators`` only keys of the whole platform write.
+    what may not be deleted now. ``advise`` looks at the object store for notes about what was just created, and takes a
+    second at most. What is for ``administrators`` only keys of the whole platform write.
     """
 
     name: str
@@ -123,5 +125,6 @@ class Kind:
     decide: Callable[[Resource, Any, datetime], Decision] | None = None
     immutable: tuple[str, ...] = ()
     check_delete: Callable[[Resource, Connection], None] | None = None
+    advise: Callable[[Resource, Callable[[], Credentials]], Sequence[str]] | None = None
     administrators: bool = False
     example: dict[str, Any] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelworks.products.kind import Kind
 from modelworks.products.training.decide import decide
+from modelworks.products.training.inputs import advise
 from modelworks.products.training.observe import observe
 from modelworks.products.training.queries import CANCEL_REQUESTED
 from modelworks.products.training.record import JobPhase
@@ -18,6 +19,7 @@ TRAINING_JOB = Kind(
     resolve=resolve,
     observe=observe,
     decide=decide,
+    advise=advise,
     # A run cannot change under its process: another job is another name.
     immutable=("spec",),
     example={

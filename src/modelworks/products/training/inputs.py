@@ -1,30 +1,46 @@
-"""A look at a job's inputs before it is submitted: many small files are slow to fetch on every node."""
+"""A look at a job's inputs when it is submitted: many small files are slow to fetch on every node."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelworks.kernel.errors import ModelworksError
 from modelworks.kernel.quantities import format_bytes
+from modelworks.kernel.resource import Resource
 from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.uri import ObjectUri
-from modelworks.products.context import Context
 from modelworks.products.training.spec import TrainingJobSpec
 
 MANY, SMALL = 500, 256 * 1024
 """So many files, of so many bytes on average, are worth a warning."""
 _PAGE = 1000
+_PATIENCE = 1.0  # seconds, for all channels together
 
 
-def small_files(context: Context, spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> list[str]:
-    """A note for each channel of a job of several replicas that reads many small files; the first page is listed."""
+def advise(resource: Resource, credentials: Callable[[], Credentials]) -> list[str]:
+    """Notes about a job that was just submitted, for people."""
+    return small_files(credentials, TrainingJobSpec.parse(resource.spec, at="spec"), resource.resolved)
+
+
+def small_files(
+    credentials: Callable[[], Credentials], spec: TrainingJobSpec, resolved: Mapping[str, Any]
+) -> list[str]:
+    """A note for each channel of a job of several replicas that reads many small files; the first page is listed.
+
+    A store that is slow to answer is not waited for: nobody submits later for the sake of a note.
+    """
     if spec.size < 2:
         return []
-    client = ObjectClient(context.credentials, deadline=2.0)
-    found = []
+    found, until = [], time.monotonic() + _PATIENCE
     for channel, uri in sorted(resolved.get("inputs", spec.inputs).items()):
+        left = until - time.monotonic()
+        if left <= 0:
+            break
         try:
+            client = ObjectClient(credentials, deadline=left)
             sizes = [item.size for item in client.first(ObjectUri.parse(uri), _PAGE)]
         except ModelworksError:
             continue  # whether it can be read is told when the job begins

@@ -75,7 +75,7 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
         # Volumes are locked while they are looked at; nothing is kept.
         connection.rollback()
     answer = estimates.of(spec, found.data, context.settings.currency, before)
-    notes = [*found.notes, *small_files(context, spec, found.data)]
+    notes = [*found.notes, *small_files(context.credentials, spec, found.data)]
     if answer.at_most is not None and spec.time_limit is not None:
         limit = f"in its time limit of {format_duration(spec.time_limit)}"
         why = "its budget" if answer.at_most == spec.budget else limit
