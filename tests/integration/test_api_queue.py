@@ -134,7 +134,7 @@ def test_a_cordoned_node_keeps_what_it_has_and_gets_nothing_new(api: Api) -> Non
     assert where(api, after) == ["a"]
 
 
-def test_a_drained_node_tells_jobs_to_leave_and_keeps_services(api: Api) -> None:
+def test_a_drained_node_tells_jobs_and_services_to_leave(api: Api) -> None:
     job, service = want(api, "job"), want(api, "service", lasting=True)
     admit(api.context.engine)
     answer = api.client.post("/nodes/a/drain", json={"notice": "30s", "reason": "a new disk"})
@@ -142,9 +142,9 @@ def test_a_drained_node_tells_jobs_to_leave_and_keeps_services(api: Api) -> None
     assert not admit(api.context.engine)
     (claim,) = seen(api, job)
     assert claim.evict_reason == "node a is drained: a new disk"
-    assert seen(api, service)[0].evict_at is None
+    assert seen(api, service)[0].evict_reason == "node a is drained: a new disk"
     node = api.client.get("/nodes/a").json()
-    assert {w["name"]: w["leaves_by"] is not None for w in node["workloads"]} == {"job": True, "service": False}
+    assert {w["name"]: w["leaves_by"] is not None for w in node["workloads"]} == {"job": True, "service": True}
     assert (node["used_cpu"], node["claims"], node["drain_reason"]) == (2.0, 2, "a new disk")
 
 

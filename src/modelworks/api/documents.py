@@ -184,7 +184,7 @@ class NodeDocument(BaseModel):
 
 
 class NodeWorkload(BaseModel):
-    """One replica with room on a node; with `leaves_by` it was told to end by then."""
+    """One replica with room on a node; with `leaves_by` it was told to leave by then."""
 
     workspace: str
     kind: str

@@ -63,7 +63,10 @@ def uncordon(name: NodeName, context: ContextOf, principal: PrincipalOf) -> Node
 
 @router.post("/{name}/drain", status_code=202, summary="Empty a node", operation_id="drainNode")
 def drain(name: NodeName, context: ContextOf, principal: PrincipalOf, body: DrainRequest) -> NodeDetail:
-    """It gets no new work, and jobs on it have `notice` to save a checkpoint and go on elsewhere. Services stay."""
+    """It gets no new work, and jobs on it have `notice` to save a checkpoint and go on elsewhere.
+
+    Of a service another replica serves elsewhere before one goes: where there is no room for it, the old one stays.
+    """
     return _change(context, principal, name, lambda c, n: nodes.drain(c, n, body.notice, body.reason))
 
 

@@ -68,7 +68,7 @@ def drain(
     notice: Annotated[str, typer.Option(help="Time for jobs to save a checkpoint, such as 30s.")] = "180s",
     reason: Annotated[str, typer.Option(help="Told to those who leave.")] = "",
 ) -> None:
-    """Empty a node: no new work, and jobs on it save and go on elsewhere. Services stay until they are moved."""
+    """Empty a node: no new work; jobs on it save and go on elsewhere, services when another replica serves there."""
     call = invocation(ctx)
     try:
         seconds = parse_duration(notice)
@@ -79,13 +79,9 @@ def drain(
         call.out.document(node)
         return
     call.out.say(f"node {name} is drained: jobs leave within {format_duration(seconds)}")
-    staying = [f"{w['kind']} {w['name']}" for w in node["workloads"] if not _leaves(w)]
-    if staying:
-        call.out.note(f"these stay: {', '.join(sorted(set(staying)))}")
-
-
-def _leaves(workload: Document) -> bool:
-    return bool(workload.get("leaves_by")) or workload["kind"] == "TrainingJob"
+    services = sorted({workload["name"] for workload in node["workloads"] if workload["kind"] == "Service"})
+    if services:
+        call.out.note(f"services leave when another replica of theirs serves elsewhere: {', '.join(services)}")
 
 
 def _row(node: Document) -> tuple[object, ...]:
