@@ -10,13 +10,14 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from modelworks.db import resources, scale
-from modelworks.kernel.errors import ModelworksError, NotFound
-from modelworks.kernel.resource import Ref, Resource
+from modelworks.db import scale
+from modelworks.kernel.errors import ModelworksError
+from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunObservation
 from modelworks.kernel.spec import Spec
 from modelworks.kernel.traffic import Traffic
 from modelworks.products.context import Context, ContextOf, NamePath, WorkspaceOf
+from modelworks.products.named import named
 from modelworks.products.serving.autoscale import look
 from modelworks.products.serving.engines import ReplicaNow, replicas_now
 from modelworks.products.serving.observe import Observed
@@ -94,12 +95,7 @@ class Explained(Spec):
 def explain(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Explained:
     """Replicas, metrics and targets, what nothing moves for, the queue, and the last decisions."""
     with context.engine.connect() as connection:
-        service = resources.get(connection, Ref(workspace, "Service", name))
-        if service is None:
-            raise NotFound(
-                f"there is no Service {name} in workspace {workspace}",
-                remedy="`mw service list` shows those there are",
-            )
+        service = named(connection, "Service", workspace, name)
         decisions = scale.latest(connection, service.uid, _DECISIONS)
     now = time.time()
     traffic = context.traffic(service.uid)

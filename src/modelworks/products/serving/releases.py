@@ -16,6 +16,7 @@ from modelworks.kernel.resource import Metadata, Ref, Resource
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, WorkspaceOf
 from modelworks.products.kind import Lookup
+from modelworks.products.named import named
 from modelworks.products.serving.changes import Change, canary_change, former, resumed, rolled_back, summary
 from modelworks.products.serving.resolve import canary_facts, resolve
 from modelworks.products.serving.revisions import overlaid, revision
@@ -66,7 +67,7 @@ class Rollback(Spec):
 def list_revisions(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Revisions:
     """All that are kept, the newest first: at most 200."""
     with context.engine.connect() as connection:
-        service = _service(connection, workspace, name)
+        service = named(connection, "Service", workspace, name)
         found = revisions.newest_first(connection, service.uid)
     status = service.status
     current, canary = _revision(service), (status.get("canary") or {}).get("revision")
@@ -99,7 +100,7 @@ def change_canary(
     """
     given = {key: value for key, value in body.dump().items() if key in body.model_fields_set}
     with context.engine.begin() as connection:
-        service = _service(connection, workspace, name, lock=True)
+        service = named(connection, "Service", workspace, name, lock=True)
         change = canary_change(service.spec, service.resolved, given)
         again = any("back" not in found for found in service.status.get("reversed", {}).values())
         return _store(connection, context, principal, service, change, again=again)
@@ -111,7 +112,7 @@ def roll_back(
 ) -> dict[str, Any]:
     """The service as that revision was; replicas, limits and traffic stay, and its canary ends."""
     with context.engine.begin() as connection:
-        service = _service(connection, workspace, name, lock=True)
+        service = named(connection, "Service", workspace, name, lock=True)
         current = _revision(service)
         wanted = body.to or former(service.status.get("history", ()), current)
         if wanted is None:
@@ -130,7 +131,7 @@ def roll_back(
 def resume(name: NamePath, context: ContextOf, principal: PrincipalOf, workspace: WorkspaceOf) -> dict[str, Any]:
     """A revision or canary that was taken back gets its requests again, and is judged anew."""
     with context.engine.begin() as connection:
-        service = _service(connection, workspace, name, lock=True)
+        service = named(connection, "Service", workspace, name, lock=True)
         if not service.status.get("reversed"):
             return service.document()
         change = Change(service.spec, dict(service.resolved), "what was taken back is tried again")
@@ -178,13 +179,3 @@ def _check_other(service: Resource, change: Change, facts: dict[str, Any]) -> No
 
 def _revision(service: Resource) -> str:
     return revision(ServiceSpec.parse(service.spec, at="spec"), service.resolved)
-
-
-def _service(connection: Connection, workspace: str, name: str, *, lock: bool = False) -> Resource:
-    ref = Ref(workspace, "Service", name)
-    service = resources.lock(connection, ref) if lock else resources.get(connection, ref)
-    if service is None:
-        raise NotFound(
-            f"there is no Service {name} in workspace {workspace}", remedy="`mw service list` shows those there are"
-        )
-    return service

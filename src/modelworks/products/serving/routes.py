@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Connection
 
 from modelworks.db import events, resources, secrets
 from modelworks.kernel.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from modelworks.kernel.quantities import parse_duration
-from modelworks.kernel.resource import Ref, Resource
+from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import RunKey, RunPhase
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.logs import Parts, stream
+from modelworks.products.named import named
 from modelworks.products.serving import explain, metrics, releases, tasks, usage
 from modelworks.products.serving.facade import SERVICE
 from modelworks.products.serving.queries import TOKEN, rotate_token
@@ -45,7 +45,7 @@ def show_token(name: NamePath, context: ContextOf, principal: PrincipalOf, works
     if principal.read_only:
         raise Forbidden(f"the key {principal.name} may only read: a service's token would let it use the service")
     with context.engine.begin() as connection:
-        service = _service(connection, workspace, name)
+        service = named(connection, SERVICE.name, workspace, name)
         secrets.ensure(connection, context.cipher, service.uid, TOKEN)
         text = secrets.get(connection, context.cipher, service.uid, TOKEN)
     return Token(token=text, path=service_path(workspace, name))
@@ -66,7 +66,7 @@ def rotate(
     if seconds > 86_400:
         raise Invalid("keep is at most 1d", fields=(FieldError("keep", "at most 1d"),))
     with context.engine.begin() as connection:
-        service = _service(connection, workspace, name, lock=True)
+        service = named(connection, SERVICE.name, workspace, name, lock=True)
         secrets.ensure(connection, context.cipher, service.uid, TOKEN)
         now = time.time()
         until = round(now + seconds) if seconds else None
@@ -91,7 +91,7 @@ def stop(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[str
 
 def _switch(context: Context, workspace: str, name: str, *, stopped: bool) -> dict[str, Any]:
     with context.engine.begin() as connection:
-        service = _service(connection, workspace, name, lock=True)
+        service = named(connection, SERVICE.name, workspace, name, lock=True)
         if service.deleting is not None:
             raise Conflict(f"the service {name} is being deleted")
         spec = service.spec | {"stopped": stopped}
@@ -122,7 +122,7 @@ def log(
 ) -> StreamingResponse:
     """Standard output and error of a replica as text: of the one that runs, else of the one that ended last."""
     with context.engine.connect() as connection:
-        service = _service(connection, workspace, name)
+        service = named(connection, SERVICE.name, workspace, name)
     key = _replica_key(service, replica)
     if key is None:
         raise NotFound(
@@ -162,13 +162,3 @@ def _replica_key(service: Resource, ordinal: int) -> str | None:
         if slot["ordinal"] == ordinal:
             return str(RunKey(service.uid, status["revision"], ordinal, max(slot.get("incarnation", 0) - 1, 0)))
     return None
-
-
-def _service(connection: Connection, workspace: str, name: str, *, lock: bool = False) -> Resource:
-    ref = Ref(workspace, SERVICE.name, name)
-    service = resources.lock(connection, ref) if lock else resources.get(connection, ref)
-    if service is None:
-        raise NotFound(
-            f"there is no Service {name} in workspace {workspace}", remedy="`mw service list` shows those there are"
-        )
-    return service

@@ -9,12 +9,11 @@ from fastapi import APIRouter, Query
 from pydantic import ConfigDict
 from sqlalchemy import Connection
 
-from modelworks.db import resources
 from modelworks.db import tasks as sql
-from modelworks.kernel.errors import FieldError, Invalid, NotFound
-from modelworks.kernel.resource import Ref
+from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import ContextOf, NamePath, PageSize, WorkspaceOf
+from modelworks.products.named import named
 from modelworks.products.serving.facade import SERVICE
 
 _routes = APIRouter(prefix="/services", tags=["services"])
@@ -83,11 +82,7 @@ def list_tasks(
 ) -> ServiceTasks:
     """Counts, and the newest first. Results are the callers', who hold the service's token: they are not shown."""
     with context.engine.connect() as connection:
-        service = resources.get(connection, Ref(workspace, SERVICE.name, name))
-        if service is None:
-            raise NotFound(
-                f"there is no Service {name} in workspace {workspace}", remedy="`mw service list` shows those there are"
-            )
+        service = named(connection, SERVICE.name, workspace, name)
         terms = {"uid": service.uid, "state": state, "limit": limit + 1, "before": _before(cursor)}
         found = [tuple(row) for row in connection.exec_driver_sql(sql.LIST, terms)]
         counts = _counts(connection, service.uid)

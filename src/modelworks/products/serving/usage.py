@@ -7,11 +7,10 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import ConfigDict
 
-from modelworks.db import resources
 from modelworks.kernel.errors import NotFound, Unavailable
-from modelworks.kernel.resource import Ref
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, WorkspaceOf
+from modelworks.products.named import named
 from modelworks.products.serving.facade import SERVICE
 
 _routes = APIRouter(prefix="/services", tags=["services"])
@@ -67,11 +66,7 @@ class Usage(Spec):
 def usage(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Usage:
     """One sample each two seconds, as long as the node keeps it."""
     with context.engine.connect() as connection:
-        service = resources.get(connection, Ref(workspace, SERVICE.name, name))
-    if service is None:
-        raise NotFound(
-            f"there is no Service {name} in workspace {workspace}", remedy="`mw service list` shows those there are"
-        )
+        service = named(connection, SERVICE.name, workspace, name)
     limit = int((service.resolved.get("resources") or {}).get("memory", 0))
     return Usage(
         items=[

@@ -7,13 +7,12 @@ from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Connection
 
 from modelworks.db import events, resources
 from modelworks.db.trials import of as trials_of
-from modelworks.kernel.errors import Conflict, NotFound
-from modelworks.kernel.resource import Ref, Resource
+from modelworks.kernel.errors import Conflict
 from modelworks.products.context import ContextOf, NamePath, WorkspaceOf
+from modelworks.products.named import named
 from modelworks.products.sweeps import plots
 from modelworks.products.sweeps.facade import SWEEP
 from modelworks.products.sweeps.importances import FEWEST, importances
@@ -169,7 +168,7 @@ class SweepDocument(BaseModel):
 def list_trials(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> TrialList:
     """All that were begun, by number."""
     with context.engine.connect() as connection:
-        sweep = _sweep(connection, workspace, name)
+        sweep = named(connection, SWEEP.name, workspace, name)
         found = trials_of(connection, sweep.uid)
     spec = SweepSpec.parse(sweep.spec, at="spec")
     items = [
@@ -193,7 +192,7 @@ def list_trials(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> T
 def plot(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Plot:
     """The best value over the trials, values by step, and parameters against values."""
     with context.engine.connect() as connection:
-        sweep = _sweep(connection, workspace, name)
+        sweep = named(connection, SWEEP.name, workspace, name)
         found = trials_of(connection, sweep.uid, reports=True)
     spec = SweepSpec.parse(sweep.spec, at="spec")
     return Plot(
@@ -210,7 +209,7 @@ def plot(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Plot:
 def importances_of(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> Importances:
     """By PED-ANOVA, of the complete trials. It takes a second or two when there are more of them than the last time."""
     with context.engine.connect() as connection:
-        sweep = _sweep(connection, workspace, name)
+        sweep = named(connection, SWEEP.name, workspace, name)
         found = trials_of(connection, sweep.uid)
     complete = sum(trial.state == "complete" for trial in found)
     shares = importances(sweep.uid, SweepSpec.parse(sweep.spec, at="spec"), found)
@@ -221,7 +220,7 @@ def importances_of(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -
 def stop(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> SweepDocument:
     """Its trials are ended, and no more are begun. A changed `trials` or `parallel` begins it again."""
     with context.engine.begin() as connection:
-        sweep = _sweep(connection, workspace, name, lock=True)
+        sweep = named(connection, SWEEP.name, workspace, name, lock=True)
         phase = sweep.status.get("phase")
         if phase and SweepPhase(phase).terminal:
             raise Conflict(f"the sweep {name} has ended: {phase}", remedy=f"`mw sweep delete {name}` removes it")
@@ -229,13 +228,3 @@ def stop(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> SweepDoc
             events.append(connection, sweep.ref, sweep.uid, STOP_REQUESTED, "stop requested")
         resources.wake(connection, [sweep.uid])
     return SweepDocument.model_validate(sweep.document())
-
-
-def _sweep(connection: Connection, workspace: str, name: str, *, lock: bool = False) -> Resource:
-    ref = Ref(workspace, SWEEP.name, name)
-    sweep = resources.lock(connection, ref) if lock else resources.get(connection, ref)
-    if sweep is None:
-        raise NotFound(
-            f"there is no Sweep {name} in workspace {workspace}", remedy="`mw sweep list` shows those there are"
-        )
-    return sweep

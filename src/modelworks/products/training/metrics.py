@@ -8,15 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict
 from pydantic.config import JsonDict
-from sqlalchemy import Connection
 
-from modelworks.db import resources
 from modelworks.kernel.errors import NotFound, Unavailable
-from modelworks.kernel.resource import Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
 from modelworks.products import logs
 from modelworks.products.context import Context, ContextOf, NamePath, ReplicaQuery, WorkspaceOf
+from modelworks.products.named import named
 from modelworks.products.training.series import Series, parse, thinned
 
 _routes = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -95,7 +93,7 @@ def metrics(
 ) -> Metrics:
     """One sample each two seconds of the run, of its last hour; as of its last minute once its node is gone."""
     with context.engine.connect() as connection:
-        job = _job(connection, workspace, name)
+        job = named(connection, "TrainingJob", workspace, name)
     number = attempt if attempt is not None else int(job.status.get("attempt", 1))
     samples = _samples(context, workspace, str(RunKey(job.uid, f"a{number}", replica)))
     return Metrics(replica=replica, attempt=number, items=[MetricsSample.parse(sample) for sample in samples])
@@ -117,7 +115,7 @@ def reports(
     highest of each stretch are given.
     """
     with context.engine.connect() as connection:
-        job = _job(connection, workspace, name)
+        job = named(connection, "TrainingJob", workspace, name)
     numbers = range(1, int(job.status.get("attempt", 1)) + 1) if attempt is None else (attempt,)
     series = Series()
     for number in numbers:
@@ -155,12 +153,3 @@ def _whole(context: Context, workspace: str, key: str) -> bytes:
     while piece := logs.read(context, workspace, key, len(data), _PIECE, "reports"):
         data += piece
     return bytes(data)
-
-
-def _job(connection: Connection, workspace: str, name: str) -> Resource:
-    job = resources.get(connection, Ref(workspace, "TrainingJob", name))
-    if job is None:
-        raise NotFound(
-            f"there is no TrainingJob {name} in workspace {workspace}", remedy="`mw job list` shows those there are"
-        )
-    return job

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 
 from modelworks.db import claims, events, resources
-from modelworks.kernel.errors import Conflict, FieldError, Invalid, NotFound
+from modelworks.kernel.errors import Conflict, FieldError, Invalid
 from modelworks.kernel.principal import Principal
 from modelworks.kernel.quantities import Duration, format_duration
 from modelworks.kernel.resource import Manifest, Ref, Resource
@@ -20,6 +20,7 @@ from modelworks.products.context import Context, ContextOf, NamePath, PrincipalO
 from modelworks.products.kind import Lookup
 from modelworks.products.logs import Parts, stream
 from modelworks.products.merged import Gang, Wanted, merged
+from modelworks.products.named import named
 from modelworks.products.training import estimates, metrics
 from modelworks.products.training.estimates import Estimate
 from modelworks.products.training.facade import TRAINING_JOB
@@ -117,7 +118,7 @@ def log(
     latest once a second.
     """
     with context.engine.connect() as connection:
-        job = _job(connection, workspace, name)
+        job = named(connection, TRAINING_JOB.name, workspace, name)
     replicas = TrainingJobSpec.parse(job.spec, at="spec").size
     if replica >= replicas:
         said = f"the job has {replicas} replica{'s' if replicas > 1 else ''}; the first is 0"
@@ -175,7 +176,7 @@ def stacks(
 ) -> Stacks:
     """Stacks of every process, read from outside. Of a job that has ended, those that were taken when it stalled."""
     with context.engine.connect() as connection:
-        job = _job(connection, workspace, name)
+        job = named(connection, TRAINING_JOB.name, workspace, name)
     return capture(context, job, replica)
 
 
@@ -183,7 +184,7 @@ def stacks(
 def cancel(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> dict[str, Any]:
     """Its replicas get SIGTERM and their grace period; the job ends as Cancelled. Repeated, nothing more happens."""
     with context.engine.begin() as connection:
-        job = _job(connection, workspace, name, lock=True)
+        job = named(connection, TRAINING_JOB.name, workspace, name, lock=True)
         phase = job.status.get("phase")
         if phase and JobPhase(phase).terminal:
             raise Conflict(f"the job {name} has ended: {phase}", remedy=f"`mw job delete {name}` removes it")
@@ -215,7 +216,7 @@ def preempt(
     Repeated with a shorter notice, the time becomes shorter.
     """
     with context.engine.begin() as connection:
-        job = _job(connection, workspace, name, lock=True)
+        job = named(connection, TRAINING_JOB.name, workspace, name, lock=True)
         longest = TrainingJobSpec.parse(job.spec, at="spec").notice
         asked = preemption.notice if preemption.notice is not None else longest
         placed = [claim.key for claim in claims.of(connection, [job.uid]).get(job.uid, []) if claim.node is not None]
@@ -226,16 +227,6 @@ def preempt(
             events.append(connection, job.ref, uid, "Preempting", "preempted on request")
         resources.wake(connection, [job.uid])
     return job.document()
-
-
-def _job(connection: Connection, workspace: str, name: str, *, lock: bool = False) -> Resource:
-    ref = Ref(workspace, TRAINING_JOB.name, name)
-    job = resources.lock(connection, ref) if lock else resources.get(connection, ref)
-    if job is None:
-        raise NotFound(
-            f"there is no TrainingJob {name} in workspace {workspace}", remedy="`mw job list` shows those there are"
-        )
-    return job
 
 
 def _lookup(connection: Connection, context: Context, principal: Principal) -> Lookup:
