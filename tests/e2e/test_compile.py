@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
@@ -13,19 +12,10 @@ import yaml
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
-from tests import leftovers
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("compile")]
 WORKLOAD_FAILED = 6
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "5")
-        assert leftovers.of_platform(one.home) == []
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import signal
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,13 @@ import pytest
 import yaml
 from tests import leftovers, ordeals
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 from tests.constant_load import constant
 
 from modelworks.products.serving.hung import replica_id
 from modelworks.sdk.client import Client
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("constant-load")]
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "5")
-        assert leftovers.of_platform(one.home) == []
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"])
-    yield one
-    one.close()
 
 
 def test_every_request_is_answered_whatever_happens(

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-from tests import flood, leftovers
+from tests import flood
 from tests.agents import poll
 from tests.bench.openloop import Target, send
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.sdk.client import Client
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("services")]
 _MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
 
 
 @pytest.fixture(scope="module")

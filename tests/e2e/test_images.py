@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -50,14 +49,6 @@ def mw(engine: Engine, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
         one.ok("down", "--grace", "5")
         assert leftovers.of_platform(one.home) == []
     assert containers(engine) == set()
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"])
-    yield one
-    one.close()
 
 
 def containers(engine: Engine) -> set[str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests import leftovers
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("imports")]
 
@@ -45,14 +43,6 @@ spec:
           resources: {limits: {cpu: 100m, memory: 256Mi}}
           readinessProbe: {httpGet: {path: /healthz, port: 9000}, periodSeconds: 1}
 """
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "5")
-        assert leftovers.of_platform(one.home) == []
 
 
 def test_service_json_by_the_clouds_verbs(mw: Mw, tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests import leftovers
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("job_kinds")]
 
@@ -38,14 +37,6 @@ if config["task"]["type"] == "ps":
     signal.pause()
 """
 SIZE = {"cpu": "250m", "memory": "1Gi"}
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
-from tests import leftovers
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 # Rank 0 reduces, rank 1 waits for a message that nobody sends: the classic of a collective that is not called by all.
 DEADLOCK = """
@@ -27,14 +25,6 @@ rank_zero_reduces() if dist.get_rank() == 0 else rank_one_receives()
 """
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("stalls")]
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
 
 
 def submit(mw: Mw, name: str, command: object, **spec: Any) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -15,9 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from tests import leftovers
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.sdk.client import Client
 
@@ -35,22 +33,6 @@ GREEDY = """
             return [{"number": item["number"], "rows": len(items), "limit": os.environ["MW_MAX_BATCH_SIZE"]}
                     for item in items]
     """
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "5")
-        assert leftovers.of_platform(one.home) == []
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"])
-    yield one
-    one.close()
 
 
 class Night:

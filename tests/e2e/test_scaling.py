@@ -7,7 +7,7 @@ import re
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests import leftovers
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.sdk.client import Client
 
@@ -56,22 +55,6 @@ SERVER = """
     able = time.time()
     server.serve_forever()
     """
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "5")
-        assert leftovers.of_platform(one.home) == []
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"])
-    yield one
-    one.close()
 
 
 def create(mw: Mw, folder: Path, name: str, pause: float = 0.0, **spec: Any) -> None:

@@ -13,21 +13,13 @@ import pytest
 import yaml
 from tests import leftovers, traffic
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.sdk.client import Client
 from modelworks.sdk.waiting import phase_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("services")]
 WORKLOAD_FAILED = 6
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "5")
-        assert leftovers.of_platform(one.home) == []
 
 
 @pytest.fixture(scope="module")

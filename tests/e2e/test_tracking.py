@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests import leftovers
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.kernel.errors import ModelworksError
 from modelworks.sdk.client import Client
@@ -53,27 +52,11 @@ LogisticRegression(C=0.5).fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
 
 
 @pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
-
-
-@pytest.fixture(scope="module")
 def door(mw: Mw) -> Iterator[httpx.Client]:
     known = json.loads(mw.home.client.read_text())
     headers = {"Authorization": f"Bearer {known['api_key']}"}
     with httpx.Client(base_url=known["url"], headers=headers, timeout=120.0) as one:
         yield one
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    known = json.loads(mw.home.client.read_text())
-    one = Client(known["url"], known["api_key"])
-    yield one
-    one.close()
 
 
 def submit(mw: Mw, name: str, program: str, **spec: Any) -> None:
