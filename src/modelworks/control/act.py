@@ -177,13 +177,16 @@ class Actor:
         if unstopped is not None:
             raise unstopped
         with self.engine.begin() as connection:
-            self._guard(connection, lease)
+            goes, due_in = removed and not kept, None
+            if goes:
+                self._guard(connection, lease)
+            else:
+                due_in = self._finish(connection, lease, decision)
             for item in (*stored, *told):
                 self._store(connection, lease.resource, item)
-            if removed and not kept:
+            if goes:
                 self._remove(connection, lease.resource)
-                return None
-            return self._finish(connection, lease, decision)
+            return due_in
 
     def _commit(self, lease: Lease, stored: Sequence[_Stored], sure_until: float) -> float:
         """What was gathered, under a renewed lease; returns until when (monotonic) the lease is sure to be held."""
@@ -211,8 +214,12 @@ class Actor:
             raise LeaseLost(lease.resource.ref)
 
     def _finish(self, connection: Connection, lease: Lease, decision: Decision) -> float | None:
+        """End the lease, first in its transaction: as after ``_guard``, nobody else takes the row before the commit."""
         if decision.status == lease.resource.status:
-            return resources.settle(connection, [Settled(lease, decision.wake_in)])[lease.resource.uid]
+            settled = resources.settle(connection, [Settled(lease, decision.wake_in)])
+            if not settled:
+                raise LeaseLost(lease.resource.ref)
+            return settled[lease.resource.uid]
         return resources.write_status(connection, lease, decision.status, decision.wake_in)
 
     def _store(self, connection: Connection, resource: Resource, action: _Stored) -> None:

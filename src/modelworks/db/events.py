@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, literal_column, select, text, tuple_
 from sqlalchemy.dialects.postgresql import JSONB
 
-from modelworks.db.listen import EVENTS, notify
+from modelworks.db.listen import EVENTS
 from modelworks.db.tables import events as table
 from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.events import Event, Level
@@ -76,7 +76,6 @@ def append(
         "data": dict(data or {}),
     }
     connection.execute(_APPEND, values)
-    notify(connection, EVENTS)
 
 
 def append_once(connection: Connection, ref: Ref, uid: str, reason: str, message: str, level: Level) -> None:
@@ -126,10 +125,12 @@ _XMIN = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 # The transaction has its number before the row has its own: otherwise an event could be numbered, wait, and then commit
 # under a transaction id that readers believe to be new.
 _APPEND = text(
-    """
-WITH me AS MATERIALIZED (SELECT pg_current_xact_id()::text::bigint AS xid)
-INSERT INTO events (xid, workspace, kind, name, uid, reason, message, level, data)
-SELECT me.xid, :workspace, :kind, :name, :uid, :reason, :message, :level, :data FROM me
+    f"""
+WITH me AS MATERIALIZED (SELECT pg_current_xact_id()::text::bigint AS xid), appended AS (
+    INSERT INTO events (xid, workspace, kind, name, uid, reason, message, level, data)
+    SELECT me.xid, :workspace, :kind, :name, :uid, :reason, :message, :level, :data FROM me
+)
+SELECT pg_notify('{EVENTS}', '')
 """
 ).bindparams(bindparam("data", type_=JSONB))
 

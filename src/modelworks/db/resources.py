@@ -196,7 +196,6 @@ def write_status(
     row = connection.execute(_WRITE_STATUS, terms).one_or_none()
     if row is None:
         raise LeaseLost(lease.resource.ref)
-    notify(connection, CHANGES, lease.resource.uid)
     return None if row.due_in is None else float(row.due_in)
 
 
@@ -266,10 +265,13 @@ RETURNING resources.uid, {_DUE_IN}
 )
 _WRITE_STATUS = text(
     f"""
-UPDATE resources SET status = :status, version = nextval('resource_version'), updated_at = now(),
-    {_AWAKE.format(taken="CAST(:taken AS timestamptz)", wake="CAST(:wake AS float)")}
-WHERE uid = :uid AND lease_token = :token
-RETURNING {_DUE_IN}
+WITH written AS (
+    UPDATE resources SET status = :status, version = nextval('resource_version'), updated_at = now(),
+        {_AWAKE.format(taken="CAST(:taken AS timestamptz)", wake="CAST(:wake AS float)")}
+    WHERE uid = :uid AND lease_token = :token
+    RETURNING uid, {_DUE_IN}
+)
+SELECT due_in, pg_notify('{CHANGES}', uid) FROM written
 """
 ).bindparams(bindparam("status", type_=JSONB))
 
