@@ -114,6 +114,7 @@ def answers(kinds: Mapping[str, Kind]) -> dict[str, Json]:
             "notes": ["at most 0.05 USD in its time limit of 1h"],
         },
         **_platform(),
+        **_services(),
         **_registry(job),
         **_money(),
         **_capacity(),
@@ -213,6 +214,25 @@ def _platform() -> dict[str, Json]:
         "PrincipalDocument": key,
         "KeyList": {"items": [made]},
         "NewKeyDocument": {**made, "key": "mw_RkFLRS1LRVktT0YtVEhFLURPQ1M"},
+        "Credentials": {
+            "endpoint": "http://127.0.0.1:8733",
+            "region": "us-east-1",
+            "access_key_id": "ASIAEXAMPLE",
+            "secret_access_key": "example",
+            "session_token": "example",
+            "expires_at": 1769853600.0,
+        },
+        "Metrics": {
+            "replica": 0,
+            "attempt": 1,
+            "items": [{"at": 1769850000.0, "cpu": 0.97, "memory": 268435456}],
+        },
+    }
+
+
+def _services() -> dict[str, Json]:
+    """What is told of services besides their documents."""
+    return {
         "Token": {"token": "RkFLRS1UT0tFTi1PRi1USEUtRE9DUw", "path": "/api/predict/digits"},
         "Explained": {
             "service": "digits",
@@ -262,19 +282,6 @@ def _platform() -> dict[str, Json]:
                     "reversed": None,
                 }
             ]
-        },
-        "Credentials": {
-            "endpoint": "http://127.0.0.1:8733",
-            "region": "us-east-1",
-            "access_key_id": "ASIAEXAMPLE",
-            "secret_access_key": "example",
-            "session_token": "example",
-            "expires_at": 1769853600.0,
-        },
-        "Metrics": {
-            "replica": 0,
-            "attempt": 1,
-            "items": [{"at": 1769850000.0, "cpu": 0.97, "memory": 268435456}],
         },
     }
 

@@ -60,6 +60,15 @@ def get(
         show(call, items)
 
 
+def show_all(call: Invocation, kind: str, labels: list[str] | None) -> None:
+    """Every resource of a kind, with these labels."""
+    items = list(call.connect().resources(kind, labels=labels or ()))
+    if call.out.as_json:
+        call.out.document({"items": items})
+    else:
+        show(call, items)
+
+
 def show(call: Invocation, items: Iterable[Document]) -> None:
     """Name, phase, age and message."""
     rows = [

@@ -15,10 +15,10 @@ from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.flags import FlagCommand
-from modelworks.cli.get import Labels, message, phase
+from modelworks.cli.get import Labels, message, show_all
 from modelworks.cli.imports import from_flags
 from modelworks.cli.moments import moment_of
-from modelworks.cli.output import age, log_writer, shown
+from modelworks.cli.output import log_writer, shown
 from modelworks.cli.problems import ExitCode
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk import jobs, local
@@ -112,13 +112,7 @@ def run_job(
 @verb(app, "list")
 def list_jobs(ctx: typer.Context, label: Labels = None) -> None:
     """List jobs."""
-    call = invocation(ctx)
-    items = list(call.connect().resources(jobs.KIND, labels=label or ()))
-    if call.out.as_json:
-        call.out.document({"items": items})
-        return
-    rows = [(i["metadata"]["name"], phase(i), age(i["metadata"].get("created_at")), message(i)) for i in items]
-    call.out.table(("NAME", "PHASE", "AGE", "MESSAGE"), rows)
+    show_all(invocation(ctx), jobs.KIND, label)
 
 
 @verb(app, "queue")

@@ -14,8 +14,8 @@ from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.explain import print_explained
-from modelworks.cli.get import Labels, message, phase
-from modelworks.cli.output import age, log_writer
+from modelworks.cli.get import Labels, show_all
+from modelworks.cli.output import log_writer
 from modelworks.cli.problems import ExitCode
 from modelworks.cli.profile import profile
 from modelworks.cli.stress import stress
@@ -54,13 +54,7 @@ def create(ctx: typer.Context, filename: Files, wait: Wait = False) -> None:
 @verb(app, "list")
 def list_services(ctx: typer.Context, label: Labels = None) -> None:
     """List services."""
-    call = invocation(ctx)
-    items = list(call.connect().resources(services.KIND, labels=label or ()))
-    if call.out.as_json:
-        call.out.document({"items": items})
-        return
-    rows = [(i["metadata"]["name"], phase(i), age(i["metadata"].get("created_at")), message(i)) for i in items]
-    call.out.table(("NAME", "PHASE", "AGE", "MESSAGE"), rows)
+    show_all(invocation(ctx), services.KIND, label)
 
 
 @verb(app, "get")

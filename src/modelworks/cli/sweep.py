@@ -12,8 +12,7 @@ import typer
 
 from modelworks.cli.apply import Target, remove
 from modelworks.cli.command import invocation, noun, verb
-from modelworks.cli.get import Labels, message, phase
-from modelworks.cli.output import age
+from modelworks.cli.get import Labels, message, phase, show_all
 from modelworks.kernel.errors import Conflict, NotFound
 from modelworks.sdk import sweeps
 from modelworks.sdk.client import Document
@@ -25,13 +24,7 @@ Name = Annotated[str, typer.Argument(help="The sweep's name.")]
 @verb(app, "list")
 def list_sweeps(ctx: typer.Context, label: Labels = None) -> None:
     """List sweeps."""
-    call = invocation(ctx)
-    items = list(call.connect().resources(sweeps.KIND, labels=label or ()))
-    if call.out.as_json:
-        call.out.document({"items": items})
-        return
-    rows = [(i["metadata"]["name"], phase(i), age(i["metadata"].get("created_at")), message(i)) for i in items]
-    call.out.table(("NAME", "PHASE", "AGE", "MESSAGE"), rows)
+    show_all(invocation(ctx), sweeps.KIND, label)
 
 
 @verb(app, "get")

@@ -7,16 +7,16 @@ import webbrowser
 import typer
 
 from modelworks.cli.command import invocation, noun, verb
+from modelworks.tracking.tokens import PATH
 
 app = noun("tracking", "The MLflow server: its address and its pages.")
-_PATH = "/mlflow"
 
 
 @verb(app, "url")
 def url(ctx: typer.Context) -> None:
     """Print what MLFLOW_TRACKING_URI is to be; MLFLOW_TRACKING_TOKEN is an API key."""
     call = invocation(ctx)
-    address = f"{call.connect().url}{_PATH}"
+    address = f"{call.connect().url}{PATH}"
     if call.out.as_json:
         call.out.document({"url": address})
     else:
@@ -27,7 +27,7 @@ def url(ctx: typer.Context) -> None:
 def ui(ctx: typer.Context) -> None:
     """Open MLflow's pages in a browser, which asks for a user (any) and a password (an API key)."""
     call = invocation(ctx)
-    address = f"{call.connect().url}{_PATH}/"
+    address = f"{call.connect().url}{PATH}/"
     opened = webbrowser.open(address)
     if call.out.as_json:
         call.out.document({"url": address, "opened": opened})
