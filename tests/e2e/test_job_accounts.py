@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
@@ -12,9 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests import leftovers
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
@@ -24,14 +22,6 @@ from modelworks.runtime.agent_client import AgentClient
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("accounts")]
 WORKLOAD_FAILED = 6
 _PATIENCE = 120.0
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
 
 
 def submit(mw: Mw, name: str, program: str, **spec: Any) -> None:

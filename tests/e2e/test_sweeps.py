@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests import leftovers
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 from tests.documents import DOCS, blocks
 
 from modelworks.sdk.client import Client
@@ -41,22 +39,6 @@ for n in range(1, 10_000):
         break
     time.sleep(0.5 if x > 0.5 else 0.02)
 """
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"], patience=60.0)
-    yield one
-    one.close()
 
 
 def manifest(tmp_path: Path, name: str, script: str = TRAIN, **spec: Any) -> str:
