@@ -353,18 +353,11 @@ def test_a_job_does_not_see_the_platform(mw: Mw, tmp_path: Path) -> None:
     mw("bucket", "create", "private")
     mw.ok("bucket", "upload", str(tmp_path / "x.txt"), "s3://private/x.txt")
     weed = next(p["pid"] for p in json.loads(mw.ok("status", "--json"))["processes"] if p["name"] == "weed")
-    ports = listening(weed)
+    ports = leftovers.ports(weed)
     assert len(ports) >= 3
     env = {"SPY_HOME": str(mw.home.root), "SPY_RUN": str(mw.home.run), "SPY_PORTS": json.dumps(ports)}
     told = mw.ok("job", "submit", "-f", "-", "--follow", stdin=python("spy", SPY, env=env))
     assert [line for line in told.splitlines() if line.startswith("found")] == ["found []"]
-
-
-def listening(pid: int) -> list[int]:
-    """The TCP ports on which a process listens."""
-    inodes = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return sorted(int(f[1].rpartition(":")[2], 16) for f in lines if f[3] == "0A" and f"socket:[{f[9]}]" in inodes)
 
 
 def test_what_fits_on_no_machine_waits_and_says_so(mw: Mw, client: Client) -> None:
