@@ -71,7 +71,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if not self._relayed():
-            self.tools.relay.end()
+            await self.tools.relay.end()
 
     def node(self) -> NodeObservation:
         return self.tools.node

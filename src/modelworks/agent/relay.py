@@ -295,7 +295,10 @@ def _needless(home: Home) -> bool:
         return False
     finally:
         os.close(descriptor)
-    return not any(_listens(link) for link in home.relay_links.iterdir())
+    try:
+        return not any(_listens(link) for link in home.relay_links.iterdir())
+    except FileNotFoundError:
+        return True
 
 
 def _listens(link: Path) -> bool:

@@ -20,11 +20,12 @@ from modelworks.kernel.run import RunSpec
 from modelworks.runtime import launch
 
 _LOOK = 1.0  # seconds between looks at the relay
+_ENDING = 5.0
 log = logging.getLogger(__name__)
 
 
 class RelayKeeper:
-    """``wanted``: whether a run is to be reached; ``changed`` is called when ``address`` or ``problem`` are others."""
+    """``address`` is the relay's, None while there is none; ``problem`` says why there cannot be one."""
 
     def __init__(self, home: Home, host: str) -> None:
         self.address: str | None = None
@@ -52,7 +53,8 @@ class RelayKeeper:
         self._woken.set()
 
     async def keep(self, wanted: Callable[[], bool], changed: Callable[[], None]) -> None:
-        """Until cancelled."""
+        """See to it until cancelled. ``wanted``: whether a run is to be reached; ``changed`` is called when ``address``
+        or ``problem`` are others."""
         while True:
             self._woken.clear()
             before = (self.address, self.problem)
@@ -61,7 +63,7 @@ class RelayKeeper:
                     port = self._running() or await self._start()
                     self.address, self.problem = f"tcp:{self._host}:{port}", ""
                 else:
-                    self.end()
+                    await self.end()
             except OSError as error:
                 self.address, self.problem = None, f"the relay of this node cannot start: {error}"
             if before != (self.address, self.problem):
@@ -71,12 +73,24 @@ class RelayKeeper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), _LOOK)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """No relay any more."""
         self.address, self.problem = None, ""
-        if self._running():
-            with contextlib.suppress(OSError, KeyError):
-                os.kill(self._state()["pid"], signal.SIGTERM)
+        if not self._running():
+            return
+        try:
+            descriptor = os.pidfd_open(int(self._state()["pid"]))
+        except (OSError, KeyError, ValueError):
+            return  # it has just ended
+        try:
+            if self._running():  # so the number is still its own
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+                async with readable(descriptor) as gone:
+                    await asyncio.wait_for(gone.wait(), _ENDING)
+        except (OSError, TimeoutError) as error:
+            log.warning("the relay does not end: %s", error)
+        finally:
+            os.close(descriptor)
 
     def _running(self) -> int:
         """The port of a living relay, whoever started it, else 0."""
