@@ -72,6 +72,13 @@ def test_a_node_that_came_back_as_another_has_its_group_made_again() -> None:
     assert plan([waits], [one], NODES) == [Drop("a")]
 
 
+def test_room_of_runs_that_have_ended_is_given_back_while_others_run() -> None:
+    whole = reservation("a", granted=True)
+    rest = Reservation("a", whole.claims[:1], granted=True, age=100.0)
+    assert plan([group("a")], [reservation("b"), rest], NODES) == [Drop("a"), Ask(rest), Ask(reservation("b"))]
+    assert plan([group("a", nodes=("n1",))], [rest], NODES) == []
+
+
 class Ray:
     """What the steps do to groups, of a cluster with room for some of them."""
 

@@ -70,7 +70,10 @@ def plan(groups: Iterable[BridgedGroup], wanted: Sequence[Reservation], present:
     steps: list[Step] = [Drop(name) for name in sorted(known.keys() - names)]
     for reservation in wanted:
         group = known.get(reservation.name)
-        if group is not None and group.ready:
+        if group is not None and group.ready and reservation.granted and len(group.nodes) > len(reservation.claims):
+            # Some of its runs have ended, and theirs is admission's to give away: the group is made again without them.
+            steps[:0] = [Drop(reservation.name), Ask(reservation)]
+        elif group is not None and group.ready:
             if not reservation.granted:
                 steps.append(Grant(reservation))
         elif reservation.granted:
