@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import orjson
 
 from modelworks.kernel.errors import Unavailable, from_problem
 from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunObservation, RunSpec
+from modelworks.runtime.unix_http import NoAnswer, UnixHttp
 
 _TIMEOUT = 10.0
 _LEASE_TIMEOUT = 4.0  # within one lease there must be time for several tries
@@ -21,9 +22,7 @@ class AgentClient:
 
     def __init__(self, socket: Path) -> None:
         self.socket = socket
-        self._http = httpx.Client(
-            base_url="http://agent", transport=httpx.HTTPTransport(uds=str(socket), verify=False), timeout=_TIMEOUT
-        )
+        self._http = UnixHttp(socket)
 
     def close(self) -> None:
         self._http.close()
@@ -83,23 +82,23 @@ class AgentClient:
         return answer
 
     def _read(self, method: str, path: str, **options: Any) -> Any:
-        return httpx.Response(200, content=self._call(method, path, **options)).json()
+        return orjson.loads(self._call(method, path, **options))
 
-    def _call(self, method: str, path: str, **options: Any) -> bytes:
+    def _call(self, method: str, path: str, *, timeout: float = _TIMEOUT, **options: Any) -> bytes:
         try:
-            response = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
+            answer = self._http.call(method, path, timeout=timeout, **options)
+        except NoAnswer as error:
             raise Unavailable(
                 f"the agent at {self.socket} does not answer: {error}", remedy="see `mw status`", retry_after=1.0
             ) from error
-        if response.is_success:
-            return response.content
-        raise from_problem(_body(response), response.status_code)
+        if answer.good:
+            return answer.body
+        raise from_problem(_problem(answer.body), answer.status)
 
 
-def _body(response: httpx.Response) -> dict[str, Any]:
+def _problem(body: bytes) -> dict[str, Any]:
     try:
-        body = response.json()
+        found = orjson.loads(body)
     except ValueError:
         return {}
-    return body if isinstance(body, dict) else {}
+    return found if isinstance(found, dict) else {}
