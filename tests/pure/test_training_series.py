@@ -20,6 +20,12 @@ def test_steps_that_were_done_again_are_not_doubled() -> None:
     assert [(step, at) for step, _, at in series.of("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
 
+def test_only_what_is_asked_for_is_kept() -> None:
+    series = Series(frozenset({"loss"}))
+    series.add([{"at": 1.0, "step": 1, "loss": 2.0, "accuracy": 0.5}])
+    assert series.points == {"loss": {1: (2.0, 1.0)}}
+
+
 def test_a_line_that_is_cut_short_is_skipped() -> None:
     assert list(parse([b'{"step": 1, "loss": 2}', b'{"step": 2, "lo'])) == [{"step": 1, "loss": 2}]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -117,10 +118,9 @@ def reports(
     with context.engine.connect() as connection:
         job = named(connection, "TrainingJob", workspace, name)
     numbers = range(1, int(job.status.get("attempt", 1)) + 1) if attempt is None else (attempt,)
-    series = Series()
+    series = Series(frozenset(names) if names is not None else None)
     for number in numbers:
-        data = _whole(context, workspace, str(RunKey(job.uid, f"a{number}", replica)))
-        series.add(parse(data.splitlines()))
+        series.add(parse(_lines(context, workspace, str(RunKey(job.uid, f"a{number}", replica)))))
     wanted = sorted(series.points) if names is None else [one for one in names if one in series.points]
     return Reports(replica=replica, items=[_shown(series, one, points) for one in wanted if series.points[one]])
 
@@ -148,8 +148,11 @@ def _samples(context: Context, workspace: str, key: str) -> list[dict[str, Any]]
     return [json.loads(line) for line in text.splitlines() if line.endswith(b"}")]
 
 
-def _whole(context: Context, workspace: str, key: str) -> bytes:
-    data = bytearray()
-    while piece := logs.read(context, workspace, key, len(data), _PIECE, "reports"):
-        data += piece
-    return bytes(data)
+def _lines(context: Context, workspace: str, key: str) -> Iterator[bytes]:
+    """The lines of a run's reports, which may be hundreds of megabytes: piece by piece."""
+    offset, rest = 0, b""
+    while piece := logs.read(context, workspace, key, offset, _PIECE, "reports"):
+        offset += len(piece)
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    yield rest

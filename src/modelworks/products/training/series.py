@@ -26,8 +26,9 @@ def parse(lines: Iterable[bytes]) -> Iterator[dict[str, float]]:
 
 @dataclass
 class Series:
-    """All names of one replica. Attempts are added in their order."""
+    """All names of one replica, or ``only`` these. Attempts are added in their order."""
 
+    only: frozenset[str] | None = None
     points: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
 
     def add(self, reports: Iterable[dict[str, float]]) -> None:
@@ -39,7 +40,7 @@ class Series:
                 self._drop_from(step)
                 begun = True
             for name, value in report.items():
-                if name not in ("step", "at"):
+                if name not in ("step", "at") and (self.only is None or name in self.only):
                     self.points.setdefault(name, {})[step] = (float(value), at)
 
     def of(self, name: str) -> list[Point]:
