@@ -232,7 +232,7 @@ def run(home: Home) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         listening = _bound(home)
     except OSError as error:
-        _tell({"problem": str(error)})
+        _tell({"problem": error.strerror or str(error)})
         return
     port = int(listening.getsockname()[1])
     temporary = home.relay_state.with_suffix(".next")
@@ -262,6 +262,8 @@ def _bound(home: Home) -> socket.socket:
     address, wished = os.environ.get(ADDRESS) or "127.0.0.1", os.environ.get(PORT)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"
+    if wished and not (wished.isdecimal() and 0 < int(wished) < 1 << 16):
+        raise OSError(errno.EINVAL, f"{PORT} is {wished!r}, and not a port")
     ports = [int(wished)] if wished else [_former(home), 0]
     for port in ports:
         for host in (address, everywhere):

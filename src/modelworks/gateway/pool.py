@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 from collections.abc import Callable
 from typing import Protocol
@@ -13,6 +14,8 @@ from modelworks.gateway.limits import Limits
 from modelworks.gateway.table import parse_address
 from modelworks.gateway.upstream import UpstreamConnection
 from modelworks.replicasocket import unredirected
+
+log = logging.getLogger("modelworks.gateway.pool")
 
 
 class Caller(Protocol):
@@ -26,7 +29,8 @@ class Pool:
     """Idle connections to one address, the latest used first. How many there are is bounded by the replica's limit."""
 
     __slots__ = (
-        "_connecting", "_idle", "_limits", "_loop", "_memory", "_ours", "_preface", "_target", "address", "closed"
+        "_complained", "_connecting", "_idle", "_limits", "_loop", "_memory", "_ours", "_preface", "_target",
+        "address", "closed",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +44,7 @@ class Pool:
         """``ours``: our own headers in the answers to those who did not queue. ``preface`` opens the way through a
         relay."""
         self._preface = preface
+        self._complained = False
         self.address = address
         self.closed = False
         self._target = parse_address(address)
@@ -105,8 +110,12 @@ class Pool:
                 else:
                     _, connection = await self._loop.create_connection(self._new, *self._target)
         except OSError as error:  # TimeoutError is one
+            if self._preface is not None and not self._complained:
+                self._complained = True
+                log.warning("the relay at %s: %s", self.address, error or "no answer")
             caller.connect_failed(error)
         else:
+            self._complained = False
             caller.connected(connection)
 
 
