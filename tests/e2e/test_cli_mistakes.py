@@ -51,9 +51,14 @@ def test_a_wrong_field_is_named_with_its_file(mw: Mw, tmp_path: Path, spec: str,
     ("arguments", "code", "said"),
     [
         (("get", "servces"), 2, "kinds are"),
-        (("get", "job", "nope"), 3, "nope"),
-        (("job", "log", "nope"), 3, "nope"),
-        (("job", "cancel", "nope"), 3, "nope"),
+        (("get", "job", "nope"), 3, "try: `mw job list` shows those there are"),
+        (("get", "job", "nope", "-w", "vision"), 3, "try: `mw job list -w vision` shows those there are"),
+        (("job", "get", "nope"), 3, "try: `mw job list`"),
+        (("job", "log", "nope"), 3, "try: `mw job list`"),
+        (("job", "cancel", "nope"), 3, "try: `mw job list`"),
+        (("job", "preempt", "nope"), 3, "try: `mw job list`"),
+        (("job", "delete", "nope"), 3, "try: `mw job list`"),
+        (("job", "compare", "nope", "none"), 3, "nope"),
         (("service", "token", "nope"), 3, "nope"),
         (("service", "call", "nope", "-d", "{}"), 3, "nope"),
         (("model", "register", "m", "--job", "nope"), 2, "nope"),
@@ -116,6 +121,28 @@ def test_a_job_that_fails_says_why_with_exit_code_6(mw: Mw) -> None:
     assert "before" in done.stdout
     assert "3" in done.stderr
     assert "/nowhere" in done.stderr
+
+
+def test_mistakes_about_a_job_that_is_there(mw: Mw, tmp_path: Path) -> None:
+    text = JOB.format(name="quick", spec="command: 'true'")
+    mw.ok("job", "submit", "-f", "-", "--wait", stdin=text)
+    (tmp_path / "tab.yaml").write_text("kind: TrainingJob\nspec:\n\tcommand: x\n")
+    for arguments, code, said in (
+        (("get", "quik"), 3, "there is no TrainingJob quik in workspace default; did you mean quick?"),
+        (("log", "quick", "--replica", "1"), 2, "the job has no replica 1: the only one is 0"),
+        (("log", "quick", "--attempt", "7"), 2, "the job has no attempt 7: the only one is 1"),
+        (("log", "quick", "-f", "--attempt", "7"), 2, "the job has no attempt 7: the only one is 1"),
+        (("cancel", "quick"), 4, "the job quick has ended: Succeeded"),
+        (("preempt", "quick"), 4, "the job quick has ended: Succeeded"),
+        (
+            ("submit", "-f", str(tmp_path / "tab.yaml")),
+            2,
+            "tab.yaml:3:1: not valid YAML: a tab\ntry: indent with spaces",
+        ),
+    ):
+        done = mw("job", *arguments)
+        assert (done.returncode, done.stderr.startswith("error: ")) == (code, True), (arguments, done.stderr)
+        assert said in done.stderr
 
 
 def test_a_cancelled_job_ends_as_cancelled(mw: Mw) -> None:

@@ -29,6 +29,7 @@ from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE, Ref
 from modelworks.products.context import Context, ContextOf, NamePath, PageSize, PrincipalOf, WorkspaceOf
 from modelworks.products.kind import Kind, check_may_write
+from modelworks.products.named import named
 
 router = APIRouter(tags=["resources"])
 
@@ -99,12 +100,8 @@ def list_resources(
 @router.get("/resources/{kind}/{name}", summary="Get a resource", operation_id="getResource")
 def get_resource(kind: KindName, name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> ResourceDocument:
     """Its spec, what its names were resolved to, and its status."""
-    ref = Ref(workspace, find_kind(context.kinds, kind).name, name)
     with context.engine.connect() as connection:
-        found = resources.get(connection, ref)
-    if found is None:
-        raise NotFound(f"there is no {ref.kind} {name} in the workspace {workspace}")
-    return ResourceDocument.of(found)
+        return ResourceDocument.of(named(connection, find_kind(context.kinds, kind).name, workspace, name))
 
 
 @router.delete("/resources/{kind}/{name}", status_code=202, summary="Delete a resource", operation_id="deleteResource")

@@ -129,6 +129,8 @@ def _parse(text: str, file: str, name: str | None) -> Iterator[Source]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
+        if "'\\t'" in str(error.problem):
+            raise Invalid(f"{where}: not valid YAML: a tab", remedy="indent with spaces") from None
         raise Invalid(f"{where}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise Invalid(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, select
 from modelworks.db import events, resources
 from modelworks.db.tables import claims as claims_table
 from modelworks.db.tables import resources as table
-from modelworks.kernel.errors import NotFound
 from modelworks.kernel.resource import Ref, Resource
 from modelworks.products.kind import Kind
+from modelworks.products.named import named
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ class Deletion:
 def delete(engine: Engine, ref: Ref, kinds: Mapping[str, Kind]) -> Deletion:
     """Mark a resource as deleting; repeated, nothing more happens. Raises NotFound, or its kind's Conflict."""
     with engine.begin() as connection:
-        stored = resources.lock(connection, ref)
-        if stored is None:
-            raise NotFound(f"there is no {ref.kind} {ref.name} in workspace {ref.workspace}")
+        stored = named(connection, ref.kind, ref.workspace, ref.name, lock=True)
         notes = _stays(connection, stored)
         if stored.deleting is not None:
             return Deletion(stored, notes)

@@ -67,6 +67,12 @@ def lock(connection: Connection, ref: Ref) -> Resource | None:
     return _resource(row) if row else None
 
 
+def names(connection: Connection, kind: str, workspace: str, limit: int = 1000) -> list[str]:
+    """The names of a kind in a workspace, the latest first."""
+    query = select(table.c.name).where(table.c.workspace == workspace, table.c.kind == kind)
+    return list(connection.scalars(query.order_by(table.c.created_at.desc()).limit(limit)))
+
+
 def page(
     connection: Connection,
     kind: str,

@@ -121,8 +121,10 @@ def log(
         job = named(connection, TRAINING_JOB.name, workspace, name)
     replicas = TrainingJobSpec.parse(job.spec, at="spec").size
     if replica >= replicas:
-        said = f"the job has {replicas} replica{'s' if replicas > 1 else ''}; the first is 0"
-        raise Invalid(said, fields=(FieldError("replica", said),))
+        raise _beyond("replica", replica, replicas, first=0)
+    current, phase = int(job.status.get("attempt", 1)), job.status.get("phase")
+    if attempt is not None and attempt > current and not (follow and not (phase and JobPhase(phase).terminal)):
+        raise _beyond("attempt", attempt, current, first=1)
 
     if everyone or grep or since is not None:
         wanted = Wanted(grep, ignore_case, since, marked=everyone)
@@ -144,6 +146,13 @@ def log(
     return StreamingResponse(
         stream(context, workspace, parts, offset, follow=follow), media_type="text/plain; charset=utf-8"
     )
+
+
+def _beyond(what: str, number: int, count: int, *, first: int) -> Invalid:
+    last = first + count - 1
+    told = f"the only one is {first}" if count == 1 else f"they are {first} to {last}"
+    said = f"the job has no {what} {number}: {told}"
+    return Invalid(said, fields=(FieldError(what, said),))
 
 
 def log_parts(job: Resource, replica: int, attempt: int | None) -> Parts:
@@ -221,8 +230,13 @@ def preempt(
         asked = preemption.notice if preemption.notice is not None else longest
         placed = [claim.key for claim in claims.of(connection, [job.uid]).get(job.uid, []) if claim.node is not None]
         if not placed:
-            phase = job.status.get("phase", JobPhase.QUEUED)
-            raise Conflict(f"the job {name} holds no room that could be taken from it: {phase}")
+            phase = JobPhase(job.status.get("phase") or JobPhase.QUEUED)
+            if phase.terminal:
+                raise Conflict(f"the job {name} has ended: {phase}")
+            raise Conflict(
+                f"the job {name} holds no room that could be taken from it: {phase}",
+                remedy=f"`mw job cancel {name}` ends it",
+            )
         for uid in claims.evict(connection, placed, min(asked, longest), "preempted on request"):
             events.append(connection, job.ref, uid, "Preempting", "preempted on request")
         resources.wake(connection, [job.uid])
