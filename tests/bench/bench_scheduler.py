@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import time
@@ -10,13 +9,17 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, func, select, update
-from tests.bench.harness import Entry, Figure, platform_home, up
+from tests import engines
+from tests.bench.harness import Entry, Figure
 
 from modelworks.control.queue import gangs, occupants, quotas, views
 from modelworks.control.scheduler import admit
 from modelworks.db import claims, nodes, resources
 from modelworks.db.engine import connect
+from modelworks.db.migrate import migrate
 from modelworks.db.tables import nodes as table
+from modelworks.embedded import postgres
+from modelworks.heap import keep_loaded
 from modelworks.kernel.decision import Claim
 from modelworks.kernel.gang import Refusal
 from modelworks.kernel.placement import place
@@ -34,18 +37,23 @@ _SHAPES = [(cpu, memory, count) for cpu in (4, 8, 16) for memory in (8, 16, 32) 
 
 
 def run() -> Sequence[Entry]:
-    with platform_home() as home:
-        up(home)  # its database alone is used: kinds of this benchmark's own are nobody's to reconcile
-        engine = connect(json.loads((home / "secrets" / "database.json").read_text())["url"])
-        try:
-            return [_measure(engine)]
-        finally:
-            engine.dispose()
+    with engines.temporary_home() as home:
+        # The database alone: a controller would make passes of its own over the same claims, and these wait for them.
+        launch = postgres.prepare(home)
+        with engines.running(launch, lambda: postgres.ready(home), home.root / "postgres.log"):
+            url = postgres.database_url(home)
+            migrate(url)
+            engine = connect(url)
+            try:
+                return [_measure(engine)]
+            finally:
+                engine.dispose()
 
 
 def _measure(engine: Engine) -> Entry:
     _fill(engine)
     first = _timed(lambda: admit(engine))
+    keep_loaded()  # as the controller does when it has started
     processor = time.process_time()
     whole = [_timed(lambda: admit(engine)) for _ in range(_ROUNDS)]
     processor = (time.process_time() - processor) * 1000 / _ROUNDS

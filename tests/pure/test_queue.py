@@ -103,7 +103,7 @@ class Cluster:
             needed = [wish for wish in result.gang.claims if not wish.optional and wish.key in result.nodes]
             extra = [[wish] for wish in result.gang.claims if wish.optional and wish.key in result.nodes]
             for part in [needed, *extra] if needed else extra:
-                self.run(replace(result.gang, claims=tuple(part)), [result.nodes[w.key] for w in part], since=now)
+                self.run(result.gang._replace(claims=tuple(part)), [result.nodes[w.key] for w in part], since=now)
         self.check()
         return {result.gang.name: result for result in results}
 
@@ -217,7 +217,7 @@ def test_who_leaves_makes_room_for_the_first_that_it_is_enough_for() -> None:
 
 
 def elastic(whole: Gang, least: int) -> Gang:
-    return replace(whole, claims=tuple(replace(wish, optional=rank >= least) for rank, wish in enumerate(whole.claims)))
+    return whole._replace(claims=tuple(replace(wish, optional=rank >= least) for rank, wish in enumerate(whole.claims)))
 
 
 def test_an_elastic_job_grows_into_what_others_leave() -> None:
@@ -240,8 +240,8 @@ def test_what_an_elastic_job_grew_to_goes_first_also_for_an_equal() -> None:
 def test_with_an_elastic_job_go_all_of_its_replicas() -> None:
     cluster = Cluster({"a": 2, "b": 1})
     whole = elastic(gang("e", count=2, preemptible=True), 1)
-    cluster.run(replace(whole, claims=whole.claims[:1]), ["a"])
-    cluster.run(replace(whole, claims=whole.claims[1:]), ["b"])
+    cluster.run(whole._replace(claims=whole.claims[:1]), ["a"])
+    cluster.run(whole._replace(claims=whole.claims[1:]), ["b"])
     cluster.run(gang("fixed"), ["a"])
     cluster.end("fixed/0")
     result = cluster.admit(gang("x", 2, priority=3))["x"]
@@ -327,7 +327,7 @@ def test_everybody_who_fits_when_all_is_empty_ends_in_the_end(
     cluster, left = Cluster(nodes, limits), dict.fromkeys(waiting, 0)
     # Each that is evicted is so for one of higher priority, which then runs: more passes than this are never needed.
     for now in range(40 * len(wishes) + 40):
-        queued = [replace(one, waited=float(now * 60)) for one in waiting.values()]
+        queued = [one._replace(waited=float(now * 60)) for one in waiting.values()]
         for name, result in cluster.admit(*queued, now=float(now)).items():
             if not isinstance(result, Placement):
                 continue
@@ -336,7 +336,7 @@ def test_everybody_who_fits_when_all_is_empty_ends_in_the_end(
                 left[name] = lengths[name]
             rest = tuple(wish for wish in one.claims if wish.key not in result.nodes)
             if rest:
-                waiting[name] = replace(one, claims=rest)
+                waiting[name] = one._replace(claims=rest)
         for name in list(left):
             keys = [key for key, one in cluster.running.items() if one.name == name]
             gone = [key for key in keys if cluster.running[key].leaving]
@@ -372,7 +372,7 @@ def test_a_stream_of_small_ones_does_not_starve_the_head(by_quota: bool, cpus: i
         come += [gang("head", cpus)] if number == 1 else []
         for one in come:
             queue[one.name], began[one.name] = one, now
-        results = cluster.admit(*(replace(one, waited=now - began[one.name]) for one in queue.values()))
+        results = cluster.admit(*(one._replace(waited=now - began[one.name]) for one in queue.values()))
         for name, result in results.items():
             if placed(result):
                 del queue[name]

@@ -36,6 +36,7 @@ from modelworks.db.engine import connect
 from modelworks.db.listen import CLAIMS, RESOURCES, Listener
 from modelworks.db.schema import is_current
 from modelworks.db.secrets import Cipher
+from modelworks.heap import keep_loaded
 from modelworks.home import Home
 from modelworks.kernel.errors import Unavailable
 from modelworks.objectstore.credentials import Credentials
@@ -97,6 +98,7 @@ def run(home: Home) -> None:
     for reserver in reservers:
         listener.subscribe(CLAIMS, reserver.wake)
     app = create_app(context)
+    keep_loaded()
     threads = (listener, nodes, scheduler, *reservers, reconciler, followers, usage, periodic)
     for thread in threads:
         thread.start()

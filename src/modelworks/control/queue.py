@@ -20,15 +20,16 @@ def gangs(waiting: Iterable[StoredClaim], stored: Iterable[StoredClaim], now: da
         if claim.node is not None:
             peers[claim.uid].append(claim.node)
     return [
+        # By place: names cost as much as all the rest of making one.
         Gang(
-            name=name,
-            claims=tuple([claim.claim for claim in found]),
-            waited=(now - found[0].created_at).total_seconds(),
-            age=_age(found[0], now),
-            owner=found[0].uid,
-            title=_title(found[0]),
-            peers=tuple(peers.get(found[0].uid, ())),
-            workspace=found[0].ref.workspace,
+            name,
+            tuple([claim.claim for claim in found]),
+            (now - found[0].created_at).total_seconds(),
+            _age(found[0], now),
+            found[0].uid,
+            _title(found[0]),
+            tuple(peers[found[0].uid]) if found[0].uid in peers else (),
+            found[0].ref.workspace,
         )
         for name, found in _by_gang(waiting).items()
     ]

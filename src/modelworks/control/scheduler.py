@@ -73,16 +73,16 @@ def _write(
     awake: set[str] = set()
     reasons: list[tuple[str, str]] = []
     for result in results:
-        where = result.nodes if isinstance(result, Placement) else {}
+        where = result.nodes if isinstance(result, Placement) else None
         group = name_of(result.gang.name) if reserve and where else ""
         for member in result.gang.claims:
-            claim = by_key[member.key]
-            if member.key in where and group:
-                reservations.place(connection, member.key, where[member.key], group)
-            elif member.key in where:
-                _place(connection, claim, where[member.key])
-                awake.add(claim.uid)
-            elif result.reason != claim.reason:
+            if where and member.key in where:
+                if group:
+                    reservations.place(connection, member.key, where[member.key], group)
+                else:
+                    _place(connection, by_key[member.key], where[member.key])
+                    awake.add(by_key[member.key].uid)
+            elif result.reason != (claim := by_key[member.key]).reason:
                 reasons.append((member.key, result.reason))
                 awake.add(claim.uid)
         if isinstance(result, Refusal) and result.evict:

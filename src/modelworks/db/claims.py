@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, Select, Text, any_, bindparam, cast, delete, func, select, text, update
+from sqlalchemy import Connection, Select, Text, any_, bindparam, cast, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from modelworks.db.listen import CLAIMS, notify
@@ -102,7 +102,7 @@ _OF = (
 )
 
 
-def _view(row: Row[Any]) -> ClaimView:
+def _view(row: Any) -> ClaimView:
     return ClaimView(
         key=row.key,
         gang=row.gang,
@@ -137,7 +137,10 @@ def evict(connection: Connection, keys: Iterable[str], notice: float, reason: st
 
 def everything(connection: Connection) -> list[StoredClaim]:
     """All claims of resources that exist, waiting and placed, the oldest first."""
-    return _stored(connection, _EVERYTHING)
+    global _last_read
+    found = _stored(connection, _EVERYTHING)
+    _last_read = {claim.claim.key: claim.claim for claim in found}
+    return found
 
 
 def reserved(connection: Connection) -> list[StoredClaim]:
@@ -145,14 +148,22 @@ def reserved(connection: Connection) -> list[StoredClaim]:
     return _stored(connection, _EVERYTHING.where(table.c.reservation.is_not(None)))
 
 
+_last_read: dict[str, Claim] = {}  # by key: most claims are as they were a pass ago, and are not made anew
+
+
 def _stored(connection: Connection, query: Select[Any]) -> list[StoredClaim]:
     found: list[StoredClaim] = []
     refs: dict[str, Ref] = {}
+    known, make = _last_read, StoredClaim._make
     for key, uid, gang, priority, claim, workspace, kind, name, *rest in connection.execute(query).all():
         ref = refs.get(uid)
         if ref is None:
             ref = refs[uid] = Ref(workspace, kind, name)
-        found.append(StoredClaim(_wish(claim, priority).named(key, gang), uid, ref, *rest))
+        wish, own = _wish(claim, priority), known.get(key)
+        # The resources are those of one wish alone: with them, all else is the same.
+        if own is None or own.resources is not wish.resources or own.gang != gang:
+            own = wish.named(key, gang)
+        found.append(make((own, uid, ref, *rest)))
     return found
 
 

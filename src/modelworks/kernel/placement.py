@@ -18,7 +18,7 @@ Within a pass room only shrinks: what was refused once is refused again for ever
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -51,7 +51,20 @@ EXACTLY_TOLD = 100
 _UNCOUNTED: Counter[str] = Counter()  # of those whose workspace has no quota
 
 _Member = tuple[Shape, str]
-_Kinds = tuple[Shape, ...]
+
+
+class _Kind:
+    """Gangs that are alike, shape by shape, and what a pass has found out about them.
+
+    ``near`` and ``far`` are what they are told; empty before the first one is.
+    """
+
+    __slots__ = ("far", "holding", "hopeless", "near", "shapes")
+
+    def __init__(self, shapes: tuple[Shape, ...]) -> None:
+        self.shapes = shapes
+        self.hopeless = self.holding = False
+        self.near = self.far = ""
 
 
 def place(
@@ -89,36 +102,33 @@ class _Pass:
         self._shapes: dict[tuple[int, int, int, str | None], Shape] = {}
         self._alike: dict[Shape, Shape] = {}
         self._last: dict[Shape, str] = {}
-        self._hopeless: set[_Kinds] = set()
-        self._told: dict[tuple[_Kinds, bool], str] = {}
+        self._kinds: dict[tuple[int, ...], _Kind] = {}
+        self._emptiest: list[str] = []  # all nodes, the emptiest first; empty when that has changed
         self._held: dict[str, str] = {}  # node → the title of the gang it is held for
-        self._holding: set[_Kinds] = set()
-        self._peers: dict[str, list[str]] = defaultdict(list)
-        for gang in waiting:
-            self._peers[gang.owner] = list(gang.peers)
+        self._peers = {gang.owner: gang.peers for gang in waiting}
 
     def run(self, order: Sequence[Gang]) -> list[Result]:
         results: dict[str, Result] = {}
+        growing: list[Placement] = []
         refused = 0
         for gang in order:
             needed = [claim for claim in gang.claims if not claim.optional]
-            if not needed:
-                results[gang.name] = Placement(gang, {})
-                continue
-            results[gang.name] = self._consider(gang, needed, far=refused >= EXACTLY_TOLD)
-            refused += isinstance(results[gang.name], Refusal)
-        for gang in order:
-            found = results[gang.name]
-            if isinstance(found, Placement) and any(claim.optional for claim in gang.claims):
-                results[gang.name] = self._grow(found)
+            result = self._consider(gang, needed, refused >= EXACTLY_TOLD) if needed else Placement(gang, {})
+            results[gang.name] = result
+            if isinstance(result, Refusal):
+                refused += 1
+            elif len(needed) < len(gang.claims):
+                growing.append(result)
+        for placed in growing:
+            results[placed.gang.name] = self._grow(placed)
         return list(results.values())
 
     def _consider(self, gang: Gang, needed: Sequence[Claim], far: bool) -> Result:
         members = [(self._shape(claim), claim.key) for claim in needed]
-        if len({id(shape) for shape, _ in members}) > 1:
+        if len(members) > 1 and any(shape is not members[0][0] for shape, _ in members):
             # The biggest first: what is hardest to place finds the most room.
             members.sort(key=_size, reverse=True)
-        kinds = tuple(shape for shape, _ in members)
+        kind = self._kind(members)
         limited = self._quotas.limited(gang.workspace)
         need = counts(needed) if limited else _UNCOUNTED
         beyond = ""
@@ -127,23 +137,31 @@ class _Pass:
             if refusal:
                 return Refusal(gang, refusal)
             beyond = self._quotas.objection(gang.workspace, need)
-        if not beyond and kinds not in self._hopeless:
+        if not beyond and not kind.hopeless:
             found = self._fit(gang.owner, members)
             if found is not None:
-                self._peers[gang.owner] += found.values()
+                self._peers[gang.owner] += tuple(found.values())
                 if limited:
                     self._quotas.take(gang.workspace, need)
                 return Placement(gang, found)
-        if beyond or kinds not in self._hopeless:
-            promised = self._promise(gang, kinds, need) or self._evict(gang, kinds, need)
+        if beyond or not kind.hopeless:
+            promised = self._promise(gang, kind.shapes, need) or self._evict(gang, kind.shapes, need)
             if promised is not None:
                 return promised
             if not beyond:
-                self._hopeless.add(kinds)
-        reason = beyond or self._explain(kinds, far)
+                kind.hopeless = True
+        reason = beyond or self._explain(kind, far)
         if gang.waited >= PATIENCE:
-            self._hold(gang, kinds, need, beyond)
+            self._hold(gang, kind, need, beyond)
         return Refusal(gang, reason)
+
+    def _kind(self, members: Sequence[_Member]) -> _Kind:
+        """By the shapes' identities: to hash what is in them would take longer than all else here."""
+        key = tuple([id(shape) for shape, _ in members])
+        known = self._kinds.get(key)
+        if known is None:
+            known = self._kinds[key] = _Kind(tuple([shape for shape, _ in members]))
+        return known
 
     def _shape(self, claim: Claim) -> Shape:
         """One and the same object for all claims that are alike; those that were read together share their parts."""
@@ -172,6 +190,7 @@ class _Pass:
     def _set(self, node: str, free: Amount, soon: Amount) -> None:
         self._free[node], self._soon[node] = free, soon
         self._room[node] = least(free, soon)
+        self._emptiest.clear()
 
     def _choose(self, shape: Shape, peers: Sequence[str]) -> str | None:
         """The fullest node that has room, so that gaps stay large; with ``spread``, in the emptiest zone."""
@@ -224,7 +243,7 @@ class _Pass:
             self._eligible[key] = known
         return known
 
-    def _promise(self, gang: Gang, kinds: _Kinds, need: Counter[str]) -> Refusal | None:
+    def _promise(self, gang: Gang, kinds: Sequence[Shape], need: Counter[str]) -> Refusal | None:
         """Keep for it what is being given back, when that will be enough."""
         if not (self._some_leave and self._quotas.fits_soon(gang.workspace, need)):
             return None
@@ -235,7 +254,7 @@ class _Pass:
         ending = [one.title for one in self._occupants if one.leaves_for == gang.name]
         return Refusal(gang, refusals.waits_for_leaving(kinds, ending))
 
-    def _evict(self, gang: Gang, kinds: _Kinds, need: Counter[str]) -> Refusal | None:
+    def _evict(self, gang: Gang, kinds: Sequence[Shape], need: Counter[str]) -> Refusal | None:
         """Have others end for it. While some do, it has no more of them end for the same need."""
         if self._lowest is None or self._lowest > gang.priority or gang.name in self._leave_for:
             return None
@@ -277,18 +296,18 @@ class _Pass:
             self._set(node, self._free[node], subtract(self._soon[node], use))
         self._quotas.promise(gang.workspace, need)
 
-    def _hold(self, gang: Gang, kinds: _Kinds, need: Counter[str], beyond: str) -> None:
+    def _hold(self, gang: Gang, kind: _Kind, need: Counter[str], beyond: str) -> None:
         """Close the gang's nodes, or its quota, to those behind it, if their emptying would make room for it."""
-        if not beyond and kinds in self._holding:
+        if not beyond and kind.holding:
             return
         rooms = {node.name: subtract(self._capacity[node.name], node.lasting) for node in self._nodes}
-        if self._assign(kinds, rooms, held=True) is None:
+        if self._assign(kind.shapes, rooms, held=True) is None:
             return
         if beyond:
             self._quotas.hold(gang.workspace, need, gang.title or gang.name)
             return
-        self._holding.add(kinds)
-        for shape in set(kinds):
+        kind.holding = True
+        for shape in set(kind.shapes):
             for node in self._candidates(shape):
                 self._held.setdefault(node.name, gang.title or gang.name)
 
@@ -323,28 +342,33 @@ class _Pass:
             if taken is None:
                 reason = said or self._impossible((shape,)) or refusals.waits_to_grow(shape)
                 continue
-            self._peers[gang.owner] += taken.values()
+            self._peers[gang.owner] += tuple(taken.values())
             self._quotas.take(gang.workspace, need)
             found |= taken
         return Placement(gang, found, reason) if found else Refusal(gang, reason)
 
-    def _explain(self, kinds: _Kinds, far: bool) -> str:
-        known = self._told.get((kinds, far))
-        if known is None:
-            known = self._told[kinds, far] = self._reason(kinds, far)
-        return known
+    def _explain(self, kind: _Kind, far: bool) -> str:
+        if far:
+            kind.far = kind.far or self._impossible(kind.shapes) or refusals.waits_far_back(kind.shapes, EXACTLY_TOLD)
+            return kind.far
+        kind.near = kind.near or self._impossible(kind.shapes) or self._waits(kind.shapes)
+        return kind.near
 
-    def _reason(self, kinds: _Kinds, far: bool) -> str:
-        impossible = self._impossible(kinds)
-        if impossible or far:
-            return impossible or refusals.waits_far_back(kinds, EXACTLY_TOLD)
-        nodes = {node.name: node for shape in dict.fromkeys(kinds) for node in self._candidates(shape)}
-        holders = sorted({self._held[name] for name in nodes if name in self._held})
-        emptiest = sorted(nodes, key=lambda name: (tuple(-room for room in self._free[name]), name))
-        rooms = [(name, self._free[name], self._capacity[name]) for name in emptiest]
-        return refusals.waits_for_capacity(kinds, rooms, holders)
+    def _waits(self, kinds: Sequence[Shape]) -> str:
+        names = {node.name for shape in dict.fromkeys(kinds) for node in self._candidates(shape)}
+        if not self._emptiest:
+            self._emptiest = sorted(self._free, key=self._fullness)
+        emptiest = [name for name in self._emptiest if name in names]
+        told = emptiest[: refusals.NODES_TOLD]
+        rooms = [(name, self._free[name], self._capacity[name]) for name in told]
+        holders = sorted({self._held[name] for name in names & self._held.keys()})
+        return refusals.waits_for_capacity(kinds, rooms, len(emptiest) - len(told), holders)
 
-    def _impossible(self, kinds: _Kinds) -> str:
+    def _fullness(self, name: str) -> tuple[int, int, int, str]:
+        cpu, memory, gpu = self._free[name]
+        return -cpu, -memory, -gpu, name
+
+    def _impossible(self, kinds: Sequence[Shape]) -> str:
         """Why even empty nodes would not do; empty when they would."""
         if not self._nodes:
             return "no node has reported yet"

@@ -33,12 +33,13 @@ class Limit:
 
 def counts(claims: Iterable[Claim]) -> Counter[str]:
     """What claims are for quotas."""
+    cpu = memory = gpu = 0
     found: Counter[str] = Counter()
     for claim in claims:
-        found["cpu"] += claim.resources.cpu
-        found["memory"] += claim.resources.memory
-        found["gpu"] += claim.resources.gpu
-        found[INSTANCE + claim.instance_type] += 1
+        needs, name = claim.resources, INSTANCE + claim.instance_type
+        cpu, memory, gpu = cpu + needs.cpu, memory + needs.memory, gpu + needs.gpu
+        found[name] = found.get(name, 0) + 1
+    found["cpu"], found["memory"], found["gpu"] = cpu, memory, gpu
     return found
 
 

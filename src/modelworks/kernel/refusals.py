@@ -37,13 +37,13 @@ def larger_than_all(kinds: Sequence[Shape]) -> str:
 
 
 def waits_for_capacity(
-    kinds: Sequence[Shape], rooms: Sequence[tuple[str, Amount, Amount]], holders: Sequence[str]
+    kinds: Sequence[Shape], rooms: Sequence[tuple[str, Amount, Amount]], others: int, holders: Sequence[str]
 ) -> str:
-    """``rooms``: name, free and capacity of the nodes that might take it, the emptiest first."""
+    """``rooms``: name, free and capacity of the nodes that might take it, the emptiest ``NODES_TOLD`` of them."""
     gpu = any(shape.need[2] for shape in kinds)
-    told = [f"node {name} has {_free_of(free, capacity, gpu)}" for name, free, capacity in rooms[:NODES_TOLD]]
-    if len(rooms) > NODES_TOLD:
-        told.append(f"{len(rooms) - NODES_TOLD} more nodes have no more")
+    told = [f"node {name} has {_free_of(free, capacity, gpu)}" for name, free, capacity in rooms]
+    if others:
+        told.append(f"{others} more nodes have no more")
     behind = f"; waits behind {', '.join(holders)}" if holders else ""
     return f"waits for capacity: needs {needs(kinds)}; {'; '.join(told)}{behind}"
 

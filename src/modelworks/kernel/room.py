@@ -94,7 +94,6 @@ class Where(NamedTuple):
 
     gpu_model: str | None = None
     gpu_memory: int = 0
-    gpus: bool = False
     selector: tuple[tuple[str, str], ...] = ()
     tolerations: tuple[str, ...] = ()
 
@@ -112,7 +111,6 @@ def shape_of(claim: Claim) -> Shape:
     where = Where(
         wanted.gpu_model if wanted.gpu else None,
         (wanted.gpu_memory or 0) if wanted.gpu else 0,
-        wanted.gpu > 0,
         tuple(sorted(claim.node_selector.items())) if claim.node_selector else (),
         tuple(sorted(claim.tolerations)) if claim.tolerations else (),
     )
@@ -134,8 +132,8 @@ def objection(where: Where, node: NodeView) -> str:
         # A taint "gpu=true" is tolerated by itself or by its key.
         if taint not in where.tolerations and taint.partition("=")[0] not in where.tolerations:
             return f"taint {taint} is not tolerated"
-    if where.gpus and where.gpu_model and node.capacity.gpu_model != where.gpu_model:
+    if where.gpu_model and node.capacity.gpu_model != where.gpu_model:
         return f"no GPU {where.gpu_model}"
-    if where.gpus and where.gpu_memory and (node.capacity.gpu_memory or 0) < where.gpu_memory:
+    if where.gpu_memory and (node.capacity.gpu_memory or 0) < where.gpu_memory:
         return f"no GPU with {format_bytes(where.gpu_memory)}"
     return ""
