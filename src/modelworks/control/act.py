@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
@@ -69,6 +69,7 @@ from modelworks.tracking import tokens
 
 # Longer than any single action takes, but for the removal of a large directory; every step renews it.
 LEASE_SECONDS = 60.0
+_BUCKET_BELIEVED = 10.0  # seconds for which a bucket that was there is taken to be there still
 _STORE_DEADLINE = 5.0  # seconds; what the store does not answer in is tried again by the next pass
 
 _Routing = PublishRoute | WithdrawRoute | RecordRevision | RecordScale
@@ -107,6 +108,7 @@ class Actor:
     credentials: Callable[[], Credentials]
     volumes: Path
     sweeps: Sweeps | None = None
+    _buckets: dict[str, float] = field(default_factory=dict)  # when each was last seen to exist, monotonic
 
     def carry_out(self, lease: Lease, decision: Decision) -> float | None:
         """All actions, then the status, which ends the lease; returns the seconds until the row is due again.
@@ -166,6 +168,7 @@ class Actor:
                         unstopped = error  # one node that is away must not keep the others' runs alive
                 case RemoveBucket(bucket, quiet):
                     sure_until, stored = self._commit(lease, stored, sure_until), []
+                    self._buckets.pop(bucket, None)
                     try:
                         buckets.remove(self.credentials(), bucket)
                     except Conflict as error:
@@ -295,7 +298,9 @@ class Actor:
                     self.fleet.runtime(node).forget(key)
                 self.fleet.picture(node).drop(key)
             case EnsureBucket(bucket):
-                buckets.create(self.credentials(), bucket)
+                if not self._seen_bucket(bucket):
+                    buckets.create(self.credentials(), bucket)
+                    self._buckets[bucket] = time.monotonic()
             case CopyObjects(source, target):
                 client = ObjectClient(self.credentials, deadline=_STORE_DEADLINE)
                 publish(client, ObjectUri.parse(source), ObjectUri.parse(target), self._beat(lease))
@@ -309,6 +314,10 @@ class Actor:
             case _:
                 assert_never(action)
         return []
+
+    def _seen_bucket(self, bucket: str) -> bool:
+        """Whether it existed a moment ago: of many jobs of a workspace not each has to ask."""
+        return time.monotonic() - self._buckets.get(bucket, -_BUCKET_BELIEVED) < _BUCKET_BELIEVED
 
     def _try(self, resource: Resource, action: _Trial) -> list[Emit]:
         assert self.sweeps is not None
