@@ -82,8 +82,17 @@ class ObjectClient:
         return self.attempt(uri, lambda store: bytes(obstore.get(store, uri.key).bytes()))
 
     def get_range(self, uri: ObjectUri, start: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``start``."""
-        return self.attempt(uri, lambda store: bytes(obstore.get_range(store, uri.key, start=start, length=length)))
+        """Up to ``length`` bytes from ``start``; none at the end, or behind it."""
+
+        def part(store: S3Store) -> bytes:
+            try:
+                return bytes(obstore.get_range(store, uri.key, start=start, length=length))
+            except exceptions.GenericError as error:
+                if "416 Range Not Satisfiable" in str(error) or "InvalidRange" in str(error):
+                    return b""
+                raise
+
+        return self.attempt(uri, part)
 
     def put(self, uri: ObjectUri, data: bytes) -> None:
         """Replace the object in one step: a reader sees the old or the new one."""

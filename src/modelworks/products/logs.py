@@ -47,16 +47,24 @@ def read(context: Context, workspace: str, key: str, offset: int, limit: int = _
             # The node is away: what it shipped so far can be read.
             continue
     start = offset // _CHUNKS[part] * _CHUNKS[part]
-    data = stored(context, workspace, key, f"{start:016d}.{part}")
-    return data[offset - start :][:limit]
+    try:
+        return ObjectClient(context.credentials).get_range(
+            _object(workspace, key, f"{start:016d}.{part}"), offset - start, min(limit, start + _CHUNKS[part] - offset)
+        )
+    except NotFound:
+        return b""
 
 
 def stored(context: Context, workspace: str, key: str, name: str) -> bytes:
     """An object that the agent put beside a run's log; empty when there is none (yet)."""
     try:
-        return ObjectClient(context.credentials).get(ObjectUri.parse(f"{log_uri(workspace, key)}{name}"))
+        return ObjectClient(context.credentials).get(_object(workspace, key, name))
     except NotFound:
         return b""
+
+
+def _object(workspace: str, key: str, name: str) -> ObjectUri:
+    return ObjectUri.parse(f"{log_uri(workspace, key)}{name}")
 
 
 async def stream(

@@ -80,7 +80,8 @@ class _Log:
         """Read on."""
         data = self.fetch(self.key, "log", self._offset)
         self.dry = not data
-        self._note_times()
+        while (not self._times or self._times[-1][1] < self._offset + len(data)) and self._more_times():
+            pass
         while data:
             at, size = self._covering()
             piece, data = data[:size], data[size:]
@@ -113,20 +114,20 @@ class _Log:
             return at, size - self._offset
         return max(time.time() if self.follow else self._last, self._last), _PIECE
 
-    def _note_times(self) -> None:
-        while data := self.fetch(self.key, "times", self._times_read):
-            size = data.rfind(b"\n") + 1
-            if not size:
-                return
-            self._times_read += size
-            for line in data[:size].splitlines():
-                milliseconds, _, end = line.partition(b" ")
-                self._times.append((int(milliseconds) / 1000, int(end)))
+    def _more_times(self) -> bool:
+        """One piece of the times, of which a month has millions; False when there are no more."""
+        data = self.fetch(self.key, "times", self._times_read)
+        size = data.rfind(b"\n") + 1
+        self._times_read += size
+        for line in data[:size].splitlines():
+            milliseconds, _, end = line.partition(b" ")
+            self._times.append((int(milliseconds) / 1000, int(end)))
+        return size > 0
 
     def _skip(self, since: float) -> None:
-        self._note_times()
-        while self._times and self._times[0][0] < since:
-            self._offset = self._times.popleft()[1]
+        while not self._times and self._more_times():
+            while self._times and self._times[0][0] < since:
+                self._offset = self._times.popleft()[1]
 
 
 async def merged(
