@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from tests.api_server import Api, serving
 
 from modelworks.control.scheduler import admit
@@ -188,6 +188,20 @@ def test_what_is_not_there_is_said(api: Api) -> None:
         assert (answer.status_code, answer.json()["detail"]) == (404, "there is no node b")
     wrong = api.client.post("/apply", json={"manifests": [{**QUOTA, "spec": {}}]})
     assert "limit something" in wrong.text
+
+
+def test_a_quota_that_cannot_be_read_holds_back_its_own_workspace_alone(api: Api) -> None:
+    api.apply(QUOTA)
+    with api.context.engine.begin() as connection:
+        connection.execute(text("UPDATE resources SET spec = spec || '{\"colour\": 1}' WHERE kind = 'Quota'"))
+    mine, others = want(api, "mine"), want(api, "others", workspace="vision")
+    admit(api.context.engine)
+    assert (where(api, mine), where(api, others)) == ([None], ["a"])
+    assert seen(api, mine)[0].reason == "waits for the quota q, which this release cannot read: apply it anew"
+    assert api.client.get("/quotas").json()["items"] == []
+    api.apply(QUOTA)
+    admit(api.context.engine)
+    assert where(api, mine) == ["a"]
 
 
 def test_an_mpi_job_is_told_of_nodes_without_mpirun_when_it_is_submitted(api: Api) -> None:

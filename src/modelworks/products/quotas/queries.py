@@ -10,6 +10,7 @@ from sqlalchemy import Connection, case, func, select
 
 from modelworks.db.tables import claims, ledger
 from modelworks.db.tables import resources as table
+from modelworks.kernel.errors import Invalid
 from modelworks.kernel.quota import INSTANCE, Limit
 from modelworks.kernel.run import Resources
 from modelworks.products.quotas.span import span
@@ -40,20 +41,39 @@ class Budget:
 
 
 def stored(connection: Connection, workspace: str | None = None) -> list[tuple[str, str, QuotaSpec]]:
-    """Workspace, name and spec of the quotas in force, of one workspace or all."""
+    """Workspace, name and spec of the quotas in force, of one workspace or all, that this release can read."""
+    return [(where, name, spec) for where, name, spec in _all(connection, workspace) if spec is not None]
+
+
+def _all(connection: Connection, workspace: str | None = None) -> list[tuple[str, str, QuotaSpec | None]]:
     query = select(table.c.workspace, table.c.name, table.c.spec)
     query = query.where(table.c.kind == KIND, table.c.deleting.is_(None))
     if workspace is not None:
         query = query.where(table.c.workspace == workspace)
     rows = connection.execute(query.order_by(table.c.workspace, table.c.name))
-    return [(row.workspace, row.name, QuotaSpec.parse(row.spec, at="spec")) for row in rows]
+    return [(row.workspace, row.name, _spec(row.spec)) for row in rows]
+
+
+def _spec(data: object) -> QuotaSpec | None:
+    try:
+        return QuotaSpec.parse(data, at="spec")
+    except Invalid:
+        return None  # of another release
 
 
 def limits(connection: Connection) -> list[Limit]:
-    """Every quota as admission weighs it."""
-    found = stored(connection)
+    """Every quota as admission weighs it. Of one that cannot be read nobody knows what it allows: its workspace waits,
+    and no other.
+    """
+    quotas = _all(connection)
+    found = [(workspace, name, spec) for workspace, name, spec in quotas if spec is not None]
     spent = _spent_of(connection, found)
-    return [
+    unknown = [
+        Limit(name, workspace, spent=f"waits for the quota {name}, which this release cannot read: apply it anew")
+        for workspace, name, spec in quotas
+        if spec is None
+    ]
+    return unknown + [
         Limit(
             name=name,
             workspace=workspace,
