@@ -17,7 +17,7 @@ from modelworks.agent.spotnotice import SpotNotice, SpotWatch
 from modelworks.agent.tools import Holder, Tools
 from modelworks.home import Home
 from modelworks.kernel.errors import Conflict, EnvironmentFailed, NotFound
-from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunKey, RunObservation, RunReason, RunSpec
+from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunObservation, RunReason, RunSpec
 from modelworks.runtime.processes import Processes
 from modelworks.runtime.rundir import RunStore
 
@@ -290,8 +290,3 @@ class Agent:
             await self.tools.call(look, seen)
         except OSError as error:
             log.warning("run %s: measuring: %s", life.spec.key, error)
-
-
-def parse_key(text: str) -> str:
-    """The normal form of a run key. Raises ValueError."""
-    return str(RunKey.parse(text))

@@ -124,59 +124,26 @@ class Actor:
         for action in decision.actions:
             if unstopped is not None and not isinstance(action, StopRun):
                 break
-            match action:
-                case Emit():
-                    told.append(action)
-                case Remove():
-                    removed = True
-                case (
-                    Reserve()
-                    | Release()
-                    | Transfer()
-                    | PublishRoute()
-                    | WithdrawRoute()
-                    | RecordRevision()
-                    | RecordScale()
-                    | EnsureSecret()
-                    | EnsureKey()
-                    | RemoveKey()
-                    | Meter()
-                ):
-                    stored.append(action)
-                case (
-                    EnsureRun()
-                    | StopRun()
-                    | CaptureStacks()
-                    | CreateChild()
-                    | CancelChild()
-                    | RemoveChild()
-                    | TuneTrials()
-                    | DropTrials()
-                    | ForgetRun()
-                    | EnsureBucket()
-                    | CopyObjects()
-                    | RemoveObjects()
-                    | EnsureDirectory()
-                    | RemoveDirectory()
-                ):
-                    sure_until, stored = self._commit(lease, stored, sure_until), []
-                    try:
-                        told += self._reach(lease, action)
-                    except Unavailable as error:
-                        if not isinstance(action, StopRun):
-                            raise
-                        unstopped = error  # one node that is away must not keep the others' runs alive
-                case RemoveBucket(bucket, quiet):
-                    sure_until, stored = self._commit(lease, stored, sure_until), []
-                    self._buckets.pop(bucket, None)
-                    try:
-                        buckets.remove(self.credentials(), bucket)
-                    except Conflict as error:
-                        kept = True  # it holds objects: the resource waits with it
-                        if not quiet:
-                            told.append(Emit("BucketNotEmpty", error.detail, Level.WARNING))
-                case _:
-                    assert_never(action)
+            if isinstance(action, Emit):
+                told.append(action)
+            elif isinstance(action, Remove):
+                removed = True
+            elif isinstance(action, _Stored):
+                stored.append(action)
+            elif isinstance(action, RemoveBucket):
+                sure_until, stored = self._commit(lease, stored, sure_until), []
+                holds, said = self._remove_bucket(action)
+                kept, told = kept or holds, told + said
+            elif isinstance(action, _Outside):
+                sure_until, stored = self._commit(lease, stored, sure_until), []
+                try:
+                    told += self._reach(lease, action)
+                except Unavailable as error:
+                    if not isinstance(action, StopRun):
+                        raise
+                    unstopped = error  # one node that is away must not keep the others' runs alive
+            else:
+                assert_never(action)
         if unstopped is not None:
             raise unstopped
         with self.engine.begin() as connection:
@@ -190,6 +157,15 @@ class Actor:
             if goes:
                 self._remove(connection, lease.resource)
             return due_in
+
+    def _remove_bucket(self, action: RemoveBucket) -> tuple[bool, list[Emit]]:
+        """Whether it holds objects, so that the resource waits with it; and what is told of that."""
+        self._buckets.pop(action.bucket, None)
+        try:
+            buckets.remove(self.credentials(), action.bucket)
+        except Conflict as error:
+            return True, [] if action.quiet else [Emit("BucketNotEmpty", error.detail, Level.WARNING)]
+        return False, []
 
     def _commit(self, lease: Lease, stored: Sequence[_Stored], sure_until: float) -> float:
         """What was gathered, under a renewed lease; returns until when (monotonic) the lease is sure to be held."""

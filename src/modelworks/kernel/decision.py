@@ -47,15 +47,6 @@ class Reserve:
 
 
 @dataclass(frozen=True)
-class Evict:
-    """Placed claims are to be given back: their owner stops what they hold, with ``notice`` seconds to do so."""
-
-    keys: tuple[str, ...]
-    notice: float
-    reason: str
-
-
-@dataclass(frozen=True)
 class Release:
     """Give a claim's room back; the ledger row ends at ``ended_at`` (Unix seconds; None is now)."""
 
