@@ -16,6 +16,7 @@ from tests import leftovers, train_ddp
 from tests.agents import poll
 from tests.cli_platform import Mw, fresh
 
+from modelworks.kernel.run import RunKey
 from modelworks.sdk.client import Client
 from modelworks.sdk.waiting import phase_of
 
@@ -313,7 +314,7 @@ ESCAPES = """
 
 
 def cancel_at_random_moments(mw: Mw, client: Client, count: int) -> None:
-    """Jobs of one and two replicas that try to leave something; at the end there is no process, group or port."""
+    """Jobs of one and two replicas that try to leave something; of none there is a process or a group afterwards."""
     for first in range(0, count, _AT_ONCE):
         batch = range(first, min(first + _AT_ONCE, count))
         names = [f"gone-{number}" for number in batch]
@@ -327,9 +328,15 @@ def cancel_at_random_moments(mw: Mw, client: Client, count: int) -> None:
                 poll(lambda one=name: status(client, one).get("phase") != "Queued")
             mw.ok("job", "cancel", name)
         for name in names:
-            assert ended(mw, name)["phase"] == "Cancelled"
+            uid = client.get("TrainingJob", name)["metadata"]["uid"]
+            found = ended(mw, name)
+            assert found["phase"] == "Cancelled"
+            keys = [RunKey(uid, f"a{found.get('attempt', 1)}", ordinal) for ordinal in range(2)]
+            assert leftovers.groups_of(map(str, keys)) == []
             mw.ok("job", "delete", name)
 
 
 def test_jobs_cancelled_at_random_moments_leave_nothing(mw: Mw, client: Client) -> None:
+    before = leftovers.agents(mw.home)
     cancel_at_random_moments(mw, client, 12)
+    assert leftovers.agents(mw.home) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,17 @@ import pytest
 import yaml
 from tests import agents, leftovers
 from tests.agents import run_spec, wait_ended
+from tests.contract import test_runtime as contract
+from tests.e2e import test_preemption
 from tests.ray_cluster import PATIENCE, ClusterMw, Host, RayCluster, cluster, needed, platform
 
 from modelworks.runtime.agent_client import AgentClient
 from modelworks.runtime.ray.bridge_client import BridgeClient
+from modelworks.sdk.client import Client
 from modelworks.sdk.waiting import phase_of
 
 pytestmark = [needed, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+CONTRACT = [name for name in vars(contract) if name.startswith("test_")]
 SMALL = {"cpu": "500m", "memory": "512Mi"}
 WHOLE = {"cpu": "1", "memory": "512Mi"}  # of a node, so that no two share one
 
@@ -151,6 +156,38 @@ def test_a_gang_trains_on_three_nodes(mw: ClusterMw, ray: RayCluster) -> None:
     poll(lambda: groups(mw) == [])
 
 
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="OpenMPI is not installed")
+def test_an_mpi_job_has_a_process_on_each_of_three_nodes(mw: ClusterMw) -> None:
+    """Its ``mpirun`` reaches the other nodes by no ssh, and what the processes say comes back to it."""
+    command = "mpirun sh -c 'echo process $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE in replica $RANK'"
+    document = {
+        "kind": "TrainingJob",
+        "metadata": {"name": "ring"},
+        "spec": {"framework": "mpi", "command": command, "replicas": 3, "resources": WHOLE},
+    }
+    mw.ok("job", "submit", "-f", "-", stdin=yaml.safe_dump(document))
+    found = wait(mw, "ring", "Succeeded")
+    said = sorted(line for line in log(mw, "ring").splitlines() if line.startswith("process"))
+    assert said == [f"process {rank} of 3 in replica {rank}" for rank in range(3)]
+    assert sorted(run["node"] for run in found["status"]["replicas"]) == ["n1", "n2", "n3"]
+    poll(lambda: groups(mw) == [])
+
+
+@pytest.mark.parametrize("holds", CONTRACT)
+def test_a_node_behind_the_bridge_keeps_the_contract_of_runtimes(mw: ClusterMw, holds: str) -> None:
+    client = AgentClient(bridge_socket(mw, "n1"))
+    for job in json.loads(mw.ok("job", "list", "--json"))["items"]:
+        mw.ok("job", "delete", job["metadata"]["name"])
+    poll(lambda: not client.observe(""))
+    try:
+        getattr(contract, holds)(client)
+    finally:
+        for run in client.observe(""):
+            client.stop(run.key, 0.0)
+            wait_ended(client, run.key)
+            client.forget(run.key)
+
+
 def test_room_that_others_hold_is_waited_for(mw: ClusterMw, ray: RayCluster) -> None:
     """A gang is granted whole or not at all: while one node is another's, none of its runs begins."""
     (taken, *_) = ray.hosts
@@ -216,6 +253,28 @@ def bridge_socket(mw: ClusterMw, name: str) -> Path:
     (found,) = [node.socket for node in bridge(mw).nodes()[1] if node.name == name]
     assert found is not None
     return found
+
+
+def cancelled_at_random_moments(mw: ClusterMw, ray: RayCluster, count: int) -> None:
+    """Of so many jobs there is no process, control group or port left on any host, and none of their room is held."""
+    document = json.loads(mw.home.client.read_text())
+    client, before = Client(document["url"], document["api_key"], patience=60.0), listening(ray)
+    try:
+        test_preemption.cancel_at_random_moments(mw, client, count)
+    finally:
+        client.close()
+    poll(lambda: groups(mw) == [])
+    assert [line for host in ray.hosts for line in of_runs(host.pids())] == []
+    assert listening(ray) == before
+
+
+def listening(ray: RayCluster) -> list[tuple[int, list[int]]]:
+    """The agents of all hosts, each with the ports on which it listens."""
+    return [(pid, leftovers.ports(pid)) for host in ray.hosts for pid in sorted(host.pids()) if agents_of(pid)]
+
+
+def test_jobs_cancelled_at_random_moments_leave_nothing(mw: ClusterMw, ray: RayCluster) -> None:
+    cancelled_at_random_moments(mw, ray, 6)
 
 
 def test_an_agent_on_a_node_answers_as_one_at_home(mw: ClusterMw, ray: RayCluster) -> None:

@@ -52,4 +52,6 @@ def test_torchrun_takes_forty_seconds_of_a_notice_of_a_minute(mw: Mw, client: Cl
 
 
 def test_hundreds_of_cancelled_jobs_leave_nothing(mw: Mw, client: Client) -> None:
+    before = leftovers.agents(mw.home)
     short.cancel_at_random_moments(mw, client, CANCELLED)
+    assert leftovers.agents(mw.home) == before

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from tests import agents
+from tests.e2e import test_ray as short
 from tests.ray_cluster import PATIENCE, ClusterMw, RayCluster, cluster, isolated, needed, platform
 
 from modelworks.runtime.ray.bridge_client import BridgeClient
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not isolated(), reason="hosts with networks of their own need root and ip"),
 ]
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
+CANCELLED = max(200, int(SECONDS / 3))
 STEP = 0.1  # seconds
 QUIET = 200  # steps of the undisturbed run
 PROGRAM = """
@@ -160,6 +162,10 @@ def disturb(ray: RayCluster, chance: random.Random, what: str) -> None:
             ray.kill_head()
             ray.kill_raylets()
             ray.start()
+
+
+def test_hundreds_of_cancelled_jobs_leave_nothing(mw: ClusterMw, ray: RayCluster) -> None:
+    short.cancelled_at_random_moments(mw, ray, CANCELLED)
 
 
 def test_a_disturbed_gang_ends_as_an_undisturbed_one(mw: ClusterMw, ray: RayCluster) -> None:
