@@ -167,6 +167,22 @@ def test_a_log_is_resumed_where_it_was_cut() -> None:
     assert offsets == [0, 7, 14]
 
 
+def test_a_log_that_is_silent_for_long_is_followed_all_the_same() -> None:
+    clock, silent = Clock(), 0
+
+    class Silence(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            clock.sleep(90.0)
+            raise httpx.ReadTimeout("timed out")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal silent
+        silent += 1
+        return httpx.Response(200, stream=Silence()) if silent <= 20 else httpx.Response(200, content=b"at last\n")
+
+    assert list(client_of(answer, clock).job_log("j", follow=True)) == [b"at last\n"]
+
+
 def test_a_log_that_never_comes_back_is_given_up() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")

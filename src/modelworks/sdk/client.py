@@ -355,6 +355,7 @@ class Client:
         def once() -> Iterator[bytes]:
             nonlocal position
             with self.http.stream(path, self._scoped({**params, "offset": position})) as response:
+                yield b""  # a log may be silent for longer than anybody waits for a byte
                 for chunk in response.iter_bytes():
                     position += len(chunk)
                     yield chunk

@@ -91,14 +91,19 @@ class Http:
             yield response
 
     def resumed(self, once: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
-        """Chunks of ``once()``, called again after every cut; ``once`` begins where the last chunk ended."""
+        """Chunks of ``once()``, called again after every cut; ``once`` begins where the last chunk ended.
+
+        An empty chunk is not passed on: it tells that there was an answer, and so that silence is no failure.
+        """
         deadline: float | None = None
         attempt = 0
         while True:
             try:
                 for chunk in once():
-                    deadline, attempt = None, 0
-                    yield chunk
+                    deadline = None
+                    if chunk:
+                        attempt = 0
+                        yield chunk
                 return
             except (httpx.TransportError, Unavailable) as error:
                 now = self._clock()
