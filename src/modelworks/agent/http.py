@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from modelworks.kernel.errors import Invalid, ModelworksError, NotFound, TooLarge
+from modelworks.runtime import private_socket
 
 _MOST_HEAD = 64 * 1024
 _MOST_BODY = 16 << 20
@@ -65,14 +65,7 @@ class HttpServer:
 
     async def listen(self, path: Path) -> None:
         """Replace a socket that a dead predecessor left."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        before = os.umask(0o177)
-        try:
-            self._server = await asyncio.start_unix_server(self._accept, temporary, limit=_MOST_HEAD)
-        finally:
-            os.umask(before)
-        temporary.rename(path)
+        self._server = await private_socket.serve(path, self._accept, _MOST_HEAD)
 
     async def close(self) -> None:
         if self._server is not None:

@@ -84,6 +84,7 @@ def refuse(connection: Connection, reservation: Reservation, reason: str, rest: 
         update(table)
         .where(table.c.reservation == reservation.name, table.c.placed_at.is_(None))
         .values(node=None, reservation=None, reason=reason, retry_at=by)
+        .values(evict_at=None, evict_reason="", evict_for="")  # it has given back what it was asked for
     )
     connection.execute(statement)
     notify(connection, CLAIMS)

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelworks.kernel.errors import ModelworksError, Unavailable
+from modelworks.runtime import private_socket
 from modelworks.runtime.ray import wire
 from modelworks.runtime.ray.cluster import Cluster
 from modelworks.runtime.ray.inventory import Group, RayNode
@@ -206,14 +206,7 @@ class NodeDoor:
 
     async def _listen(self) -> None:
         """Take the place of a socket that an earlier bridge, or this node's earlier life, left."""
-        temporary = self.socket.with_name(f".{self.socket.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        before = os.umask(0o177)
-        try:
-            self._server = await asyncio.start_unix_server(self._accept, temporary, limit=wire.MOST_HEAD)
-        finally:
-            os.umask(before)
-        temporary.rename(self.socket)
+        self._server = await private_socket.serve(self.socket, self._accept, wire.MOST_HEAD)
 
     async def _shut(self) -> None:
         if self._server is not None:
