@@ -7,7 +7,6 @@ import json
 import random
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 from sqlalchemy import create_engine, func, select
 from tests import leftovers
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.db.tables import claims
 from modelworks.kernel.errors import NotFound, Unauthorized
@@ -27,22 +26,6 @@ from modelworks.sdk.waiting import phase_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("jobs")]
 WORKLOAD_FAILED = 6
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"])
-    yield one
-    one.close()
 
 
 def job(name: str, command: object, **spec: Any) -> str:
