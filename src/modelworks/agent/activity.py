@@ -71,7 +71,7 @@ class Activity:
         if now.log_bytes > self._log_bytes or now.word != before.word:
             return True
         sample, last = now.sample, before.sample
-        if sample is None or last is None:
+        if sample is None or last is None or sample.get("gpu_unknown"):
             return True  # nothing was measured: nothing is known
         moved = sum(sample.get(name, 0.0) - last.get(name, 0.0) for name in ("read", "written"))
         if moved > MOVED:

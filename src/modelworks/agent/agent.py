@@ -290,3 +290,5 @@ class Agent:
             await self.tools.call(look, seen)
         except OSError as error:
             log.warning("run %s: measuring: %s", life.spec.key, error)
+        except Exception:  # a defect of ours; without the watch nobody would hear of runs that hang
+            log.exception("run %s: measuring", life.spec.key)

@@ -49,6 +49,7 @@ class RunMeter:
             "gpu": round(gpu.busy, 3),
             "gpu_memory": gpu.memory,
             **({"gpu_memory_busy": round(gpu.memory_busy, 3)} if self.gpus else {}),
+            **({} if gpu.known else {"gpu_unknown": 1.0}),
             "read": float(read),
             "written": float(written),
         }

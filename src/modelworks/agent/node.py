@@ -96,11 +96,13 @@ def total_memory() -> int:
 @dataclass(frozen=True)
 class GpuUsage:
     """``busy`` is the share of time (0-1) in which a kernel ran, ``memory_busy`` that in which memory was read or
-    written, both the mean over several GPUs; ``memory`` is what is allocated on all, in bytes."""
+    written, both the mean over several GPUs; ``memory`` is what is allocated on all, in bytes. Not ``known``: one of
+    them does not tell, as a part of a GPU (MIG) and one that has failed do not."""
 
     busy: float
     memory_busy: float
     memory: float
+    known: bool = True
 
 
 class GpuMonitor:
@@ -108,6 +110,7 @@ class GpuMonitor:
 
     def __init__(self) -> None:
         self._nvml = None
+        self._silent: set[str] = set()
         self.gpus: tuple[Gpu, ...] = ()
         if not os.path.exists("/dev/nvidiactl"):
             return
@@ -141,10 +144,18 @@ class GpuMonitor:
         if self._nvml is None or not gpus:
             return GpuUsage(0.0, 0.0, 0.0)
         busy = memory_busy = memory = 0.0
+        known = True
         for gpu in gpus:
-            handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu.index)
-            rates = self._nvml.nvmlDeviceGetUtilizationRates(handle)
+            try:
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu.index)
+                memory += self._nvml.nvmlDeviceGetMemoryInfo(handle).used
+                rates = self._nvml.nvmlDeviceGetUtilizationRates(handle)
+            except self._nvml.NVMLError as error:
+                known = False
+                if gpu.uuid not in self._silent:
+                    log.warning("GPU %d (%s) does not say what it does: %s", gpu.index, gpu.uuid, error)
+                    self._silent.add(gpu.uuid)
+                continue
             busy += rates.gpu / 100
             memory_busy += rates.memory / 100
-            memory += self._nvml.nvmlDeviceGetMemoryInfo(handle).used
-        return GpuUsage(busy / len(gpus), memory_busy / len(gpus), memory)
+        return GpuUsage(busy / len(gpus), memory_busy / len(gpus), memory, known)
