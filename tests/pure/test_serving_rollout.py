@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,6 +161,19 @@ def test_a_crashed_old_replica_gives_its_room_to_the_new_revision() -> None:
     assert {key.split("/")[1] for key in it.world.live} == {it.status["revision"]}
 
 
+def come_up(it: Loop, turns: int, at_rest: Callable[[], bool]) -> None:
+    """Every replica becomes ready, for so many turns of three seconds; but soon no more when it rests and stays so."""
+    left = turns
+    while left:
+        it.settle()
+        for key in it.world.live:
+            it.world.start(key, ready=True)
+        it.pass_time(3)
+        left -= 1
+        if left > 4 and at_rest():
+            left = 4
+
+
 _EVENTS = st.sampled_from(["ready", "fail", "lose", "stop", "unhealthy", "wait", "crash", "pass", "scale", "revise"])
 
 
@@ -204,11 +219,12 @@ def test_never_more_than_wanted_and_surge_and_always_rest(
         if len(it.world.starts) > started:
             assert len(it.world.live) <= wanted + SURGE
         assert len([claim for claim in it.world.claims.values() if claim.node]) <= room
-    for _ in range(60):
-        it.settle()
-        for key in it.world.live:
-            it.world.start(key, ready=True)
-        it.pass_time(3)
+
+    def at_rest() -> bool:
+        rolled = len({key.split("/")[1] for key in it.world.live}) <= 1 and it.status["phase"] != "Degraded"
+        return len(it.world.live) == min(wanted, room) and (room < wanted or rolled)
+
+    come_up(it, 60, at_rest)
     assert len(it.world.live) == min(wanted, room)
     # Without room for a surge, an older revision that serves is not given up for one that failed.
     kept = room == wanted and it.status["phase"] == "Degraded"
@@ -232,7 +248,7 @@ def test_a_failing_rollout_never_ends_the_service(replicas: int, surge: int, eve
 
     def settle() -> None:
         """The old revision comes up, the new one never does."""
-        for _ in range(12):
+        for _ in range(6):
             it.settle()
             for key in it.world.live:
                 if key.split("/")[1] == old:
@@ -264,11 +280,7 @@ def test_a_failing_rollout_never_ends_the_service(replicas: int, surge: int, eve
     assert len(addresses(it)) == replicas
     assert it.status["phase"] == "Degraded"
     change(it, "d3", replicas=replicas)
-    for _ in range(12):
-        it.settle()
-        for key in it.world.live:
-            it.world.start(key, ready=True)
-        it.pass_time(3)
+    come_up(it, 12, lambda: {key.split("/")[1] for key in it.world.live} == {it.status["revision"]})
     assert {key.split("/")[1] for key in it.world.live} == {it.status["revision"]}
     assert (it.status["phase"], len(it.world.live)) == ("Running", replicas)
     assert list(it.status["revisions"]) == [it.status["revision"]]

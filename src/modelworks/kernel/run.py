@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -32,12 +33,13 @@ class RunKey:
     def __str__(self) -> str:
         return f"{self.uid}/{self.attempt}/{self.ordinal}/{self.incarnation}"
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
+    @staticmethod
+    @lru_cache(maxsize=4096)  # every pass reads the same ones
+    def parse(text: str) -> RunKey:
         if not _KEY.fullmatch(text):
             raise ValueError(f"not a run key: {text!r}; expected uid/attempt/ordinal/incarnation")
         uid, attempt, ordinal, incarnation = text.split("/")
-        return cls(uid, attempt, int(ordinal), int(incarnation))
+        return RunKey(uid, attempt, int(ordinal), int(incarnation))
 
 
 class Resources(Spec):

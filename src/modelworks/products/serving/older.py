@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 from modelworks.kernel.run import RunKey, RunObservation
@@ -20,7 +21,7 @@ class Replica:
     service: Service
     slot: Slot
 
-    @property
+    @cached_property
     def key(self) -> str:
         return self.service.key(self.slot.ordinal, self.slot.incarnation)
 

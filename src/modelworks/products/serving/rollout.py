@@ -8,8 +8,9 @@ new ones serve than are wanted, and while the new ones fail there are as many ol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from modelworks.kernel.run import RunKey, RunObservation
 from modelworks.products.kind import ClaimView
@@ -47,13 +48,12 @@ class View:
     def key(self, slot: Slot) -> str:
         return self.service.key(slot.ordinal, slot.incarnation)
 
-    @property
-    def replicas(self) -> Iterator[Replica]:
+    @cached_property
+    def replicas(self) -> tuple[Replica, ...]:
         """Every wanted replica: those of older revisions, which hold the service up, first."""
-        yield from self.older
-        yield from (Replica(self.service, slot) for slot in self.slots)
+        return (*self.older, *(Replica(self.service, slot) for slot in self.slots))
 
-    @property
+    @cached_property
     def keys(self) -> frozenset[str]:
         return frozenset(replica.key for replica in self.replicas)
 
