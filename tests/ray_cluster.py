@@ -265,7 +265,8 @@ def networks(nodes: int) -> Iterator[tuple[str, Places]]:
             made.append((f"{net}.{number}", space, link))
             # Who asks for the name of an address is not to wait for a name server that cannot be reached.
             _names(space).mkdir(parents=True)
-            (_names(space) / "hosts").write_text("".join(f"{net}.{n} n{n}\n" for n in range(1, nodes + 1)) + _LOOPBACK)
+            named = [f"{net}.254 head\n", *(f"{net}.{n} n{n}\n" for n in range(1, nodes + 1))]
+            (_names(space) / "hosts").write_text("".join(named) + _LOOPBACK)
             (_names(space) / "resolv.conf").write_text("")
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
             _ip("link", "set", link, "master", bridge, "up")

@@ -27,6 +27,13 @@ def test_the_documented_route() -> None:
     assert (route.service, route.tokens, route.replicas[0].revision) == ("digits", (b"\xab" * 32,), "1f3a")
 
 
+def test_a_replica_behind_a_relay_names_its_run() -> None:
+    replica = {"id": "0-0", "address": "tcp:10.0.0.7:4123", "revision": "r", "run": "abcdef/r/0/0"}
+    (found,) = Route.parse({**GOOD, "replicas": [replica]}).replicas
+    assert (found.run, parse_address(found.address)) == ("abcdef/r/0/0", ("10.0.0.7", 4123))
+    assert Route.parse(GOOD).replicas[0].run == ""
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -57,9 +57,9 @@ class RelayKeeper:
         or ``problem`` are others."""
         while True:
             self._woken.clear()
-            before = (self.address, self.problem)
+            before, needed = (self.address, self.problem), wanted()
             try:
-                if wanted():
+                if needed:
                     port = self._running() or await self._start()
                     self.address, self.problem = f"tcp:{self._host}:{port}", ""
                 else:
@@ -71,7 +71,7 @@ class RelayKeeper:
                     log.warning("%s", self.problem)
                 changed()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), _LOOK)
+                await asyncio.wait_for(self._woken.wait(), _LOOK if needed else None)
 
     async def end(self) -> None:
         """No relay any more."""
@@ -91,11 +91,15 @@ class RelayKeeper:
             log.warning("the relay does not end: %s", error)
         finally:
             os.close(descriptor)
+        self._collect()
+
+    def _collect(self) -> None:
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None
 
     def _running(self) -> int:
         """The port of a living relay, whoever started it, else 0."""
-        if self._child is not None and self._child.poll() is not None:
-            self._child = None
+        self._collect()
         try:
             descriptor = os.open(self._home.relay_lock, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
