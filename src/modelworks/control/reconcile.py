@@ -185,7 +185,8 @@ class Reconciler:
                 leases = resources.lease_these(connection, self._owner, uids, LEASE_SECONDS) if uids else []
                 # Somebody works on these right now: they are due again when that ends, or already if it just did.
                 busy = uids - {lease.resource.uid for lease in leases}
-                resources.touch(connection, busy)
+                if busy:
+                    resources.touch(connection, busy)
                 if due or busy:
                     more = resources.lease_due(connection, self._owner, _BATCH, LEASE_SECONDS)
                     self._sleep_until(0.0 if len(more) == _BATCH else resources.next_due(connection))

@@ -6,12 +6,9 @@ At most one row of a key is open. Times are the database's unless given.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import Connection, func, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, text
 
-from modelworks.db.tables import ledger as table
 from modelworks.kernel.resource import Ref
 
 
@@ -28,31 +25,37 @@ def begin(
 ) -> None:
     """An occupation begins. An open row of the same terms stays; one of other terms ends, and a new one begins."""
     terms = {"item": item, "quantity": quantity, "unit": unit, "price_per_hour": price_per_hour}
-    differs = [table.c[name] != value for name, value in terms.items()]
-    changed = differs[0] | differs[1] | differs[2] | differs[3]
-    connection.execute(update(table).where(_open(key), changed).values(ended_at=_ended(None)))
     row = {"key": key, "workspace": ref.workspace, "kind": ref.kind, "name": ref.name, "uid": uid, **terms}
-    connection.execute(
-        insert(table).values(row).on_conflict_do_nothing(index_elements=["key"], index_where=table.c.ended_at.is_(None))
-    )
+    connection.execute(_END_OTHER, {"key": key, **terms})
+    connection.execute(_BEGIN, row)
 
 
 def end(connection: Connection, key: str, at: float | None = None) -> None:
     """The occupation ends at ``at`` (Unix seconds; None is now), never before it began; it may have ended already."""
-    connection.execute(update(table).where(_open(key)).values(ended_at=_ended(at)))
+    connection.execute(_END, {"key": key, "at": None if at is None else datetime.fromtimestamp(at, UTC)})
 
 
 def end_all(connection: Connection, uid: str) -> None:
     """Whatever the resource still occupies ends now."""
-    connection.execute(
-        update(table).where(table.c.uid == uid, table.c.ended_at.is_(None)).values(ended_at=_ended(None))
-    )
+    connection.execute(_END_ALL, {"uid": uid})
 
 
-def _open(key: str) -> Any:
-    return (table.c.key == key) & table.c.ended_at.is_(None)
-
-
-def _ended(at: float | None) -> Any:
-    moment = func.now() if at is None else datetime.fromtimestamp(at, UTC)
-    return func.greatest(table.c.began_at, moment)
+_END = text(
+    "UPDATE ledger SET ended_at = greatest(began_at, coalesce(CAST(:at AS timestamptz), now())) "
+    "WHERE key = :key AND ended_at IS NULL"
+)
+_END_ALL = text("UPDATE ledger SET ended_at = greatest(began_at, now()) WHERE uid = :uid AND ended_at IS NULL")
+_END_OTHER = text(
+    """
+UPDATE ledger SET ended_at = greatest(began_at, now())
+WHERE key = :key AND ended_at IS NULL AND (item, quantity, unit, price_per_hour)
+    <> (:item, CAST(:quantity AS float), :unit, CAST(:price_per_hour AS float))
+"""
+)
+_BEGIN = text(
+    """
+INSERT INTO ledger (key, workspace, kind, name, uid, item, quantity, unit, price_per_hour)
+VALUES (:key, :workspace, :kind, :name, :uid, :item, :quantity, :unit, :price_per_hour)
+ON CONFLICT (key) WHERE ended_at IS NULL DO NOTHING
+"""
+)

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Row, String, bindparam, func, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from modelworks.db.listen import CHANGES, RESOURCES, notify, notify_each
 from modelworks.db.tables import resources as table
@@ -52,18 +52,18 @@ class Settled:
 
 
 def get(connection: Connection, ref: Ref) -> Resource | None:
-    row = connection.execute(select(table).where(_is(ref))).one_or_none()
+    row = connection.execute(_GET, _named(ref)).one_or_none()
     return _resource(row) if row else None
 
 
 def get_by_uid(connection: Connection, uid: str) -> Resource | None:
-    row = connection.execute(select(table).where(table.c.uid == uid)).one_or_none()
+    row = connection.execute(_GET_BY_UID, {"uid": uid}).one_or_none()
     return _resource(row) if row else None
 
 
 def lock(connection: Connection, ref: Ref) -> Resource | None:
     """As :func:`get`, and nobody else writes the row before this transaction ends."""
-    row = connection.execute(select(table).where(_is(ref)).with_for_update()).one_or_none()
+    row = connection.execute(_LOCK, _named(ref)).one_or_none()
     return _resource(row) if row else None
 
 
@@ -104,16 +104,8 @@ def insert_new(
     labels: Mapping[str, str],
 ) -> Resource | None:
     """Store a resource of generation 1, due at once. None when somebody else made it meanwhile."""
-    statement = insert(table).values(
-        uid=secrets.token_hex(8),
-        workspace=ref.workspace,
-        kind=ref.kind,
-        name=ref.name,
-        spec=spec,
-        resolved=resolved,
-        labels=labels,
-    )
-    row = connection.execute(statement.on_conflict_do_nothing().returning(table)).one_or_none()
+    values = {"spec": spec, "resolved": resolved, "labels": labels}
+    row = connection.execute(_INSERT, {"uid": secrets.token_hex(8), **_named(ref), **values}).one_or_none()
     if row is None:
         return None
     return _announced(connection, row)
@@ -282,8 +274,22 @@ SELECT due_in, pg_notify('{CHANGES}', uid) FROM written
 ).bindparams(bindparam("status", type_=JSONB))
 
 
-def _is(ref: Ref) -> Any:
-    return (table.c.workspace == ref.workspace) & (table.c.kind == ref.kind) & (table.c.name == ref.name)
+# Written out, as all that a pass or a request says many times a second: what SQLAlchemy puts together anew for every
+# call takes it longer than the database takes for the answer.
+_GET = text("SELECT * FROM resources WHERE workspace = :workspace AND kind = :kind AND name = :name")
+_LOCK = text(f"{_GET.text} FOR UPDATE")
+_GET_BY_UID = text("SELECT * FROM resources WHERE uid = :uid")
+_INSERT = text(
+    """
+INSERT INTO resources (uid, workspace, kind, name, spec, resolved, labels)
+VALUES (:uid, :workspace, :kind, :name, :spec, :resolved, :labels)
+ON CONFLICT DO NOTHING RETURNING *
+"""
+).bindparams(*(bindparam(name, type_=JSONB) for name in ("spec", "resolved", "labels")))
+
+
+def _named(ref: Ref) -> dict[str, Any]:
+    return {"workspace": ref.workspace, "kind": ref.kind, "name": ref.name}
 
 
 def _change(connection: Connection, uid: str, **values: Any) -> Resource:
@@ -297,9 +303,11 @@ def _change(connection: Connection, uid: str, **values: Any) -> Resource:
 
 
 def _announced(connection: Connection, row: Row[Any]) -> Resource:
-    notify(connection, RESOURCES, row.uid)
-    notify(connection, CHANGES, row.uid)
+    connection.execute(_ANNOUNCE, {"uid": row.uid})
     return _resource(row)
+
+
+_ANNOUNCE = text(f"SELECT pg_notify('{RESOURCES}', :uid), pg_notify('{CHANGES}', :uid)")
 
 
 def _terms(owner: str, seconds: float, **more: Any) -> dict[str, Any]:

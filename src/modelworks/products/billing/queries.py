@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select
+from sqlalchemy import ARRAY, Connection, Row, String, bindparam, func, or_, select, text
 
 from modelworks.db.tables import ledger
 from modelworks.products.billing.cost import Entry
@@ -26,11 +26,16 @@ def entries(connection: Connection, workspace: str | None, since: datetime | Non
 
 def occupations(connection: Connection, uids: Collection[str]) -> dict[str, list[Entry]]:
     """All rows of some resources, by uid, the oldest first."""
-    query = select(ledger).where(ledger.c.uid.in_(uids)).order_by(ledger.c.began_at, ledger.c.id)
     found: dict[str, list[Entry]] = defaultdict(list)
-    for row in connection.execute(query):
+    for row in connection.execute(_OCCUPATIONS, {"uids": sorted(uids)}):
         found[row.uid].append(_entry(row))
     return dict(found)
+
+
+# Asked with every pass over jobs.
+_OCCUPATIONS = text("SELECT * FROM ledger WHERE uid = ANY(:uids) ORDER BY began_at, id").bindparams(
+    bindparam("uids", type_=ARRAY(String))
+)
 
 
 def hourly(connection: Connection, workspace: str) -> tuple[float, float]:

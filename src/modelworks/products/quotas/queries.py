@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, case, func, select, text
 
 from modelworks.db.tables import claims, ledger
 from modelworks.db.tables import resources as table
@@ -46,12 +46,17 @@ def stored(connection: Connection, workspace: str | None = None) -> list[tuple[s
 
 
 def _all(connection: Connection, workspace: str | None = None) -> list[tuple[str, str, QuotaSpec | None]]:
-    query = select(table.c.workspace, table.c.name, table.c.spec)
-    query = query.where(table.c.kind == KIND, table.c.deleting.is_(None))
-    if workspace is not None:
-        query = query.where(table.c.workspace == workspace)
-    rows = connection.execute(query.order_by(table.c.workspace, table.c.name))
+    rows = connection.execute(_IN_FORCE, {"kind": KIND, "workspace": workspace})
     return [(row.workspace, row.name, _spec(row.spec)) for row in rows]
+
+
+_IN_FORCE = text(
+    """
+SELECT workspace, name, spec FROM resources
+WHERE kind = :kind AND deleting IS NULL AND (CAST(:workspace AS text) IS NULL OR workspace = :workspace)
+ORDER BY workspace, name
+"""
+)
 
 
 def _spec(data: object) -> QuotaSpec | None:

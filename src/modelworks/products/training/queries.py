@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ARRAY, Connection, String, bindparam, func, select, text
 
-from modelworks.db.tables import events, ledger
+from modelworks.db.tables import ledger
 from modelworks.db.tables import resources as table
 from modelworks.kernel.resource import Resource
 from modelworks.products.billing.facade import hourly, occupations
@@ -23,10 +23,13 @@ _REMEMBERED = 10  # jobs of which an estimate is made
 
 def cancel_requests(connection: Connection, resources: Sequence[Resource]) -> dict[str, float]:
     """When somebody first asked to cancel each of the jobs, in Unix seconds, by uid."""
-    uids = [resource.uid for resource in resources]
-    query = select(events.c.uid, events.c.at).where(events.c.uid.in_(uids), events.c.reason == CANCEL_REQUESTED)
-    rows = connection.execute(query.order_by(events.c.uid, events.c.seq).distinct(events.c.uid))
+    rows = connection.execute(_CANCELS, {"uids": [resource.uid for resource in resources], "reason": CANCEL_REQUESTED})
     return {uid: at.timestamp() for uid, at in rows}
+
+
+_CANCELS = text(
+    "SELECT DISTINCT ON (uid) uid, at FROM events WHERE uid = ANY(:uids) AND reason = :reason ORDER BY uid, seq"
+).bindparams(bindparam("uids", type_=ARRAY(String)))
 
 
 def occupied(connection: Connection, resources: Sequence[Resource]) -> dict[str, list[Occupation]]:
