@@ -15,6 +15,7 @@ from modelworks.agent.life import RunLife
 from modelworks.agent.logs import CHUNKS
 from modelworks.agent.spotnotice import SpotNotice, SpotWatch
 from modelworks.agent.tools import Holder, Tools
+from modelworks.agent.waiting import keep
 from modelworks.home import Home
 from modelworks.kernel.errors import Conflict, EnvironmentFailed, NotFound
 from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunObservation, RunReason, RunSpec
@@ -57,11 +58,14 @@ class Agent:
         for directory in self.store.all():
             self._begin(RunLife(directory, directory.spec(), self.tools, self._mark))
         self._background = [
-            asyncio.create_task(self._measure()),
-            asyncio.create_task(self._watch_memory()),
-            asyncio.create_task(self._watch_leases()),
-            asyncio.create_task(self.tools.relay.keep(lambda: bool(self._relayed()), self._tell_relay)),
-            asyncio.create_task(SpotWatch.of(self.home).watch(self.tools.call, self._tell_notice)),
+            asyncio.create_task(keep(duty, name))
+            for name, duty in (
+                ("measuring", self._measure),
+                ("memory", self._watch_memory),
+                ("leases", self._watch_leases),
+                ("relay", partial(self.tools.relay.keep, lambda: bool(self._relayed()), self._tell_relay)),
+                ("notices", partial(SpotWatch.of(self.home).watch, self.tools.call, self._tell_notice)),
+            )
         ]
 
     async def close(self) -> None:

@@ -114,8 +114,8 @@ class AgentHost:
             try:
                 await self._ensure()
                 self.problem = ""
-            except OSError as error:
-                self.agent, self.problem = 0, str(error)
+            except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+                self.agent, self.problem = 0, str(error) or repr(error)
 
     async def _ensure(self) -> None:
         """The agent answers, and is the wished one. Raises OSError when that cannot be."""

@@ -148,7 +148,7 @@ class NodeDoor:
                 said = " ".join(str(error).split())[:300]
                 self._note(NodeState.UNUSABLE if self.name else NodeState.JOINING, f"its door is away: {said}")
                 log.warning("node %s (%s): its door is away: %s", self.name or "?", self.node.id[:12], said)
-            except (OSError, ModelworksError) as error:
+            except (OSError, ModelworksError, ValueError, KeyError) as error:
                 self._note(self.state, f"its door does not answer: {error}")
                 log.warning("node %s (%s): its door does not answer: %s", self.name or "?", self.node.id[:12], error)
             self._actor = None
