@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelworks.cli.output import Output
+from modelworks.cli.pictures import save
 from modelworks.sdk.load.knee import Knee
 from modelworks.sdk.load.outcome import Outcome
 
@@ -69,7 +70,7 @@ def plot(outcomes: Sequence[Outcome], knee: Knee, name: str, path: Path) -> None
             axes.axvline(knee.rate, color="red", linestyle="--", label=f"knee {knee.rate:g}/s")
         axes.legend()
     figure.suptitle(name)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     pyplot.close(figure)
 
 

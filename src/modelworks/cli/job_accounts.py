@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,10 +154,13 @@ def compare(
     call = invocation(ctx)
     if len(names) < 2:
         raise Invalid("compare what with what?", remedy="mw job compare A B")
+    if only and picture is None:
+        raise Invalid("--name chooses what --plot draws", remedy="add --plot FILE.png")
     client = call.connect()
     found = [_account(client, call.out, name) for name in names]
     if picture is not None:
-        job_tracked.plot({name: client.job_reports(name, names=only or ()) for name in names}, picture)
+        drawn = {name: _curves(client, name, one["values"], only or ()) for name, one in zip(names, found, strict=True)}
+        job_tracked.plot(drawn, picture, only or ())
         call.out.note(f"drawn into {picture}")
     if call.out.as_json:
         call.out.document({"items": found})
@@ -168,6 +172,16 @@ def compare(
     rows.append(("duration", *("" if one["seconds"] is None else format_duration(one["seconds"]) for one in found)))
     rows.append(("cost", *("" if one["cost"] is None else money(one["cost"]) for one in found)))
     call.out.table(("", *names), rows, right=names)
+
+
+def _curves(client: Client, name: str, values: Mapping[str, Any], only: Sequence[str]) -> list[dict[str, Any]]:
+    """What a job reported by step to the platform or, under other names, to MLflow."""
+    reported = client.job_reports(name, names=only)
+    known = {one["name"] for one in reported}
+    others = [value for value in values if value not in known and (not only or value in only)]
+    tracked = job_tracked.curves(client, client.get(jobs.KIND, name), others)
+    # A single value is no curve, unless somebody asks for it.
+    return [*reported, *(one for one in tracked if len(one["points"]) > (0 if only else 1))]
 
 
 def _account(client: Client, out: Output, name: str) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelworks.cli.pictures import save
 from modelworks.kernel.errors import Invalid, ModelworksError, NotFound
 from modelworks.sdk.client import Client, Document
 from modelworks.tracking.rules import mlflow_workspace
@@ -18,10 +19,8 @@ def tracked(client: Client, job: Document) -> tuple[dict[str, str], dict[str, fl
     """Parameters and last metrics of the job's run, and why there are none."""
     if not (job.get("resolved") or {}).get("tracking"):
         return {}, {}, ""
-    place = f"{client.url}{PATH}/api/2.0/mlflow/runs/get"
-    params = {"run_id": job["metadata"]["uid"], "workspace": mlflow_workspace(client.workspace)}
     try:
-        data = client.http.request("GET", place, params=params, timeout=_TIMEOUT)["run"]["data"]
+        data = _ask(client, job, "runs/get")["run"]["data"]
     except NotFound:  # it logged nothing
         return {}, {}, ""
     except ModelworksError as error:
@@ -31,20 +30,42 @@ def tracked(client: Client, job: Document) -> tuple[dict[str, str], dict[str, fl
     return parameters, metrics, ""
 
 
+def curves(client: Client, job: Document, metrics: Iterable[str]) -> list[Document]:
+    """These metrics of the job's run by step, as the platform gives what was reported to itself."""
+    found = []
+    for name in metrics:
+        history = _ask(client, job, "metrics/get-history", metric_key=name).get("metrics", ())
+        told = sorted((int(one["step"]), int(one["timestamp"]), float(one["value"])) for one in history)
+        # Another attempt repeats steps: what it said counts.
+        points = {step: value for step, _, value in told}
+        found.append({"name": name, "points": [{"step": step, "value": value} for step, value in points.items()]})
+    return found
+
+
+def _ask(client: Client, job: Document, what: str, **params: str) -> Document:
+    place = f"{client.url}{PATH}/api/2.0/mlflow/{what}"
+    asked = {"run_id": job["metadata"]["uid"], "workspace": mlflow_workspace(client.workspace), **params}
+    return dict(client.http.request("GET", place, params=asked, timeout=_TIMEOUT))
+
+
 def differing_first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Rows of a name and a value for each job: those whose values differ come first, else in their order."""
     return sorted(rows, key=lambda row: len(set(row[1:])) == 1)
 
 
-def plot(reported: Mapping[str, Sequence[Document]], path: Path) -> None:
-    """Every value that a job reported by step, those of all jobs in one picture. Raises Invalid when there is none."""
+def plot(reported: Mapping[str, Sequence[Document]], path: Path, wanted: Sequence[str] = ()) -> None:
+    """Every value that a job reported by step, those of all jobs in one picture. Raises Invalid when there is none.
+
+    ``wanted`` are the names that were asked for.
+    """
     try:
         import matplotlib  # noqa: PLC0415 - optional, and slow to import
     except ImportError:
         raise Invalid("--plot needs matplotlib", remedy="pip install 'modelworks[plots]'") from None
     values = list(dict.fromkeys(str(one["name"]) for items in reported.values() for one in items))
     if not values:
-        raise Invalid("none of the jobs reported a value by step", remedy="see `train.step` and `metrics`")
+        what = " or ".join(wanted) or "a value"
+        raise Invalid(f"none of the jobs reported {what} by step", remedy="see `train.step`, `metrics` and MLflow")
 
     matplotlib.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415
@@ -59,5 +80,5 @@ def plot(reported: Mapping[str, Sequence[Document]], path: Path) -> None:
         drawn.set_xlabel("step")
         drawn.legend()
         drawn.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     pyplot.close(figure)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from modelworks.cli.pictures import save
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk.client import Document
 
@@ -52,5 +53,5 @@ def plot(reported: Sequence[Document], samples: Sequence[Document], name: str, p
     for drawn in axes[:, 0]:
         drawn.grid(alpha=0.3)
     figure.suptitle(name)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     pyplot.close(figure)

@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from modelworks.cli.pictures import save
+
 _COLOURS = {
     "complete": "tab:blue",
     "pruned": "tab:orange",
@@ -29,7 +31,7 @@ def draw(name: str, data: dict[str, Any], path: Path) -> None:
     _importances(figure.add_subplot(grid[0, 2]), data)
     _coordinates(figure, figure.add_subplot(grid[1, :]), data)
     figure.suptitle(name)
-    figure.savefig(path, dpi=120, format="png")
+    save(figure, path)
     pyplot.close(figure)
 
 
