@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.documents import ROOT
 
 from modelworks import train
 from modelworks.train import group, layout, stop
@@ -90,6 +93,26 @@ def test_hugging_face(tmp_path: Path, notice: Path) -> None:
     assert (resumed.state.global_step, weights) == (STEPS, expected)
     seen = json.loads((tmp_path / "progress.json").read_text())
     assert (seen["step"], seen["steps"]) == (STEPS, STEPS)
+
+
+@pytest.mark.timeout(600)
+def test_hugging_face_in_two_processes(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    command = [sys.executable, "-m", "tests.train_huggingface", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    told = json.loads((tmp_path / "told.json").read_text())
+    whole = told["whole"]["ranks"]
+    assert [step for step, _ in whole] == [STEPS, STEPS]
+    assert whole[0][1] == whole[1][1]
+    assert told["whole"]["steps"] == [5, 10]
+    # A notice to one of them ends both on the same step, and what goes on ends as what was not disturbed.
+    assert [step for step, _ in told["stopped"]["ranks"]] == [STOP, STOP]
+    assert told["stopped"]["steps"] == [5, STOP]
+    assert told["resumed"]["ranks"] == whole
+    assert (told["killed"]["ranks"], told["killed"]["steps"]) == ([], [5])
+    assert told["repeated"]["ranks"] == whole
 
 
 def test_lightning(tmp_path: Path, notice: Path) -> None:
