@@ -94,6 +94,7 @@ def test_none_is_forgotten() -> None:
         "node uncordon",
         "service profile",
         "sweep best",
+        "sweep importance",
         "sweep wait",
         "service resume",
         "service stress",
