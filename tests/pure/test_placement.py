@@ -242,3 +242,11 @@ def test_the_first_is_refused_only_when_it_does_not_fit(cluster: tuple[list[Gang
             and all(taint in wish.tolerations for taint in view.taints)
         )
         assert not (may and fits(amount(wish.resources), subtract(amount(view.capacity), view.used)))
+
+
+@pytest.mark.parametrize(("avoid", "wanted"), [("", "a"), ("a", "b"), ("b", "a"), ("gone", "a")])
+def test_a_node_to_avoid_is_the_last_that_is_taken(avoid: str, wanted: str) -> None:
+    nodes = (node("a", cpu=2000), node("b", cpu=8000))
+    one = single("x", avoid=avoid)
+    assert placed_on([only(one, *nodes)]) == {"x": wanted}
+    assert placed_on([only(one, nodes[0])]) == {"x": "a"}

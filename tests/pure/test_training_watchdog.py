@@ -13,7 +13,7 @@ from tests.pure.test_training_decide import job, key, loop
 from tests.simulated import START, Loop
 
 from modelworks.agent.activity import Activity, Signs
-from modelworks.kernel.decision import CaptureStacks, Decision, Emit, StopRun
+from modelworks.kernel.decision import CaptureStacks, Decision, Emit, Reserve, StopRun
 from modelworks.kernel.events import Level
 from modelworks.kernel.run import Progress, RunObservation, RunPhase, RunReason
 from modelworks.products.training import watchdog
@@ -176,6 +176,18 @@ def test_what_is_found_missing_twice_in_a_row_ends_the_job_with_the_finding() ->
         it.pass_time(5)
     assert (it.status["phase"], it.status["reason"], len(it.status["attempts"])) == ("Failed", "PreflightFailed", 2)
     assert it.status["message"] == f"failed after 2 attempts: replica 0: {said}"
+
+
+def test_the_attempt_after_a_finding_prefers_other_nodes() -> None:
+    it = loop(job())
+    it.settle()
+    it.world.end(key(), RunReason.PREFLIGHT_FAILED, None, "node a has 3Gi free where runs write")
+    node = it.world.runs[key()].node
+    it.settle()
+    assert it.status["attempts"][0]["node"] == node
+    it.world.now += 5
+    reserved = [action for action in it.step().actions if isinstance(action, Reserve)]
+    assert [claim.avoid for action in reserved for claim in action.claims] == [node]
 
 
 def test_a_finding_after_work_is_the_first_one_again() -> None:

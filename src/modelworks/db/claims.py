@@ -215,6 +215,7 @@ def _dump(claim: Claim) -> dict[str, Any]:
         "notice": claim.notice,
         "optional": claim.optional,
         "spot": claim.spot,
+        "avoid": claim.avoid,
     }
 
 
@@ -238,4 +239,5 @@ def _wish(text: str, priority: int) -> Claim:
         notice=data.get("notice", 30.0),
         optional=data.get("optional", False),
         spot=data.get("spot", False),
+        avoid=data.get("avoid", ""),
     )

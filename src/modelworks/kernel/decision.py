@@ -31,6 +31,7 @@ class Claim:
     notice: float = 30.0  # seconds that it has to end when it is evicted for one
     optional: bool = False  # the gang is placed without it where there is no room: an elastic job's further replicas
     spot: bool = False  # on an instance that may be taken away, at the spot price
+    avoid: str = ""  # a node that is taken only where no other has room
 
     def named(self, key: str, gang: str) -> Claim:
         """The same wish under another name. Much quicker than ``replace``, for who reads thousands of them."""

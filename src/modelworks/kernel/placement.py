@@ -99,7 +99,7 @@ class _Pass:
         self._objected: dict[Where, str] = {}
         self._largest: dict[Where, Amount] = {}  # no willing node has more room: it only shrinks
         self._eligible: dict[tuple[Where, Amount], list[NodeView]] = {}
-        self._shapes: dict[tuple[int, int, int, str | None], Shape] = {}
+        self._shapes: dict[tuple[int, int, int, str | None, str], Shape] = {}
         self._alike: dict[Shape, Shape] = {}
         self._last: dict[Shape, str] = {}
         self._kinds: dict[tuple[int, ...], _Kind] = {}
@@ -165,7 +165,7 @@ class _Pass:
 
     def _shape(self, claim: Claim) -> Shape:
         """One and the same object for all claims that are alike; those that were read together share their parts."""
-        parts = (id(claim.resources), id(claim.node_selector), id(claim.tolerations), claim.spread)
+        parts = (id(claim.resources), id(claim.node_selector), id(claim.tolerations), claim.spread, claim.avoid)
         known = self._shapes.get(parts)
         if known is None:
             made = shape_of(claim)
@@ -215,6 +215,7 @@ class _Pass:
         best = min(
             open_nodes,
             key=lambda node: (
+                node.name == shape.avoid,
                 crowd[node.labels.get(spread, "")] if spread is not None else 0,
                 # A node with GPUs is kept for who needs them.
                 node.capacity.gpu > 0 and need[2] == 0,

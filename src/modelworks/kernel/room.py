@@ -104,6 +104,7 @@ class Shape(NamedTuple):
     need: Amount
     where: Where
     spread: str | None = None
+    avoid: str = ""
 
 
 def shape_of(claim: Claim) -> Shape:
@@ -114,7 +115,7 @@ def shape_of(claim: Claim) -> Shape:
         tuple(sorted(claim.node_selector.items())) if claim.node_selector else (),
         tuple(sorted(claim.tolerations)) if claim.tolerations else (),
     )
-    return Shape((wanted.cpu, wanted.memory, wanted.gpu), where, claim.spread)
+    return Shape((wanted.cpu, wanted.memory, wanted.gpu), where, claim.spread, claim.avoid)
 
 
 def objection(where: Where, node: NodeView) -> str:

@@ -118,6 +118,7 @@ def attempt_record(
         exit_code=cause.exit_code if cause else None,
         infrastructure=reason in _INFRASTRUCTURE,
         replicas=replicas,
+        node=cause.node if cause is not None and reason is RunReason.PREFLIGHT_FAILED else "",
     )
 
 
@@ -162,6 +163,11 @@ def _looks(attempts: Sequence[Attempt]) -> int:
             break
         count += 1
     return count
+
+
+def avoided(record: Record) -> str:
+    """The node on which the last attempt found something missing; the next prefers others."""
+    return record.attempts[-1].node if record.attempts else ""
 
 
 def back_off(attempts: Sequence[Attempt]) -> float:

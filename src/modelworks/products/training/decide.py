@@ -31,6 +31,7 @@ from modelworks.products.mounts import log_uri
 from modelworks.products.training import account, elastic, publish, watchdog
 from modelworks.products.training.attempts import (
     attempt_record,
+    avoided,
     failed_runs,
     failing,
     time_left,
@@ -195,7 +196,8 @@ def _start(
     if any(key not in claims for key in needed):
         message = record.message if record.phase is JobPhase.QUEUED and record.message else "waits for capacity"
         queued = replace(record, phase=JobPhase.QUEUED, message=message, size=record.size if mine else None)
-        return queued, (*given_back, Reserve(job.claims(record.attempt)[: record.size if mine else None]))
+        wanted = job.claims(record.attempt, avoided(record))[: record.size if mine else None]
+        return queued, (*given_back, Reserve(wanted))
     waiting = [claims[key] for key in needed if claims[key].node is None]
     if waiting:
         reason = next((claim.reason for claim in waiting if claim.reason), "waits for capacity")

@@ -36,7 +36,7 @@ class Attempt:
     """One attempt that ended. Times are Unix seconds; an attempt that never started has no ``started``.
 
     ``infrastructure``: the platform's fault and not the workload's; such an attempt costs no retry. ``replicas`` is how
-    many an elastic job had.
+    many an elastic job had. ``node`` is where something was found missing before the command began.
     """
 
     n: int
@@ -47,6 +47,7 @@ class Attempt:
     exit_code: int | None = None
     infrastructure: bool = False
     replicas: int | None = None
+    node: str = ""
 
     @property
     def seconds(self) -> float:
@@ -210,6 +211,7 @@ def _document(attempt: Attempt) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "infrastructure": attempt.infrastructure or None,
         "replicas": attempt.replicas,
+        "node": attempt.node or None,
     }
     return {key: value for key, value in document.items() if value is not None}
 
@@ -224,6 +226,7 @@ def _attempt(document: Mapping[str, Any]) -> Attempt:
         exit_code=document.get("exit_code"),
         infrastructure=bool(document.get("infrastructure")),
         replicas=document.get("replicas"),
+        node=document.get("node", ""),
     )
 
 

@@ -77,8 +77,11 @@ class Job:
         """The run keys of an attempt, by ordinal; of an elastic job those of the most replicas that it may have."""
         return [str(RunKey(self.uid, f"a{attempt}", rank)) for rank in range(self.spec.size)]
 
-    def claims(self, attempt: int) -> tuple[Claim, ...]:
-        """One gang: all replicas are placed together or none, an elastic job's further ones where there is room."""
+    def claims(self, attempt: int, avoid: str = "") -> tuple[Claim, ...]:
+        """One gang: all replicas are placed together or none, an elastic job's further ones where there is room.
+
+        The node ``avoid`` is the last that is taken.
+        """
         spec = self.spec
         least = spec.elastic.min if spec.elastic else spec.size
         return tuple(
@@ -95,6 +98,7 @@ class Job:
                 notice=spec.notice,
                 node_selector=spec.node_selector,
                 tolerations=spec.tolerations,
+                avoid=avoid,
             )
             for ordinal, key in enumerate(self.keys(attempt))
         )
