@@ -109,7 +109,7 @@ def prepare(data: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) -> D
 def arguments(chosen: argparse.Namespace) -> TrainingArguments:
     gpu = torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(train.paths.checkpoints() / "trainer"),
+        output_dir="trainer",  # not among the checkpoints: what the callback keeps of it would be there twice
         num_train_epochs=chosen.epochs,
         learning_rate=chosen.learning_rate,
         lr_scheduler_type="cosine",
