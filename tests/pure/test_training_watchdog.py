@@ -110,6 +110,7 @@ def test_restart_ends_the_attempt_within_the_jobs_retries() -> None:
         it.resource = replace(it.resource, status=dict(decision.status))
         for rank in range(2):
             it.world.end(key(attempt, rank), RunReason.STALLED, 143, "stopped")
+            assert it.step().status["message"].count("no output, no step, no CPU or GPU at work since") == 1
         it.settle()
         if attempt == 1:
             assert it.status["phase"] == "Retrying"
@@ -118,6 +119,8 @@ def test_restart_ends_the_attempt_within_the_jobs_retries() -> None:
                 it.world.start(key(2, rank))
             it.settle()
     assert (it.status["phase"], it.status["reason"]) == ("Failed", "Stalled")
+    assert it.status["message"].startswith("failed after 2 attempts: no output, no step, no CPU or GPU at work since")
+    assert "(all 2 replicas)" in it.status["message"]
 
 
 def test_stop_ends_the_job_whatever_its_retries_are() -> None:
@@ -127,6 +130,7 @@ def test_stop_ends_the_job_whatever_its_retries_are() -> None:
     it.world._change(key(), phase=RunPhase.EXITED, reason=RunReason.STALLED, exited_at=it.world.now, exit_code=143)
     it.settle()
     assert (it.status["phase"], it.status["reason"]) == ("Failed", "Stalled")
+    assert "since 2023-11-14 22:13:20 UTC (the replica); the log of each replica has its stacks" in it.status["message"]
 
 
 @pytest.mark.parametrize("policy", ["off", False], ids=["text", "as YAML reads it"])

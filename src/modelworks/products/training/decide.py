@@ -36,7 +36,7 @@ from modelworks.products.training.attempts import (
     failing,
     time_left,
 )
-from modelworks.products.training.endings import cause_of, end_attempt, next_attempt
+from modelworks.products.training.endings import end_attempt, next_attempt, told_of
 from modelworks.products.training.gang import lasting
 from modelworks.products.training.notices import describe, grace, noticed
 from modelworks.products.training.observe import Observed
@@ -155,8 +155,8 @@ def _stopping(
         message = describe(notice, job.spec.notice, now)
         stopping = replace(record, phase=JobPhase.PREEMPTING, message=message)
         return stopping, (*stops(observed, notice.reason, left), *given_back)
-    rank, _, cause, _ = cause_of(mine, missing)
-    message = f"replica {rank}: {cause}; stopping the others" if len(mine) + len(missing) > 1 else cause
+    _, cause, _ = told_of(mine, missing)
+    message = f"{cause}; stopping the others" if len(mine) + len(missing) > 1 else cause
     others = tuple(run for run in observed.runs if run.phase in (RunPhase.PREPARING, RunPhase.RUNNING))
     ended = stops(replace(observed, runs=others), RunReason.PEER_FAILED, min(_PEER_GRACE, job.spec.grace_period))
     return replace(record, message=message), (*ended, *given_back)

@@ -9,7 +9,7 @@ from modelworks.kernel.decision import Action, Reserve
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
 from modelworks.products.kind import ClaimView
-from modelworks.products.training import elastic
+from modelworks.products.training import elastic, watchdog
 from modelworks.products.training.attempts import (
     attempt_record,
     back_off,
@@ -41,6 +41,15 @@ def cause_of(
     return rank, run.reason, _exit_text(run), ()
 
 
+def told_of(mine: Mapping[int, RunObservation], missing: frozenset[int]) -> tuple[RunReason, str, tuple[str, ...]]:
+    """Why the attempt is over, in words that name the replica, and that one's last lines."""
+    rank, reason, cause, lines = cause_of(mine, missing)
+    if reason is RunReason.STALLED:
+        # That it was stopped says nothing: what it was stopped for does.
+        return reason, watchdog.ending(mine), lines
+    return reason, f"replica {rank}: {cause}" if len(mine) + len(missing) > 1 else cause, lines
+
+
 def end_attempt(
     job: Job,
     record: Record,
@@ -54,9 +63,7 @@ def end_attempt(
     if notice is not None and covers(notice, mine):
         reason, cause, lines = RunReason(notice.reason), notice.message, tuple[str, ...]()
     else:
-        rank, reason, cause, lines = cause_of(mine, missing)
-        if len(mine) + len(missing) > 1:
-            cause = f"replica {rank}: {cause}"
+        reason, cause, lines = told_of(mine, missing)
     attempt = attempt_record(record.attempt, mine, reason, cause, now=now, replicas=record.size)
     attempts = (*record.attempts, attempt)
     record = replace(record, attempts=attempts, reason=str(reason), last_lines=tuple(lines))

@@ -44,12 +44,23 @@ def stalled(policy: Watchdog, runs: Mapping[int, RunObservation]) -> Stall | Non
         return None
     if not all(run.phase is RunPhase.RUNNING and run.idle for run in live.values()):
         return None
-    since = max(run.active_at or run.started_at or run.created_at for run in live.values())
+    return Stall(*_silence(live))
+
+
+def ending(runs: Mapping[int, RunObservation]) -> str:
+    """What to say of an attempt that was ended because it did nothing: the same as before its end."""
+    ended = {rank: run for rank, run in runs.items() if run.reason is RunReason.STALLED}
+    return _silence(ended or runs)[2]
+
+
+def _silence(runs: Mapping[int, RunObservation]) -> tuple[float, int | None, str]:
+    """Since when these do nothing, which of them lags, and both in words."""
+    since = max(run.active_at or run.started_at or run.created_at for run in runs.values())
     at = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    who = f"all {len(live)} replicas" if len(live) > 1 else "the replica"
-    rank, why = lagging(live)
+    who = f"all {len(runs)} replicas" if len(runs) > 1 else "the replica"
+    rank, why = lagging(runs)
     text = f"no output, no step, no CPU or GPU at work since {at} ({who}){'; ' if why else ''}{why}"
-    return Stall(since, rank, f"{text}; the log of each replica has its stacks")
+    return since, rank, f"{text}; the log of each replica has its stacks"
 
 
 def lagging(live: Mapping[int, RunObservation]) -> tuple[int | None, str]:
