@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tests import leftovers, train_ddp
 from tests.agents import poll
-from tests.cli_platform import Mw, fresh
+from tests.cli_platform import Mw
 
 from modelworks.kernel.run import RunKey
 from modelworks.sdk.client import Client
@@ -24,22 +24,6 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("preemption")]
 REFUSED, WORKLOAD_FAILED = 4, 6
 _AT_ONCE = 6
 _PATIENCE = 200.0  # seconds; workloads stand back behind everything else that the machine does
-
-
-@pytest.fixture(scope="module")
-def mw() -> Iterator[Mw]:
-    with fresh() as one:
-        yield one
-        one.ok("down", "--grace", "2")
-        assert leftovers.of_platform(one.home) == []
-
-
-@pytest.fixture(scope="module")
-def client(mw: Mw) -> Iterator[Client]:
-    document = json.loads(mw.home.client.read_text())
-    one = Client(document["url"], document["api_key"])
-    yield one
-    one.close()
 
 
 def submit(mw: Mw, name: str, command: object, cwd: Path | None = None, **spec: Any) -> None:
