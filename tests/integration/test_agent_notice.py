@@ -13,7 +13,7 @@ from tests.agents import python, wait_ended, wait_log
 from modelworks.agent.inprocess import InProcessAgent
 from modelworks.home import Home
 from modelworks.kernel.run import RunReason
-from modelworks.runtime import exchange, sandbox
+from modelworks.runtime import exchange
 from modelworks.runtime.exchange import METRICS, NOTICE, PROGRESS, Exchange
 from modelworks.runtime.local import kill_all
 from modelworks.runtime.rundir import RunDirectory, RunStore
@@ -29,18 +29,6 @@ for name in ('MW_PROGRESS_FILE', 'MW_METRICS_FILE'):
 print('up', flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture(params=["sandbox", "plain"])
-def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """With the sandbox, and without."""
-    if request.param == "plain":
-        monkeypatch.setenv("MW_ISOLATION", "off")
-    sandbox.probe.cache_clear()
-    if request.param == "sandbox" and not sandbox.probe().enabled:
-        pytest.skip(sandbox.probe().note)
-    yield request.param
-    sandbox.probe.cache_clear()
 
 
 @pytest.fixture

@@ -13,23 +13,11 @@ from tests.agents import observe, poll, python, run_spec, running_agent, wait_en
 from modelworks.agent.inprocess import InProcessAgent
 from modelworks.home import Home
 from modelworks.kernel.run import Resources, RunPhase, RunReason
-from modelworks.runtime import limits, sandbox
+from modelworks.runtime import limits
 from modelworks.runtime.local import kill_all
 from modelworks.runtime.processes import with_variable
 
 MIB = 1 << 20
-
-
-@pytest.fixture(params=["sandbox", "plain"])
-def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """With the sandbox, and without."""
-    if request.param == "plain":
-        monkeypatch.setenv("MW_ISOLATION", "off")
-    sandbox.probe.cache_clear()
-    if request.param == "sandbox" and not sandbox.probe().enabled:
-        pytest.skip(sandbox.probe().note)
-    yield request.param
-    sandbox.probe.cache_clear()
 
 
 @pytest.fixture
