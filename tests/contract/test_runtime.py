@@ -151,10 +151,12 @@ def test_forget(runtime: Runtime) -> None:
 
 def test_changes_tell_every_key_once_after_a_cursor(runtime: Runtime) -> None:
     run = run_spec(0, *GOOD)
+    before, _ = runtime.changes(0, 0.0)
     runtime.ensure(run)
     wait_ended(runtime, run.key)
-    cursor, keys = runtime.changes(0, 0.0)
+    cursor, keys = runtime.changes(before, 0.0)
     assert list(keys) == [run.key]
+    assert list(runtime.changes(0, 0.0)[1]).count(run.key) == 1
     same, nothing = runtime.changes(cursor, 0.0)
     assert (same, list(nothing)) == (cursor, [])
     runtime.forget(run.key)
