@@ -1,4 +1,7 @@
-"""``python -m tests.bench [part …]``: run the benchmarks (all, or the parts named) and write build/bench.json."""
+"""``python -m tests.bench [part …]``: run the benchmarks and write build/bench.json.
+
+All of them, or the parts that are named; a figure's name stands for its part.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from tests.bench import (
     bench_api,
     bench_checkpoint,
     bench_compile,
+    bench_ddp,
     bench_gateway,
+    bench_jobs,
     bench_latency,
     bench_node_loss,
     bench_platform,
     bench_quickstart,
+    bench_ray,
     bench_scaling,
     bench_scheduler,
     bench_serving,
@@ -27,6 +33,9 @@ PARTS: dict[str, Part] = {
     "quickstart": (bench_quickstart.FIGURES, bench_quickstart.run),
     "training": (bench_training.FIGURES, bench_training.run),
     "node_loss": (bench_node_loss.FIGURES, bench_node_loss.run),
+    "jobs": (bench_jobs.FIGURES, bench_jobs.run),
+    "ddp": (bench_ddp.FIGURES, bench_ddp.run),
+    "ray": (bench_ray.FIGURES, bench_ray.run),
     "checkpoint": (bench_checkpoint.FIGURES, bench_checkpoint.run),
     "gateway": (bench_gateway.FIGURES, bench_gateway.run),
     "latency": (bench_latency.FIGURES, bench_latency.run),
@@ -39,11 +48,13 @@ PARTS: dict[str, Part] = {
 
 
 def main(names: Sequence[str]) -> int:
-    unknown = set(names) - set(PARTS)
+    part_of = {figure.name: part for part, (figures, _) in PARTS.items() for figure in figures}
+    wanted = dict.fromkeys(part_of.get(name, name) for name in names)
+    unknown = set(wanted) - set(PARTS)
     if unknown:
-        print(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+        print(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}, and {', '.join(part_of)}")
         return 2
-    for name in names or PARTS:
+    for name in wanted or PARTS:
         figures, run = PARTS[name]
         try:
             entries = list(run())
