@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from modelworks.kernel.traffic import PATIENCE
 _log = logging.getLogger(__name__)
 
 _LOOK = 0.25  # seconds between two looks for sockets
+_SETTLED = 1e9  # nanoseconds: a folder that changed only just now may change again without a later time stamp
 _CONNECT = 2.0
 _LONGEST_LINE = 64 * 1024 * 1024
 
@@ -35,6 +37,8 @@ class Followers(threading.Thread):
         self._stopping = threading.Event()
         self._live: dict[Hashable, _Follower] = {}
         self._silent: set[Hashable] = set()  # doors of who does not know what traffic is
+        self._changed = 0  # when the folder of the sockets had changed last, as they were looked for
+        self._found: dict[Hashable, Path] = {}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -50,7 +54,7 @@ class Followers(threading.Thread):
             self._stopping.wait(_LOOK)
 
     def _look(self) -> None:
-        found = dict(self._doors())
+        found = self._doors()
         self._live = {door: follower for door, follower in self._live.items() if follower.is_alive()}
         self._silent &= found.keys()
         for door, path in found.items():
@@ -59,12 +63,16 @@ class Followers(threading.Thread):
                 follower.start()
         self._store.expect((found.keys() - self._silent) | self._live.keys())
 
-    def _doors(self) -> list[tuple[Hashable, Path]]:
-        found: list[tuple[Hashable, Path]] = []
-        for path in (*sorted(self._run.glob("gateway*.sock")), self._run / "courier-control.sock"):
-            with contextlib.suppress(OSError):
-                found.append(((path.name, path.stat().st_ino), path))
-        return found
+    def _doors(self) -> dict[Hashable, Path]:
+        """Read again only when the folder has changed: that is a quarter of what an idle controller does."""
+        now = time.time_ns()
+        changed = self._run.stat().st_mtime_ns
+        if changed != self._changed or now - changed < _SETTLED:
+            self._changed, self._found = changed, {}
+            for path in (*sorted(self._run.glob("gateway*.sock")), self._run / "courier-control.sock"):
+                with contextlib.suppress(OSError):
+                    self._found[path.name, path.stat().st_ino] = path
+        return self._found
 
 
 class _Follower(threading.Thread):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -12,6 +14,7 @@ import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from sqlalchemy import Engine
@@ -48,6 +51,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 2.0
 _ADDRESS_POLL = 0.05
+_TICK = 1.0
 _DRAIN = 5  # seconds that requests under way may take after SIGTERM; streams end then
 _TRIM_INTERVAL = 3600.0
 
@@ -157,6 +161,24 @@ def _wait_for_schema(engine: Engine, home: Home) -> None:
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
+class _Server(uvicorn.Server):
+    """Looks at the clock once a second, for the date in its answers. uvicorn's own looks ten times, to see its end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _TICK)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """In the main thread, between any two steps of the loop."""
+        super().handle_exit(sig, frame)
+        self._ending.set()
+
+
 def _serve(app: object, path: Path) -> None:
     """The API on a Unix socket that only this account can use."""
     path.unlink(missing_ok=True)
@@ -173,5 +195,5 @@ def _serve(app: object, path: Path) -> None:
             access_log=False,
             timeout_graceful_shutdown=_DRAIN,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config).run(sockets=[listening])
     path.unlink(missing_ok=True)

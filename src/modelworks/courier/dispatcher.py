@@ -74,6 +74,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
         self._held: dict[str, tuple[str, float]] = {}  # id → lease, seconds
+        self._some_held = asyncio.Event()
         self._bytes = 0
         self._draining = False
 
@@ -162,6 +163,7 @@ class Dispatcher:
             station.most = 8 if sum(len(row[3]) for row in rows) / len(rows) > _LARGE else _MOST_ROWS
         for lane, (id, attempt, request, body) in zip(lanes, rows, strict=False):
             self._held[id] = lease, service.terms.lease
+            self._some_held.set()
             self._bytes += len(body)
             task = asyncio.create_task(self._attempt(station, lane, id, lease, attempt, request, bytes(body)))
             self._working.add(task)
@@ -260,7 +262,10 @@ class Dispatcher:
         """Each lease is renewed when a third of it has gone, all that are due in one statement."""
         renewed: dict[str, tuple[str, float]] = {}  # id → lease, when
         while True:
-            await asyncio.sleep(min((seconds for _, seconds in self._held.values()), default=3.0) / 12)
+            if not self._held:
+                self._some_held.clear()
+                await self._some_held.wait()
+            await asyncio.sleep(min(seconds for _, seconds in self._held.values()) / 12)
             now, due = time.monotonic(), []
             renewed = {id: renewed[id] for id, (lease, _) in self._held.items() if renewed.get(id, ("",))[0] == lease}
             for id, (lease, seconds) in self._held.items():

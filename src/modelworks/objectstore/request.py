@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import ssl
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 from xml.etree import ElementTree
-
-import httpx
 
 from modelworks.kernel.errors import Conflict, Forbidden, ModelworksError, NotFound, Unavailable
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.signing import canonical_query, signed_headers
+
+if TYPE_CHECKING:
+    import httpx
 
 _CLASSES: dict[str, type[ModelworksError]] = {
     "NoSuchBucket": NotFound,
@@ -43,6 +45,9 @@ def call(
     timeout: float = 10.0,
 ) -> ElementTree.Element | None:
     """The XML answer, None when it is empty. Raises StoreRefused, or Unavailable when the store cannot be reached."""
+    # Here, since it takes 7 MiB: an agent without runs asks the store for nothing.
+    import httpx  # noqa: PLC0415
+
     url = credentials.endpoint.rstrip("/") + path
     body = urlencode(form).encode() if form else data
     headers = signed_headers(credentials, method, url, body, service=service, now=datetime.now(UTC), query=query)
@@ -89,6 +94,8 @@ def text_of(element: ElementTree.Element | None, name: str) -> str | None:
 @functools.cache
 def _trust() -> ssl.SSLContext:
     """The certificates trusted, loaded once: that takes 40 ms of CPU time, ten times as long as a call."""
+    import httpx  # noqa: PLC0415
+
     return httpx.create_ssl_context()
 
 
