@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelworks.agent.lastwords import last_words
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime.rundir import Exited, Stop
@@ -29,7 +30,7 @@ def explain(
         return RunReason.COMPLETED, ""
     if out_of_memory:
         return RunReason.OUT_OF_MEMORY, out_of_memory
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = last_words(lines)
     if exited.code in (125, 126, 127) and last.startswith("modelworks: "):
         return RunReason.START_FAILED, last.removeprefix("modelworks: ")
     if exited.code == 1 and last.startswith("bwrap: "):

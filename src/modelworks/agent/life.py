@@ -265,7 +265,8 @@ class RunLife:
     async def _finalize(self, state: ProcessState) -> None:
         """Outputs, log, result, in this order; waits for the object store as long as it takes."""
         self.started, self._exited = state.started, state.exited
-        runtime, lines = self.tools.runtime, self.directory.last_lines()
+        # What launchers add behind the words of a rank is longer than what the record keeps.
+        runtime, lines = self.tools.runtime, self.directory.last_lines(400)
         if state.exited is None:
             await self.tools.call(runtime.kill, self.directory)
             reason = RunReason.LOST
@@ -285,7 +286,7 @@ class RunLife:
         except ModelworksError as error:
             message = f"outputs cannot be uploaded: {error.detail}" + (f"; {message}" if message else "")
             reason = (RunReason.LEASE_EXPIRED if self.lease.over else RunReason.OUTPUT_FAILED) if good else reason
-        await self._write_result(state, reason, message, outputs, lines)
+        await self._write_result(state, reason, message, outputs, lines[-50:])
 
     async def _end_unstarted(self, end: Ended) -> None:
         try:

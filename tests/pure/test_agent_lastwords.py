@@ -1,0 +1,67 @@
+"""Which line of a log says why its program failed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelworks.agent.lastwords import last_words
+
+REPORT = """\
+E1122 09:49:10.659000 3 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1) local_rank: 1
+Traceback (most recent call last):
+  File "/venv/bin/torchrun", line 8, in <module>
+    sys.exit(main())
+  File "/venv/lib/torch/distributed/launcher/api.py", line 383, in launch_agent
+    raise ChildFailedError(
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+train.py FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 4)
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-22_09:49:10
+  host      : a
+  rank      : 1 (local_rank: 1)
+  exitcode  : 1 (pid: 5)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+============================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", ""),
+        ("step 1\nValueError: no such thing\n\n", "ValueError: no such thing"),
+        ("RuntimeError: broke\n=====\n-----\n", "RuntimeError: broke"),
+        (
+            "step 7\n[rank1]: Traceback (most recent call last):\n[rank1]: RuntimeError: broke\n"
+            f"[rank0]: RuntimeError: Connection closed by peer\n{REPORT}",
+            "[rank1]: RuntimeError: broke",
+        ),
+        (f"ModuleNotFoundError: No module named 'nope'\n{REPORT}", "ModuleNotFoundError: No module named 'nope'"),
+        (
+            "step 7\n"
+            + REPORT.replace("To enable traceback see: https", "Signal 11 (SIGSEGV) received by PID 5; https"),
+            "rank 1: Signal 11 (SIGSEGV) received by PID 5; https://pytorch.org/docs/stable/elastic/errors.html",
+        ),
+    ],
+    ids=["nothing", "the last", "bars", "the rank that failed first", "before there are ranks", "a signal"],
+)
+def test_what_says_why_a_program_failed(log: str, said: str) -> None:
+    assert last_words(log.splitlines()) == said
+
+
+@given(st.lists(st.one_of(st.text(), st.sampled_from(REPORT.splitlines()))))
+def test_it_is_a_line_of_the_log_whatever_was_written(lines: list[str]) -> None:
+    said = last_words(lines)
+    assert any(said.split(": ", 1)[-1] in line for line in lines) if said else True
