@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+import subprocess
+import sys
+import textwrap
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
-from tests.gateway_lab import AUTH, QUICK, Lab, Replica, header, lab
+from tests.gateway_lab import AUTH, QUICK, Lab, Replica, header, lab, request
+from tests.ray_cluster import isolated, networks
 from tests.relays import CIPHER, Relay, relaying
 
 from modelworks import relay
@@ -24,7 +28,7 @@ KEY = "abcdef/r1/0/0"
 
 def run(folder: Path, body: Callable[[Relay, Lab], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(30), relaying(folder) as one, lab(folder, QUICK) as bench:
+        async with asyncio.timeout(60), relaying(folder) as one, lab(folder, QUICK) as bench:
             await body(one, bench)
 
     uvloop.run(main())
@@ -255,6 +259,47 @@ def test_wrong_secrets_of_one_address_are_heard_at_a_limited_rate(tmp_path: Path
             assert await let_in(preface())
 
     uvloop.run(main())
+
+
+@pytest.mark.skipif(not isolated(), reason="a network of its own takes root")
+def test_a_node_that_is_cut_off_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "_UNACKNOWLEDGED", 1000)
+
+    async def body(one: Relay, lab: Lab) -> None:
+        with networks(1) as (_, ((host, namespace, link),)), beyond(str(namespace), one.links, host) as port:
+            one.address = f"tcp:{host}:{port}"
+            one.route(lab, await lab.replica(), keepalive=60.0)
+            client = await lab.client()
+            assert (await client.post())[0] == 200
+            subprocess.run(["ip", "link", "set", link, "down"], check=True)
+            await client.send(request())
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 502 ")
+
+    run(tmp_path, body)
+
+
+@contextlib.contextmanager
+def beyond(namespace: str, links: Path, host: str) -> Iterator[int]:
+    """A relay on another host; its port."""
+    program = textwrap.dedent(
+        f"""
+        import asyncio, pathlib, uvloop
+        from modelworks.agent.relay import Caller, Gate
+        async def main():
+            gate = Gate(pathlib.Path({str(links)!r}))
+            server = await asyncio.get_running_loop().create_server(lambda: Caller(gate), {host!r}, 0)
+            print(server.sockets[0].getsockname()[1], flush=True)
+            await server.serve_forever()
+        uvloop.run(main())
+        """
+    )
+    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 def test_without_the_master_key_a_replica_is_out_of_reach(tmp_path: Path) -> None:

@@ -189,7 +189,9 @@ class Gate:
             return False
         if len(self._greeting) >= _MOST_GREETING:
             # Whoever has a secret says it at once.
-            next(iter(self._greeting)).transport.abort()
+            first = next(iter(self._greeting))
+            del self._greeting[first]
+            first.transport.abort()
         self._callers.add(caller)
         self._greeting[caller] = None
         return True
