@@ -188,7 +188,7 @@ def test_the_attempt_after_a_finding_prefers_other_nodes() -> None:
     it.world.end(key(), RunReason.PREFLIGHT_FAILED, None, "node a has 3Gi free where runs write")
     node = it.world.runs[key()].node
     it.settle()
-    assert it.status["attempts"][0]["node"] == node
+    assert it.status["attempts"][0]["node"] == node != ""
     it.world.now += 5
     reserved = [action for action in it.step().actions if isinstance(action, Reserve)]
     assert [claim.avoid for action in reserved for claim in action.claims] == [node]
@@ -201,6 +201,19 @@ def test_a_finding_after_work_is_the_first_one_again() -> None:
         it.world.end(key(attempt), reason, None)
         it.settle()
         assert it.status["phase"] == "Retrying"
+        it.pass_time(10)
+
+
+def test_who_looked_in_vain_for_a_replica_that_nobody_had_begun_has_found_nothing() -> None:
+    """As when the controller is killed between the two."""
+    it = loop(job(replicas=2))
+    for attempt in range(1, 4):
+        it.settle()
+        del it.world.runs[key(attempt, 1)]
+        it.resource = replace(it.resource, status=it.status | {"replicas": []})
+        it.world.end(key(attempt, 0), RunReason.PREFLIGHT_FAILED, None, "rank 0 cannot reach rank 1")
+        it.settle()
+        assert (it.status["phase"], it.status["reason"]) == ("Retrying", "PreflightFailed")
         it.pass_time(10)
 
 

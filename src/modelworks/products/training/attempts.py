@@ -156,10 +156,10 @@ def _in_vain(attempts: Sequence[Attempt]) -> int:
 
 
 def _looks(attempts: Sequence[Attempt]) -> int:
-    """How many in a row, up to the last, ended by what was looked at before their command."""
+    """How many in a row, up to the last, ended by what a look before their command has found."""
     count = 0
     for attempt in reversed(attempts):
-        if attempt.reason != RunReason.PREFLIGHT_FAILED:
+        if attempt.reason != RunReason.PREFLIGHT_FAILED or not attempt.node:
             break
         count += 1
     return count

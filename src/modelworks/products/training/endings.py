@@ -65,6 +65,8 @@ def end_attempt(
     else:
         reason, cause, lines = told_of(mine, missing)
     attempt = attempt_record(record.attempt, mine, reason, cause, now=now, replicas=record.size)
+    if len(mine) < (record.size or job.spec.size):
+        attempt = replace(attempt, node="")  # who looked in vain for a replica that nobody had begun has found nothing
     attempts = (*record.attempts, attempt)
     record = replace(record, attempts=attempts, reason=str(reason), last_lines=tuple(lines))
     left = time_left(job.spec.time_limit, record)
