@@ -84,3 +84,19 @@ def test_what_a_gateway_said_long_ago_is_no_reason() -> None:
     it.world.traffic = Traffic((Sample(it.world.now - 60, hung=ids),))
     it.settle()
     assert it.world.stops == []
+
+
+def test_one_behind_a_relay_is_told_with_its_run_and_one_out_of_reach_says_why() -> None:
+    it = loop(service(replicas=1), World())
+    it.settle()
+    (key,) = it.world.live
+    problem = "the relay of this node cannot start: 10.0.0.7 port 7000 cannot be listened at: Address already in use"
+    it.world.start(key, ready=True)
+    it.world.runs[key] = it.world.runs[key].model_copy(update={"address": None, "message": problem})
+    it.settle()
+    assert (it.status["phase"], it.status["message"]) == ("Starting", f"replica 0: {problem}")
+    assert addresses(it) == set()
+    it.world.runs[key] = it.world.runs[key].model_copy(update={"address": "tcp:10.0.0.7:7000", "message": ""})
+    it.settle()
+    assert it.status["phase"] == "Running"
+    assert (replica(it)["address"], replica(it)["run"]) == ("tcp:10.0.0.7:7000", key)

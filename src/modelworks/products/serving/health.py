@@ -163,7 +163,8 @@ def _waiting(view: View) -> str | None:
 def _progress(view: View) -> str:
     for slot in view.slots:
         run = view.run(slot)
-        if run is not None and run.phase is RunPhase.PREPARING and run.message:
+        out_of_reach = run is not None and run.ready and run.address is None
+        if run is not None and (run.phase is RunPhase.PREPARING or out_of_reach) and run.message:
             return f"replica {slot.ordinal}: {run.message}"
     waiting = _waiting(view)
     if waiting is not None:
