@@ -141,7 +141,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), st.integers(0, 2), _EVENTS)
 def test_it_never_serves_less_for_moving_and_always_arrives(
     replicas: int, spare: int, events: list[tuple[str, int]]
