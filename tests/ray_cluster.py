@@ -17,9 +17,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,15 +43,14 @@ HEALTH = {
 }
 # How long whoever starts a node, and the node itself, wait for its parts: 30 s each by default, on a busy machine too.
 _PATIENT = {
-    "RAY_raylet_start_wait_time_s": "200",
+    "RAY_raylet_start_wait_time_s": "60",
     "RAY_agent_register_timeout_ms": "180000",
     "RAY_worker_register_timeout_seconds": "180",
     "RAY_NUM_REDIS_GET_RETRIES": "100",  # each 2 s, for a head
 }
 _LOOPBACK = "127.0.0.1 localhost\n::1 localhost\n"
 PATIENCE = 240.0  # of a machine that has other things to do; idle, a cluster starts in fifteen seconds
-# A raylet ends when its helpers need more than 15 s, which nothing changes: they go first, where root allows.
-_HURRY = -15
+_AGAIN = 3  # A raylet ends when its helpers need more than 15 s, which nothing changes.
 _STORE = 80_000_000  # bytes of Ray's own object store, of which nothing is needed
 
 
@@ -122,7 +122,8 @@ class RayCluster:
 
     def start(self) -> None:
         """All at once: nodes wait for their head."""
-        self._finish(self.begin_head(), *map(self.begin, self.hosts))
+        nodes = [(partial(self.begin, host), partial(self.kill_raylet, host)) for host in self.hosts]
+        self._start((self.begin_head, self.kill_head), *nodes)
 
     def begin_head(self) -> subprocess.Popen[str]:
         head = [
@@ -141,7 +142,7 @@ class RayCluster:
         return _hurry(self._spawn(host.command(*node), own))
 
     def join(self, host: Host) -> None:
-        self._finish(self.begin(host))
+        self._start((partial(self.begin, host), partial(self.kill_raylet, host)))
 
     def run(self, program: str) -> subprocess.Popen[str]:
         """A driver of somebody else's on the cluster, beside its head."""
@@ -189,27 +190,31 @@ class RayCluster:
         started.log = path  # type: ignore[attr-defined]
         return started
 
-    def _finish(self, *starting: subprocess.Popen[str]) -> None:
-        for one in starting:
-            code = one.wait(PATIENCE)
-            text = one.log.read_text()  # type: ignore[attr-defined]
-            assert code == 0, f"{one.args!r}: {code}\n{text[-3000:]}"
+    def _start(self, *parts: tuple[Callable[[], subprocess.Popen[str]], Callable[[], None]]) -> None:
+        """Each is a way to begin and one to clear away what did not become anything: who fails tries again, alone."""
+        starting = [begin() for begin, _ in parts]
+        for one, (begin, clear) in zip(starting, parts, strict=True):
+            tried, code = one, one.wait(PATIENCE)
+            for _ in range(_AGAIN):
+                if code:
+                    clear()
+                    tried = begin()
+                    code = tried.wait(PATIENCE)
+            text = tried.log.read_text()  # type: ignore[attr-defined]
+            assert code == 0, f"{tried.args!r}: {code}\n{text[-3000:]}"
         for pid in naming(self.folder):
-            _calm(pid)
+            _be_nice(pid, 0)
 
 
 def _hurry(started: subprocess.Popen[str]) -> subprocess.Popen[str]:
-    if os.geteuid() == 0:
-        os.setpriority(os.PRIO_PROCESS, started.pid, _HURRY)
+    _be_nice(started.pid, -15)
     return started
 
 
-def _calm(pid: int) -> None:
-    """What was hurried is as every other process: each of its threads has a niceness of its own."""
-    with contextlib.suppress(OSError):  # ended meanwhile
-        for thread in (int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()):
-            if os.getpriority(os.PRIO_PROCESS, thread) == _HURRY:
-                os.setpriority(os.PRIO_PROCESS, thread, 0)
+def _be_nice(pid: int, niceness: int) -> None:
+    """To all of its session, as which the kernel weighs it against others. In vain without root or such a kernel."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
 
 
 def _kill(numbers: list[int]) -> None:
