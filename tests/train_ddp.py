@@ -45,7 +45,8 @@ def run(out: Connection, env: dict[str, str]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=30))
+    # Of a busy machine workloads have what others leave: one rank may have imported torch a minute before the other.
+    torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=5))
     rank = torch.distributed.get_rank()
     torch.manual_seed(1234 + rank)
     np.random.seed(rank)
