@@ -48,7 +48,8 @@ check: develop  ## formatting, lint, types, import rules and the pure tests
 	@$(BIN)/ruff check src tests examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/pure $(PYTEST_FLAGS)
+	@# Without a plugin that these tests do not use, and that takes as long to load as pytest and hypothesis together.
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -p no:schemathesis tests/pure $(PYTEST_FLAGS)
 
 format: develop
 	@$(BIN)/ruff format src tests examples
