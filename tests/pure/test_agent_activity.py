@@ -41,6 +41,13 @@ def test_a_silent_run_whose_gpu_works_is_never_idle(busy: float, memory: float) 
     assert idle(Activity(60.0, 5.0), looks) == []
 
 
+def test_a_run_that_gets_no_cpu_on_a_machine_with_too_much_to_do_is_not_idle() -> None:
+    looks = (Signs(at, sample={"cpu": 0.01, "pressed": 0.6}) for at in moments(HALF_AN_HOUR))
+    assert idle(Activity(60.0, 5.0), looks) == []
+    looks = (Signs(at, sample={"cpu": 0.01, "pressed": 0.1}) for at in moments(HALF_AN_HOUR))
+    assert idle(Activity(60.0, 5.0), looks) != []
+
+
 def test_a_run_whose_gpu_tells_nothing_is_never_idle() -> None:
     sample = {"cpu": 0.0, "gpu": 0.0, "gpu_unknown": 1.0}
     looks = (Signs(at, sample=sample) for at in moments(HALF_AN_HOUR))

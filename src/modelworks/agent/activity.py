@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 CPU = 0.05
 """Cores above which a run works. A hundred threads that look twice a second whether to end use less."""
+PRESSED = 0.3
+"""The share of time in which a main thread ran or waited for a CPU, above which a run works, however little it gets."""
 GPU = 0.02
 """The share of time (0-1) in which a kernel ran, above which a GPU works."""
 GPU_MEMORY = 0.01
@@ -26,8 +28,8 @@ STEPS_STOPPED = 30.0
 @dataclass(frozen=True)
 class Signs:
     """What is seen of a run at a moment: Unix seconds, bytes of its log, its last word of progress with its step and
-    the median seconds of one, and the last sample (``cpu`` cores, ``gpu`` and ``gpu_memory_busy`` 0-1, ``read`` and
-    ``written`` bytes in all)."""
+    the median seconds of one, and the last sample (``cpu`` cores, ``gpu`` and ``gpu_memory_busy`` 0-1, ``pressed`` 0-1,
+    ``read`` and ``written`` bytes in all)."""
 
     at: float
     log_bytes: int = 0
@@ -78,6 +80,8 @@ class Activity:
             return True
         if self._spins(sample, now.at):
             return False
+        if sample.get("pressed", 0.0) > PRESSED:
+            return True  # a machine that has too much to do
         return sample.get("cpu", 0.0) > CPU or sample.get("gpu", 0.0) > GPU
 
     def _spins(self, sample: Mapping[str, float], now: float) -> bool:

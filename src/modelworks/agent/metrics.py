@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelworks.agent.activity import CPU
 from modelworks.agent.node import GpuMonitor
 from modelworks.runtime import processes
 from modelworks.runtime.launch import Gpu
@@ -29,6 +30,7 @@ class RunMeter:
         self.gpus = gpus
         self.history = History(file)
         self._last: tuple[float, float] | None = None  # monotonic time, CPU seconds
+        self._pressed: dict[int, float] = {}  # process → seconds of its main thread, at that time
 
     def sample(self, seen: Processes, monitor: GpuMonitor) -> Sample | None:
         """One sample, appended to the history; None when the tree is gone."""
@@ -37,8 +39,9 @@ class RunMeter:
             return None
         now, used = time.monotonic(), sum(process.cpu_seconds for process in tree)
         cores = max(0.0, (used - self._last[1]) / (now - self._last[0])) if self._last and now > self._last[0] else 0.0
-        self._last = (now, used)
         pids = [process.pid for process in tree]
+        pressed = self._pressing(pids, now)
+        self._last = (now, used)
         memory = self.group.used() if self.group else processes.proportional_memory(pids)
         gpu = monitor.usage(self.gpus)
         read, written = processes.io_bytes(pids)
@@ -50,11 +53,20 @@ class RunMeter:
             "gpu_memory": gpu.memory,
             **({"gpu_memory_busy": round(gpu.memory_busy, 3)} if self.gpus else {}),
             **({} if gpu.known else {"gpu_unknown": 1.0}),
+            **({"pressed": round(pressed, 3)} if cores <= CPU else {}),
             "read": float(read),
             "written": float(written),
         }
         self.history.append(sample)
         return sample
+
+    def _pressing(self, pids: list[int], now: float) -> float:
+        """The share of the time (0-1) in which one of the main threads ran or waited for a CPU: of the busiest one."""
+        before, self._pressed = self._pressed, processes.ran_or_waited(pids)
+        if self._last is None or now <= self._last[0]:
+            return 0.0
+        spent = [seconds - before.get(pid, 0.0) for pid, seconds in self._pressed.items()]
+        return min(1.0, max(spent, default=0.0) / (now - self._last[0]))
 
     def memory(self, seen: Processes, limit: int) -> int:
         """What the watcher compares with the limit: the cheap sum first, the exact one only when it matters."""

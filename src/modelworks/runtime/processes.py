@@ -76,6 +76,16 @@ def io_bytes(pids: Iterable[int]) -> tuple[int, int]:
     return read, written
 
 
+def ran_or_waited(pids: Iterable[int]) -> dict[int, float]:
+    """Of each process's main thread the seconds that it ran on a CPU, or could have and waited for one."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            ran, waited, *_ = Path(f"/proc/{pid}/schedstat").read_bytes().split()
+            found[pid] = (int(ran) + int(waited)) / 1e9
+    return found
+
+
 def with_variable(name: str, value: str) -> list[int]:
     """Processes that were started with this variable: how a tree is found whose root is gone."""
     wanted, found = f"{name}={value}".encode(), []
