@@ -23,7 +23,7 @@ from modelworks.sdk.waiting import phase_of
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("preemption")]
 REFUSED, WORKLOAD_FAILED = 4, 6
 _AT_ONCE = 6
-_PATIENCE = 200.0  # seconds; workloads stand back behind everything else that the machine does
+PATIENCE = 200.0  # seconds; workloads stand back behind everything else that the machine does
 
 
 def submit(mw: Mw, name: str, command: object, cwd: Path | None = None, **spec: Any) -> None:
@@ -46,12 +46,17 @@ def log(client: Client, name: str, attempt: int, replica: int = 0) -> list[str]:
 
 def said(client: Client, name: str, word: str, attempt: int = 1, replica: int = 0) -> None:
     """Wait until a line of that attempt's log begins with the word."""
-    poll(lambda: any(line.startswith(word) for line in log(client, name, attempt, replica)), timeout=_PATIENCE)
+    try:
+        poll(lambda: any(line.startswith(word) for line in log(client, name, attempt, replica)), timeout=PATIENCE)
+    except AssertionError as error:
+        raise AssertionError(
+            f"{name} never said {word!r}: {status(client, name)} {log(client, name, attempt)}"
+        ) from error
 
 
 def attempt_ended(client: Client, name: str, number: int) -> dict[str, Any]:
     """The account of an attempt, once it has ended."""
-    poll(lambda: len(status(client, name).get("attempts", ())) >= number, timeout=_PATIENCE)
+    poll(lambda: len(status(client, name).get("attempts", ())) >= number, timeout=PATIENCE)
     return dict(status(client, name)["attempts"][number - 1])
 
 
@@ -128,7 +133,7 @@ def disturb(mw: Mw, client: Client, folder: Path, moments: Sequence[int], **spec
         if steps:
             said(client, "disturbed", f"{done + steps} ", attempt)
         else:
-            poll(lambda number=attempt: _prepared(client, "disturbed", number), timeout=_PATIENCE)
+            poll(lambda number=attempt: _prepared(client, "disturbed", number), timeout=PATIENCE)
         mw.ok("job", "preempt", "disturbed")
         assert attempt_ended(client, "disturbed", attempt)["reason"] == "Preempted"
         stopped = [int(line.split()[1]) for line in log(client, "disturbed", attempt) if line.startswith("stopped")]
