@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelworks.cli.stress import Result
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk.load import knee, schedule
 from modelworks.sdk.load.connection import Answer
@@ -158,3 +159,10 @@ def test_advice_is_enough_for_what_is_expected(
 def test_time_in_the_gateways_queue_is_no_work_of_the_replica() -> None:
     step = outcome(100, 1.0, queued=0.9)
     assert step.mean_service == pytest.approx(0.1)
+
+
+def test_a_load_below_the_knee_recommends_no_concurrency() -> None:
+    light, heavy = outcome(10, 0.02), outcome(20, 2.0)
+    assert "concurrency:" not in Result("s", [light], 1)._advice()
+    assert "as far as it was tried" in Result("s", [light], 1)._advice()
+    assert "recommended:\n  concurrency: 1\n" in Result("s", [light, heavy], 1)._advice()

@@ -109,8 +109,9 @@ def estimate(ctx: typer.Context, filename: Files) -> None:
         rows.append(("an hour, not on spot", money(found["on_demand_per_hour"], currency)))
         rows.append(("saved by spot", f"{saving:.0%}" if saving is not None else ""))
     if found.get("at_most") is not None:
-        rows.append(("at most, in its time limit", money(found["at_most"], currency)))
-    if found.get("budget") is not None:
+        limit = "budget" if found["at_most"] == found.get("budget") else "time limit"
+        rows.append((f"at most, in its {limit}", money(found["at_most"], currency)))
+    if found.get("budget") not in (None, found.get("at_most")):
         rows.append(("its budget", money(found["budget"], currency)))
     if history := found.get("history"):
         took = f"{format_duration(float(history['seconds']))}, {history['jobs']} jobs"

@@ -165,10 +165,12 @@ class Result:
     def _advice(self) -> str:
         assert self.advice is not None
         planned = ", ".join(f"{count} for {rate}/s" for rate, count in self.advice.replicas.items())
+        # A load that the service hardly felt tells how many it holds at once no better than an empty one.
+        tried = "" if self.knee.reached else ", as far as it was tried (a higher rate finds the knee)"
         return "\n".join(
             (
-                "recommended:",
-                f"  concurrency: {self.advice.concurrency}",
+                f"recommended{tried}:",
+                *((f"  concurrency: {self.advice.concurrency}",) if self.knee.reached else ()),
                 f"  queue: {{size: {self.advice.queue_size}}}",
                 f"  autoscaling: {{metrics: {{qps: {self.advice.qps:g}}}}}",
                 f"  replicas: {planned}",

@@ -110,7 +110,9 @@ class Refusals:
             503,
             "unavailable",
             f"Service {route.service} is {state}" + (f": {route.message}" if route.message else "."),
-            remedy=f"`mw service get {route.service}` and `mw service log {route.service}` say more.",
+            remedy=f"`mw service start {route.service}` starts it."
+            if state == "stopped"
+            else f"`mw service get {route.service}` and `mw service log {route.service}` say more.",
             retry_after=retry_after,
         )
 
