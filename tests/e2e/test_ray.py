@@ -21,6 +21,7 @@ from tests.contract import test_runtime as contract
 from tests.e2e import test_preemption
 from tests.ray_cluster import PATIENCE, ClusterMw, Host, RayCluster, cluster, needed, platform
 
+from modelworks.kernel.errors import Unavailable
 from modelworks.runtime.agent_client import AgentClient
 from modelworks.runtime.ray.bridge_client import BridgeClient
 from modelworks.sdk.client import Client
@@ -55,7 +56,10 @@ def poll(condition: Callable[[], Any]) -> None:
 
 
 def ready(mw: ClusterMw) -> list[str]:
-    _, nodes = bridge(mw).nodes()
+    try:
+        _, nodes = bridge(mw).nodes()
+    except Unavailable:  # it joins again a head that was lost
+        return []
     return sorted(node.name for node in nodes if node.state == "ready")
 
 

@@ -23,6 +23,7 @@ from tests import agents
 from tests.e2e import test_ray as short
 from tests.ray_cluster import PATIENCE, ClusterMw, RayCluster, cluster, isolated, needed, platform
 
+from modelworks.kernel.errors import Unavailable
 from modelworks.runtime.ray.bridge_client import BridgeClient
 from modelworks.sdk.waiting import phase_of
 
@@ -81,7 +82,10 @@ def poll(condition: Any, patience: float = PATIENCE) -> None:
 
 
 def ready(mw: ClusterMw) -> int:
-    _, nodes = BridgeClient(mw.home.bridge_socket).nodes()
+    try:
+        _, nodes = BridgeClient(mw.home.bridge_socket).nodes()
+    except Unavailable:  # it joins again a head that was lost
+        return 0
     return sum(node.state == "ready" for node in nodes)
 
 
