@@ -124,7 +124,7 @@ def arguments(chosen: argparse.Namespace) -> TrainingArguments:
         seed=chosen.seed,
         use_cpu=not gpu,
         bf16=gpu and torch.cuda.is_bf16_supported(),
-        ddp_backend="nccl" if gpu else "gloo",
+        ddp_backend=("nccl" if gpu else "gloo") if "LOCAL_RANK" in os.environ else None,  # alone there is none
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=gpu,
         disable_tqdm=True,
