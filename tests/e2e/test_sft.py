@@ -26,7 +26,8 @@ def test_the_tutorial_of_fine_tuning(tmp_path: Path) -> None:
         said = typed(DOCS / "tutorial-sft.md", tmp_path, mw)
         attempts = json.loads(mw.ok("job", "get", "sft", "--json"))["status"]["attempts"]
         # What is no checkpoint of the module is not uploaded a second time.
-        kept = mw.ok("bucket", "ls", "s3://mw-default/").split()
+        listed = json.loads(mw.ok("bucket", "ls", "s3://mw-default/", "--json"))
+        kept = [one["key"] for one in listed["items"]]
         mw.ok("down", "--grace", "2")
         assert leftovers.of_platform(mw.home) == []
     assert [one.get("reason") for one in attempts] == ["Preempted", "Completed"], attempts

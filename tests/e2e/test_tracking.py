@@ -7,6 +7,7 @@ import os
 import signal
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ import yaml
 from tests.agents import poll
 from tests.cli_platform import Mw
 
-from modelworks.kernel.errors import ModelworksError
+from modelworks.kernel.errors import Invalid, ModelworksError
 from modelworks.sdk.client import Client
 from modelworks.sdk.waiting import phase_of
 from modelworks.supervisor.state import State
@@ -50,6 +51,27 @@ mlflow.sklearn.autolog(log_models=False)
 LogisticRegression(C=0.5).fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
 """
 
+# Trainer's own reports, in two attempts whose arguments differ: MLflow refuses parameters that change.
+TRAINER = """
+import os, torch, transformers
+attempt = int(os.environ["MW_ATTEMPT"])
+class Rows:
+    def __len__(self): return 8
+    def __getitem__(self, index): return {"x": torch.ones(4) * index, "labels": torch.tensor(index % 2)}
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+    def forward(self, x, labels):
+        return {"loss": torch.nn.functional.cross_entropy(self.layer(x), labels)}
+arguments = transformers.TrainingArguments(
+    "trainer", max_steps=4 * attempt, logging_steps=1, per_device_train_batch_size=2, save_strategy="no",
+    use_cpu=True, disable_tqdm=True, report_to="mlflow",
+)
+transformers.Trainer(Model(), arguments, train_dataset=Rows()).train()
+raise SystemExit(3 if attempt == 1 else 0)
+"""
+
 
 @pytest.fixture(scope="module")
 def door(mw: Mw) -> Iterator[httpx.Client]:
@@ -79,7 +101,11 @@ def kill(mw: Mw, name: str) -> None:
 
 
 def log(client: Client, name: str, attempt: int) -> str:
-    return b"".join(client.job_log(name, attempt=attempt)).decode()
+    """Empty before there is such an attempt."""
+    try:
+        return b"".join(client.job_log(name, attempt=attempt)).decode()
+    except Invalid:
+        return ""
 
 
 def ended(client: Client, name: str) -> bool:
@@ -135,11 +161,29 @@ def test_autologging_just_works(mw: Mw, client: Client, door: httpx.Client) -> N
     assert run["data"]["metrics"]
 
 
-def test_jobs_are_compared_by_what_mlflow_holds_of_them(mw: Mw) -> None:
+def test_the_trainer_of_hugging_face_reports_to_the_run_of_its_job(mw: Mw, client: Client, door: httpx.Client) -> None:
+    for needed in ("torch", "transformers", "accelerate"):
+        pytest.importorskip(needed)
+    submit(mw, "trainer", TRAINER, resources={"cpu": 1, "memory": "2Gi"}, retries=1)
+    mw.ok("job", "wait", "trainer")
+    uid = client.get("TrainingJob", "trainer")["metadata"]["uid"]
+    run = run_of(door, uid)
+    assert run["info"]["status"] == "FINISHED"
+    assert {one["key"]: one["value"] for one in run["data"]["params"]}["learning_rate"] == "5e-05"
+    assert {"loss", "grad_norm", "train_loss"} <= {one["key"] for one in run["data"]["metrics"]}
+    place, asked = "/mlflow/api/2.0/mlflow/metrics/get-history", {"run_id": uid, "metric_key": "loss"}
+    history = door.get(place, params=asked).json()["metrics"]
+    assert [one["step"] for one in sorted(history, key=lambda one: one["timestamp"])] == [*range(1, 5), *range(1, 9)]
+
+
+def test_jobs_are_compared_by_what_mlflow_holds_of_them(mw: Mw, tmp_path: Path) -> None:
     found = json.loads(mw.ok("job", "compare", "twice", "auto", "--json"))["items"]
     assert found[0]["hyperparameters"]["lr"] == "0.1"
     assert found[0]["values"]["late"] == 7.0
     assert found[1]["hyperparameters"]["C"] == "0.5"
+    picture = tmp_path / "loss.png"
+    mw.ok("job", "compare", "twice", "auto", "--plot", str(picture), "--name", "loss")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_workspaces_are_kept_apart_and_nothing_passes_without_a_key(mw: Mw, door: httpx.Client) -> None:
