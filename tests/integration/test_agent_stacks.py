@@ -110,3 +110,14 @@ def test_names_that_a_workload_chooses_cannot_move_a_cursor() -> None:
     (head, frame) = stacks.format_threads([{"thread_name": "MainThread", "active": True, "frames": frames}])
     assert head == "  MainThread (works)"
     assert stacks._bounded([frame]) == "    f?[2J (a?b.py:3)"
+
+
+def test_the_frames_of_an_import_are_those_of_the_modules() -> None:
+    frames = [
+        {"name": "<module>", "filename": "/v/torch/fx.py", "short_filename": "torch/fx.py", "line": 3},
+        {"name": "_find_and_load", "filename": "<frozen importlib._bootstrap>", "line": 1176},
+        {"name": "exec_module", "filename": "<frozen importlib._bootstrap_external>", "line": 940},
+        {"name": "<module>", "filename": "/code/train.py", "short_filename": "train.py", "line": 1},
+    ]
+    (_, *shown) = stacks.format_threads([{"thread_name": "MainThread", "active": True, "frames": frames}])
+    assert shown == ["    <module> (torch/fx.py:3)", "    <module> (train.py:1)"]

@@ -181,7 +181,8 @@ def format_threads(threads: Sequence[dict[str, Any]]) -> Iterable[str]:
             *(["holds the interpreter's lock"] if thread.get("owns_gil") else []),
         ]
         yield f"  {name} ({', '.join(states)})"
-        frames = thread.get("frames") or []
+        # Of an import half a dozen frames are the interpreter's own, for each module on the way.
+        frames = [frame for frame in thread.get("frames") or [] if not _imports(frame)]
         for frame in frames[:_FRAMES]:
             file = frame.get("short_filename") or frame.get("filename") or "?"
             yield f"    {frame['name']} ({file}:{frame.get('line', 0)})"
@@ -189,6 +190,10 @@ def format_threads(threads: Sequence[dict[str, Any]]) -> Iterable[str]:
             yield f"    and {len(frames) - _FRAMES} frames outside these"
     if len(threads) > _THREADS:
         yield f"  and {len(threads) - _THREADS} more threads"
+
+
+def _imports(frame: dict[str, Any]) -> bool:
+    return str(frame.get("filename", "")).startswith("<frozen importlib")
 
 
 def _is_main(thread: dict[str, Any]) -> bool:
