@@ -51,6 +51,27 @@ mlflow.sklearn.autolog(log_models=False)
 LogisticRegression(C=0.5).fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
 """
 
+# Trainer's own reports, in two attempts whose arguments differ: MLflow refuses parameters that change.
+TRAINER = """
+import os, torch, transformers
+attempt = int(os.environ["MW_ATTEMPT"])
+class Rows:
+    def __len__(self): return 8
+    def __getitem__(self, index): return {"x": torch.ones(4) * index, "labels": torch.tensor(index % 2)}
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+    def forward(self, x, labels):
+        return {"loss": torch.nn.functional.cross_entropy(self.layer(x), labels)}
+arguments = transformers.TrainingArguments(
+    "trainer", max_steps=4 * attempt, logging_steps=1, per_device_train_batch_size=2, save_strategy="no",
+    use_cpu=True, disable_tqdm=True, report_to="mlflow",
+)
+transformers.Trainer(Model(), arguments, train_dataset=Rows()).train()
+raise SystemExit(3 if attempt == 1 else 0)
+"""
+
 
 @pytest.fixture(scope="module")
 def door(mw: Mw) -> Iterator[httpx.Client]:
@@ -138,6 +159,21 @@ def test_autologging_just_works(mw: Mw, client: Client, door: httpx.Client) -> N
     run = run_of(door, client.get("TrainingJob", "auto")["metadata"]["uid"])
     assert {one["key"]: one["value"] for one in run["data"]["params"]}["C"] == "0.5"
     assert run["data"]["metrics"]
+
+
+def test_the_trainer_of_hugging_face_reports_to_the_run_of_its_job(mw: Mw, client: Client, door: httpx.Client) -> None:
+    for needed in ("torch", "transformers", "accelerate"):
+        pytest.importorskip(needed)
+    submit(mw, "trainer", TRAINER, resources={"cpu": 1, "memory": "2Gi"}, retries=1)
+    mw.ok("job", "wait", "trainer")
+    uid = client.get("TrainingJob", "trainer")["metadata"]["uid"]
+    run = run_of(door, uid)
+    assert run["info"]["status"] == "FINISHED"
+    assert {one["key"]: one["value"] for one in run["data"]["params"]}["learning_rate"] == "5e-05"
+    assert {"loss", "grad_norm", "train_loss"} <= {one["key"] for one in run["data"]["metrics"]}
+    place, asked = "/mlflow/api/2.0/mlflow/metrics/get-history", {"run_id": uid, "metric_key": "loss"}
+    history = door.get(place, params=asked).json()["metrics"]
+    assert [one["step"] for one in sorted(history, key=lambda one: one["timestamp"])] == [*range(1, 5), *range(1, 9)]
 
 
 def test_jobs_are_compared_by_what_mlflow_holds_of_them(mw: Mw, tmp_path: Path) -> None:
