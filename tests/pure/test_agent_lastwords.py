@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.agent.lastwords import last_words
+from modelworks.agent import endings
+from modelworks.agent.lastwords import last_words, own_words
+from modelworks.agent.stacks import log_lines
+from modelworks.kernel.run import Listen, RunKey, RunSpec
+from modelworks.runtime.rundir import Exited
+from modelworks.server.problems import problem_of
 
 REPORT = """\
 E1122 09:49:10.659000 3 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1) local_rank: 1
@@ -65,3 +70,28 @@ def test_what_says_why_a_program_failed(log: str, said: str) -> None:
 def test_it_is_a_line_of_the_log_whatever_was_written(lines: list[str]) -> None:
     said = last_words(lines)
     assert any(said.split(": ", 1)[-1] in line for line in lines) if said else True
+
+
+def test_a_request_that_failed_is_no_reason_for_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    problem_of(KeyError("text"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2] == "KeyError: 'text'"
+    assert last_words(["begun", *lines]) == ""
+    assert last_words([*lines, "RuntimeError: broke"]) == "RuntimeError: broke"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1.0, "exit code 3: KeyError: 'text'"), (60.0, "exit code 3")])
+def test_what_a_service_said_long_before_its_end_is_no_reason_for_it(seconds: float, told: str) -> None:
+    key = str(RunKey("0" * 32, "a1", 0, 0))
+    service = RunSpec(key=key, workspace="w", kind="Service", name="s", command=("x",), listen=Listen())
+    ended = Exited(3, None, 1000.0)
+    assert endings.explain(service, ended, None, None, ["KeyError: 'text'"], 1000.0 - seconds)[1] == told
+    job = service.model_copy(update={"listen": None})
+    assert endings.explain(job, ended, None, None, ["KeyError: 'text'"], 1000.0 - seconds)[1].endswith("'text'")
+
+
+@given(st.lists(st.sampled_from(["step 1", "", "modelworks: cannot start: no such file", "Traceback"])))
+def test_stacks_among_the_lines_are_not_the_programs_words(lines: list[str]) -> None:
+    stacks = log_lines("process 1 `python`: sleeping\n    main (train.py:3)").decode().splitlines()
+    assert own_words(lines) == lines
+    assert own_words(["before", *stacks, "after", *stacks, *stacks]) == ["before", "after"]

@@ -18,19 +18,30 @@ _HINTS = {
     signal.SIGABRT: "the program aborted itself",
     signal.SIGFPE: "an arithmetic error in native code",
 }
+# What a service said so many seconds before its end was about something else: a request of then.
+_RECENT = 10.0
 
 
 def explain(
-    spec: RunSpec, exited: Exited, stop: Stop | None, out_of_memory: str | None, lines: Sequence[str]
+    spec: RunSpec,
+    exited: Exited,
+    stop: Stop | None,
+    out_of_memory: str | None,
+    lines: Sequence[str],
+    said_at: float | None = None,
 ) -> tuple[RunReason, str]:
-    """Reason and message of an ended process, from its exit, a stop that was wished before, and its last lines."""
+    """Reason and message of an ended process, from its exit, a stop that was wished before, and its last lines.
+
+    ``said_at`` (Unix seconds) is when the last of them was written, where that is known.
+    """
     if stop is not None and stop.at <= exited.at:
         return stop_reason(stop), _stopped(spec, stop, exited)
     if exited.code == 0:
         return RunReason.COMPLETED, ""
     if out_of_memory:
         return RunReason.OUT_OF_MEMORY, out_of_memory
-    last = last_words(lines)
+    stale = spec.listen is not None and said_at is not None and exited.at - said_at > _RECENT
+    last = "" if stale else last_words(lines)
     if exited.code in (125, 126, 127) and last.startswith("modelworks: "):
         return RunReason.START_FAILED, last.removeprefix("modelworks: ")
     if exited.code == 1 and last.startswith("bwrap: "):
@@ -93,7 +104,8 @@ def stop_reason(stop: Stop) -> RunReason:
 
 def _stopped(spec: RunSpec, stop: Stop, exited: Exited) -> str:
     if stop.message:
-        return stop.message
+        ignored = exited.signal == signal.SIGKILL and stop.grace > 0
+        return f"{stop.message}; it ignored SIGTERM and was killed" if ignored else stop.message
     reason = stop_reason(stop)
     if reason == RunReason.TIME_LIMIT:
         return f"stopped: it ran longer than its time limit of {format_duration(spec.time_limit or 0)}"

@@ -17,6 +17,7 @@ from modelworks.agent import endings, preflight
 from modelworks.agent.access import RunAccess
 from modelworks.agent.checkpoints import PERIOD as CHECKPOINT_PERIOD
 from modelworks.agent.finish import Finisher
+from modelworks.agent.lastwords import own_words
 from modelworks.agent.lease import RunLease
 from modelworks.agent.logs import PERIOD as LOG_PERIOD
 from modelworks.agent.memory import exceeded
@@ -265,8 +266,8 @@ class RunLife:
     async def _finalize(self, state: ProcessState) -> None:
         """Outputs, log, result, in this order; waits for the object store as long as it takes."""
         self.started, self._exited = state.started, state.exited
-        # What launchers add behind the words of a rank is longer than what the record keeps.
-        runtime, lines = self.tools.runtime, self.directory.last_lines(400)
+        # What launchers and stacks add behind the words of a rank is longer than what the record keeps.
+        runtime, lines = self.tools.runtime, own_words(self.directory.last_lines(4000, 256 * 1024))[-400:]
         if state.exited is None:
             await self.tools.call(runtime.kill, self.directory)
             reason = RunReason.LOST
@@ -276,7 +277,9 @@ class RunLife:
         else:
             group = runtime.cgroups.group(self.spec.key)
             killed = out_of_memory(group.peak(), self.spec.resources.memory) if group and group.kills() else None
-            reason, message = endings.explain(self.spec, state.exited, self.directory.stop(), killed, lines)
+            reason, message = endings.explain(
+                self.spec, state.exited, self.directory.stop(), killed, lines, self.directory.said_at()
+            )
         self.note(phase=RunPhase.FINALIZING, ready=False, reason=RunReason.NONE, message="uploading outputs")
         good = state.exited is not None and state.exited.code == 0
         outputs: dict[str, dict[str, Any]] = {}
@@ -286,7 +289,7 @@ class RunLife:
         except ModelworksError as error:
             message = f"outputs cannot be uploaded: {error.detail}" + (f"; {message}" if message else "")
             reason = (RunReason.LEASE_EXPIRED if self.lease.over else RunReason.OUTPUT_FAILED) if good else reason
-        await self._write_result(state, reason, message, outputs, lines[-50:])
+        await self._write_result(state, reason, message, outputs, tuple(lines[-50:]))
 
     async def _end_unstarted(self, end: Ended) -> None:
         try:

@@ -232,6 +232,13 @@ class RunDirectory:
         except FileNotFoundError:
             return 0
 
+    def said_at(self) -> float | None:
+        """When something was last written to the log, in Unix seconds; None when there is none."""
+        try:
+            return self.log.stat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def append_log(self, data: bytes) -> None:
         """The platform's own words among the workload's; one write, which no other cuts in two."""
         descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -46,7 +46,9 @@ def problem_of(error: BaseException) -> Problem:
     """Of whatever a model or a user's code raises: its text is for the caller, its traceback for the log."""
     if isinstance(error, Problem):
         return error
-    traceback.print_exception(error, file=sys.stderr)
+    # One write, with a last line by which this is told from what ends a process (``agent/lastwords.py``).
+    told = "".join(traceback.format_exception(error))
+    sys.stderr.write(f"{told}modelworks: a request failed for this reason; the server goes on\n")
     return Problem(500, "model-failed", f"{type(error).__name__}: {error}")
 
 
