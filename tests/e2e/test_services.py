@@ -118,6 +118,32 @@ def test_new_code_that_fails_leaves_the_old_serving(mw: Mw, client: Client, tmp_
     assert "no module named tensors" in status(client, "roll")["message"]
 
 
+FRAGILE = """
+    import os
+    class Fragile:
+        def process(self, data):
+            return os._exit(3) if data.get("die") else {"text": data["text"]}
+    """
+
+
+def test_the_log_of_a_replica_that_crashed_stays_in_reach(mw: Mw, client: Client, tmp_path: Path) -> None:
+    folder = written(tmp_path / "fragile", "fragile", FRAGILE, processor="python", entry="code.py:Fragile")
+    mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=folder)
+    early = mw("service", "log", "fragile", "--previous")
+    assert (early.returncode, "no run of replica 0" in early.stderr) == (3, True), early
+    assert json.loads(mw("service", "call", "fragile", "-d", "{}").stdout)["detail"] == "KeyError: 'text'"
+    refused = json.loads(mw("service", "call", "fragile", "-d", '{"die": 1}').stdout)
+    assert (refused["status"], "`mw service log fragile`" in refused["remedy"]) == (502, True), refused
+    poll(lambda: status(client, "fragile")["slots"][0]["incarnation"] == 1)
+    # The process said nothing at its end: what it said of a request before is not why.
+    assert status(client, "fragile")["slots"][0]["cause"] == "exit code 3"
+    poll(lambda: phase_of(client.get("Service", "fragile")) == "Running")
+    assert "KeyError: 'text'" not in mw.ok("service", "log", "fragile")
+    for log in (("service", "log", "fragile", "--previous"), ("logs", "fragile", "--previous")):
+        assert "KeyError: 'text'" in mw.ok(*log)
+    mw.ok("service", "delete", "fragile")
+
+
 SERVER = """
 import json, os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

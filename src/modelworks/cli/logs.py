@@ -25,6 +25,9 @@ def logs(
     name: Annotated[str, typer.Argument(help="A job or a service; job/NAME or service/NAME when both exist.")],
     follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
     replica: Annotated[int | None, typer.Option(min=0)] = None,
+    previous: Annotated[
+        bool, typer.Option("--previous", "-p", help="Of a service's replica: its run that ended last.")
+    ] = False,
 ) -> None:
     """Print the log of a job or a service."""
     call = invocation(ctx)
@@ -35,7 +38,9 @@ def logs(
     else:
         kind = _kind_of(client, name)
     if kind == services.KIND:
-        print_log(call, client, name, follow=follow, replica=replica)
+        print_log(call, client, name, follow=follow, replica=replica, previous=previous)
+    elif previous:
+        raise Invalid("--previous is for services", remedy=f"mw job log {name} --attempt NUMBER")
     elif follow:
         print_followed_log(call, client, name, replica)
     else:

@@ -84,10 +84,11 @@ def log(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     replica: Annotated[int | None, typer.Option(min=0, help="Of this replica; default 0.")] = None,
     tail: Annotated[int | None, typer.Option(min=0, help="Only so many of the last lines.")] = None,
+    previous: Annotated[bool, typer.Option("--previous", "-p", help="Of its run that ended last.")] = False,
 ) -> None:
-    """Print a replica's log."""
+    """Print a replica's log: of the run that lives, else of the one that ended last."""
     call = invocation(ctx)
-    print_log(call, call.connect(), name, follow=follow, replica=replica, tail=tail)
+    print_log(call, call.connect(), name, follow=follow, replica=replica, tail=tail, previous=previous)
 
 
 @verb(app, "token")
@@ -195,19 +196,26 @@ def wait_ready(call: Invocation, client: Client, name: str, timeout: float | Non
 
 
 def print_log(
-    call: Invocation, client: Client, name: str, *, follow: bool, replica: int | None, tail: int | None = None
+    call: Invocation,
+    client: Client,
+    name: str,
+    *,
+    follow: bool,
+    replica: int | None,
+    tail: int | None = None,
+    previous: bool = False,
 ) -> None:
     """``tail`` lines of what was said, and with ``follow`` what comes after them."""
     client.get(services.KIND, name)
     with log_writer(call.out) as write:
         offset = 0
         if tail is not None:
-            said = b"".join(client.service_log(name, replica=replica))
+            said = b"".join(client.service_log(name, replica=replica, previous=previous))
             offset = len(said)
             write(last_lines(said, tail))
             if not follow:
                 return
-        for chunk in client.service_log(name, replica=replica, follow=follow, offset=offset):
+        for chunk in client.service_log(name, replica=replica, follow=follow, offset=offset, previous=previous):
             write(chunk)
 
 

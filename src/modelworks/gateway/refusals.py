@@ -101,7 +101,7 @@ class Refusals:
             502,
             "upstream-failed",
             f"The replica failed: {detail}.",
-            remedy=f"`mw service log {self.route.service}` says more.",
+            remedy=f"`mw service log {self.route.service}` says more, with --previous if it has begun again since.",
         )
 
     def _unavailable(self, state: str, retry_after: int) -> Problem:

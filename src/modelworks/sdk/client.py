@@ -276,9 +276,11 @@ class Client:
         return dict(self._call("POST", f"/services/{_part(name)}/resume"))
 
     def service_log(
-        self, name: str, *, replica: int | None = None, follow: bool = False, offset: int = 0
+        self, name: str, *, replica: int | None = None, follow: bool = False, offset: int = 0, previous: bool = False
     ) -> Iterator[bytes]:
-        return self._log(f"/services/{_part(name)}/log", {"replica": replica, "follow": follow}, offset)
+        """``previous``: of the replica's run that ended last, though another one runs."""
+        asked = {"replica": replica, "follow": follow, "previous": previous or None}
+        return self._log(f"/services/{_part(name)}/log", asked, offset)
 
     def service_usage(self, name: str) -> list[Document]:
         """``[{key, revision, ready, memory_limit, items: [{at, cpu, memory, …}]}]``, of every replica that runs."""

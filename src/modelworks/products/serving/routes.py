@@ -11,14 +11,13 @@ from fastapi.responses import StreamingResponse
 from modelworks.db import events, resources, secrets
 from modelworks.kernel.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from modelworks.kernel.quantities import parse_duration
-from modelworks.kernel.resource import Resource
-from modelworks.kernel.run import RunKey, RunPhase
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.logs import Parts, stream
 from modelworks.products.named import named
 from modelworks.products.serving import explain, metrics, releases, tasks, usage
 from modelworks.products.serving.facade import SERVICE
+from modelworks.products.serving.incarnations import replica_key
 from modelworks.products.serving.queries import TOKEN, rotate_token
 from modelworks.products.serving.routing import service_path
 
@@ -117,13 +116,19 @@ def log(
     context: ContextOf,
     workspace: WorkspaceOf,
     replica: ReplicaQuery = 0,
+    previous: Annotated[bool, Query(description="Of the replica's run that ended last, though another runs.")] = False,
     follow: Annotated[bool, Query(description="Go on until the replica has ended.")] = False,
     offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to leave out.")] = 0,
 ) -> StreamingResponse:
     """Standard output and error of a replica as text: of the one that runs, else of the one that ended last."""
     with context.engine.connect() as connection:
         service = named(connection, SERVICE.name, workspace, name)
-    key = _replica_key(service, replica)
+    key = replica_key(service.uid, service.status, replica, previous=previous)
+    if key is None and previous:
+        raise NotFound(
+            f"no run of replica {replica} of the service {name} has ended in its revision",
+            remedy=f"`mw service log {name} --replica {replica}` shows the one that runs, if there is one",
+        )
     if key is None:
         raise NotFound(
             f"the service {name} has no replica {replica}: {service.status.get('message', 'it has not begun')}",
@@ -141,24 +146,3 @@ def log(
     return StreamingResponse(
         stream(context, workspace, parts, offset, follow=follow), media_type="text/plain; charset=utf-8"
     )
-
-
-def _replica_key(service: Resource, ordinal: int) -> str | None:
-    """The live run of that ordinal, of the newest revision first; else its last incarnation."""
-    status = service.status
-    live = [found for found in status.get("replicas", ()) if found["ordinal"] == ordinal]
-    if live:
-        order = {str(RunPhase.RUNNING): 1, str(RunPhase.PREPARING): 0}
-        best = max(
-            live,
-            key=lambda found: (
-                found["revision"] == status.get("revision"),
-                order.get(found["phase"], 0),
-                found["incarnation"],
-            ),
-        )
-        return str(best["key"])
-    for slot in status.get("slots", ()):
-        if slot["ordinal"] == ordinal:
-            return str(RunKey(service.uid, status["revision"], ordinal, max(slot.get("incarnation", 0) - 1, 0)))
-    return None
