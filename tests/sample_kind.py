@@ -172,7 +172,7 @@ class MemoryRuntime:
     def renew(self, challenge: str) -> None:
         self._check()
 
-    def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
+    def stop(self, key: str, grace: float, reason: str = "Stopped", message: str = "") -> None:
         self._check()
         self.end(key)
 

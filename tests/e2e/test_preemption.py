@@ -96,7 +96,7 @@ def test_a_notice_is_told_with_its_time_and_the_job_goes_on(mw: Mw, client: Clie
         assert (told, found["attempts"][0]["exit_code"]) == ([], 137)
     else:
         assert notice - 5 < told[0]["deadline"] - told[0]["at"] <= notice
-        assert told[0]["reason"] == "Preempted"
+        assert (told[0]["reason"], told[0]["message"]) == ("Preempted", "preempted on request")
 
 
 def test_a_drained_node_preempts_its_jobs_which_go_on_where_there_is_room(mw: Mw, client: Client) -> None:

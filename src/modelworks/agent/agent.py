@@ -102,10 +102,10 @@ class Agent:
                 except OSError as error:  # a full disk: that run ends with its lease
                     log.warning("run %s: its lease: %s", life.spec.key, error)
 
-    async def stop(self, key: str, grace: float, reason: str) -> None:
+    async def stop(self, key: str, grace: float, reason: str, message: str = "") -> None:
         life = self._lives.get(key)
         if life is not None:
-            await self.tools.call(life.stop, grace, reason)
+            await self.tools.call(life.stop, grace, reason, message)
 
     def observe(self, prefix: str = "") -> Sequence[RunObservation]:
         return [life.observation() for key, life in sorted(self._lives.items()) if key.startswith(prefix)]

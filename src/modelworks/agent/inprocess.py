@@ -46,8 +46,8 @@ class InProcessAgent:
     def renew(self, challenge: str) -> None:
         self._do(self._agent.renew(challenge))
 
-    def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
-        self._do(self._agent.stop(key, grace, reason))
+    def stop(self, key: str, grace: float, reason: str = "Stopped", message: str = "") -> None:
+        self._do(self._agent.stop(key, grace, reason, message))
 
     def observe(self, prefix: str = "") -> Sequence[RunObservation]:
         return self._agent.observe(prefix)

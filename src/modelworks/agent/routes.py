@@ -7,7 +7,7 @@
 | ``PUT /runs`` | RunSpec → RunObservation |
 | ``POST /lease/challenge`` | ``{challenge}`` |
 | ``POST /lease/renew`` | ``{challenge}`` |
-| ``POST /runs/stop`` | ``{key, grace, reason}`` |
+| ``POST /runs/stop`` | ``{key, grace, reason, message}`` |
 | ``GET /runs?prefix=`` | ``{items}`` |
 | ``GET /changes?since=&timeout=`` | ``{cursor, keys}`` |
 | ``GET /runs/log?key=&offset=&limit=&part=`` | bytes |
@@ -36,6 +36,7 @@ class StopRequest(Spec):
     key: str
     grace: float = 30.0
     reason: str = "Stopped"
+    message: str = ""
 
 
 class StacksRequest(Spec):
@@ -73,7 +74,7 @@ def routes(agent: Agent) -> dict[tuple[str, str], Handler]:
 
     async def stop(request: Request) -> Any:
         wish = StopRequest.parse(request.json())
-        await agent.stop(wish.key, wish.grace, wish.reason)
+        await agent.stop(wish.key, wish.grace, wish.reason, wish.message)
         return {}
 
     async def observe(request: Request) -> Any:

@@ -263,8 +263,8 @@ class Actor:
                 if run.listen is not None and run.lease is not None:  # it is on another machine
                     run = run.model_copy(update={"relay": relay.digest(relay.secret(self.cipher, run.key))})
                 self.fleet.picture(node).add(runtime.ensure(run))
-            case StopRun(node, key, grace, reason):
-                self.fleet.runtime(node).stop(key, grace, reason)
+            case StopRun(node, key, grace, reason, message):
+                self.fleet.runtime(node).stop(key, grace, reason, message)
             case CaptureStacks():
                 return stacks.capture(self.fleet, action)
             case CreateChild() | CancelChild() | RemoveChild() | TuneTrials() | DropTrials():

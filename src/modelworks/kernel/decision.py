@@ -78,12 +78,13 @@ class EnsureRun:
 
 @dataclass(frozen=True)
 class StopRun:
-    """SIGTERM, ``grace`` seconds, SIGKILL to the whole tree."""
+    """SIGTERM, ``grace`` seconds, SIGKILL to the whole tree. ``message`` is for the program's notice, and people."""
 
     node: str
     key: str
     grace: float
     reason: str = "Stopped"
+    message: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ class AgentClient:
     def renew(self, challenge: str) -> None:
         self._call("POST", "/lease/renew", json={"challenge": challenge}, timeout=_LEASE_TIMEOUT)
 
-    def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
-        self._call("POST", "/runs/stop", json={"key": key, "grace": grace, "reason": reason})
+    def stop(self, key: str, grace: float, reason: str = "Stopped", message: str = "") -> None:
+        self._call("POST", "/runs/stop", json={"key": key, "grace": grace, "reason": reason, "message": message})
 
     def observe(self, prefix: str = "") -> Sequence[RunObservation]:
         items = self._read("GET", "/runs", params={"prefix": prefix})["items"]

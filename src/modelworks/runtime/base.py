@@ -37,8 +37,11 @@ class Runtime(Protocol):
         """
         ...
 
-    def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
-        """Begin SIGTERM, ``grace`` seconds, SIGKILL; a run not yet started never starts. Unknown keys are ignored."""
+    def stop(self, key: str, grace: float, reason: str = "Stopped", message: str = "") -> None:
+        """Begin SIGTERM, ``grace`` seconds, SIGKILL; a run not yet started never starts. Unknown keys are ignored.
+
+        ``message`` stands in the notice that the program reads, and in how the run ended.
+        """
         ...
 
     def observe(self, prefix: str = "") -> Sequence[RunObservation]:

@@ -30,6 +30,7 @@ class _Run:
     log: bytes = b""
     stop_at: float | None = None  # when it will have ended by a stop
     stop_reason: RunReason = RunReason.NONE
+    stop_message: str = ""
     samples: list[dict[str, float]] = field(default_factory=list)
     until: float | None = None  # its lease
 
@@ -93,7 +94,7 @@ class FakeRuntime:
             if run.spec.lease is not None and run.until is not None and self.now < run.until:
                 run.until = max(run.until, self._given[challenge] + run.spec.lease)
 
-    def stop(self, key: str, grace: float, reason: str = "Stopped") -> None:
+    def stop(self, key: str, grace: float, reason: str = "Stopped", message: str = "") -> None:
         self._reach()
         run = self._runs.get(key)
         if run is None or run.seen.phase.ended:
@@ -102,6 +103,7 @@ class FakeRuntime:
         run.stop_at = at if run.stop_at is None else min(run.stop_at, at)
         if run.stop_reason is RunReason.NONE:
             run.stop_reason = RunReason(reason) if reason in set(RunReason) else RunReason.STOPPED
+            run.stop_message = message
         self._settle()
 
     def observe(self, prefix: str = "") -> Sequence[RunObservation]:
@@ -163,7 +165,7 @@ class FakeRuntime:
             return
         if run.seen.phase is RunPhase.PREPARING:
             if run.stop_at is not None:
-                self._end(run, RunPhase.EXITED, run.stop_reason, None, "stopped before it started")
+                self._end(run, RunPhase.EXITED, run.stop_reason, None, run.stop_message or "stopped before it started")
                 return
             begin = run.seen.created_at + run.outcome.prepare
             if self.now < begin:
@@ -179,7 +181,7 @@ class FakeRuntime:
         ends = None if outcome.duration is None else began + outcome.duration
         if run.stop_at is not None and self.now >= run.stop_at and (ends is None or run.stop_at < ends):
             code = 137 if outcome.ignores_sigterm else 143
-            self._end(run, RunPhase.EXITED, run.stop_reason, code, "stopped")
+            self._end(run, RunPhase.EXITED, run.stop_reason, code, run.stop_message or "stopped")
         elif ends is not None and self.now >= ends:
             good = outcome.exit_code == 0
             reason = RunReason.COMPLETED if good else RunReason.FAILED

@@ -154,7 +154,7 @@ def _stopping(
         left = grace(notice, job.spec.notice, now)
         message = describe(notice, job.spec.notice, now)
         stopping = replace(record, phase=JobPhase.PREEMPTING, message=message)
-        return stopping, (*stops(observed, notice.reason, left), *given_back)
+        return stopping, (*stops(observed, notice.reason, left, notice.message), *given_back)
     _, cause, _ = told_of(mine, missing)
     message = f"{cause}; stopping the others" if len(mine) + len(missing) > 1 else cause
     others = tuple(run for run in observed.runs if run.phase in (RunPhase.PREPARING, RunPhase.RUNNING))

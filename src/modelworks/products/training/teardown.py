@@ -13,8 +13,10 @@ def grace_period(resource: Resource) -> float:
     return parse_duration(resource.spec.get("grace_period", 30.0))
 
 
-def stops(observed: Observed, reason: str, seconds: float) -> tuple[Action, ...]:
-    return tuple(StopRun(run.node, run.key, seconds, reason) for run in observed.runs if not run.phase.ended)
+def stops(observed: Observed, reason: str, seconds: float, message: str = "") -> tuple[Action, ...]:
+    """``message``: what the programs read in their notice."""
+    living = (run for run in observed.runs if not run.phase.ended)
+    return tuple(StopRun(run.node, run.key, seconds, reason, message) for run in living)
 
 
 def releases(
