@@ -22,8 +22,10 @@ _WORK = """
 import os, pathlib, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the worst case: it ends by SIGKILL alone
 mark = pathlib.Path("/mnt/marks", os.environ["MW_JOB"] + "." + os.environ["MW_ATTEMPT"])
+written = mark.with_suffix(mark.suffix + ".written")
 while True:
-    mark.write_text(str(time.monotonic()))
+    written.write_text(str(time.monotonic()))
+    written.replace(mark)  # killed between two bytes, it leaves the last whole one
     time.sleep(0.01)
 """
 
