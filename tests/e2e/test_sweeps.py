@@ -14,6 +14,7 @@ from tests.agents import poll
 from tests.cli_platform import Mw
 from tests.documents import DOCS, blocks
 
+from modelworks.kernel.quantities import format_money
 from modelworks.sdk.client import Client
 from modelworks.sdk.estimator import Estimator
 from modelworks.sdk.session import Session
@@ -159,7 +160,7 @@ def test_what_fails_ends_a_sweep_and_stop_ends_its_trials(mw: Mw, client: Client
     assert mw("sweep", "wait", "dear").returncode == 6
     status = client.get("Sweep", "dear")["status"]
     assert (status["reason"], [one["state"] for one in trials(mw, "dear")]) == ("Budget", ["stopped"])
-    assert f"the sweep's budget of {budget:g} is spent" in status["message"]
+    assert f"the sweep's budget of {format_money(budget)} is spent" in status["message"]
     bill = json.loads(mw.ok("cost", "--json"))["items"]
     assert status["spent"] >= budget
     assert status["spent"] == pytest.approx(next(one["amount"] for one in bill if one["name"] == "dear-0"), rel=0.2)

@@ -18,6 +18,7 @@ from modelworks.kernel.decision import BOUND, OWNER, CancelChild, CreateChild, R
 from modelworks.kernel.errors import Conflict, Forbidden
 from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import Ref, Resource
+from modelworks.products.sweeps import queries
 from modelworks.settings import Settings
 
 SWEEP = {
@@ -75,6 +76,14 @@ def test_a_job_of_the_same_name_that_is_somebody_elses_is_left_alone(engine: Eng
     children.cancel(engine, sweep, CancelChild("TrainingJob", "s-0", "enough"))
     children.remove(engine, KINDS, sweep, RemoveChild("TrainingJob", "s-0"))
     assert found(engine) == before
+    with engine.connect() as connection:
+        assert queries.taken(connection, sweep, ["s-0", "s-1"]) == {"s-0"}
+
+
+def test_a_sweeps_own_jobs_do_not_take_its_names(engine: Engine, sweep: Resource) -> None:
+    children.create(engine, Settings(), KINDS, sweep, MAKE)
+    with engine.connect() as connection:
+        assert queries.taken(connection, sweep, ["s-0", "s-1"]) == frozenset()
 
 
 def test_a_child_reaches_no_more_than_the_key_that_applied_its_maker(engine: Engine) -> None:

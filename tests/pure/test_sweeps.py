@@ -42,6 +42,8 @@ class World:
     now: float = NOW.timestamp()
     removed: bool = False
     costs: dict[str, float] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    dropped: bool | None = None
 
     @classmethod
     def of(cls, wanted: SweepSpec) -> World:
@@ -61,7 +63,7 @@ class World:
         trials = tuple(self.trials[number] for number in sorted(self.trials))
         decision = decide(
             self.resource,
-            SweepObserved(trials, children, self.last_stop, self.costs),
+            SweepObserved(trials, children, self.last_stop, self.costs, frozenset(self.taken & open_names)),
             datetime.fromtimestamp(self.now, UTC),
         )
         for action in decision.actions[:survive]:
@@ -74,6 +76,7 @@ class World:
     def carry_out(self, action: object) -> None:
         match action:
             case CreateChild(_, name, made, labels):
+                assert name not in self.taken
                 assert labels["modelworks/trial"] == name.rpartition("-")[2]
                 assert made["hyperparameters"]
                 if name not in self.children:
@@ -97,7 +100,8 @@ class World:
                 for wish in wishes:
                     drawn = wish.fixed if wish.fixed is not None else {"x": wish.number / 100}
                     self.trials.setdefault(wish.number, Trial(wish.number, drawn, "running"))
-            case DropTrials():
+            case DropTrials(known):
+                self.dropped = known
                 self.trials.clear()
             case Remove():
                 self.removed = True
@@ -290,7 +294,7 @@ def test_a_larger_budget_begins_a_sweep_again() -> None:
     status = world.resource.status
     assert (status["phase"], status["reason"], len(world.trials)) == ("Succeeded", "Budget", 2)
     assert status["message"] == (
-        "the sweep's budget of 2 is spent: 2 of 4 trials, best loss 1 of trial 0, 2 of 2 spent"
+        "the sweep's budget of 2.00 is spent: 2 of 4 trials, best loss 1 of trial 0, 2.00 of 2.00 spent"
     )
     world.resource = replace(world.resource, generation=2, spec=spec(trials=4, budget=4.5).dump())
     finish(world)
@@ -302,7 +306,7 @@ def test_what_is_left_and_pays_for_no_trial_is_not_begun_upon() -> None:
     world = World.of(spec(trials=4, budget=2.5))
     finish(world)
     assert world.resource.status["message"].startswith(
-        "what is left of the sweep's budget of 2.5 pays for no further trial: 2 of 4 trials, "
+        "what is left of the sweep's budget of 2.50 pays for no further trial: 2 of 4 trials, "
     )
 
 
@@ -318,6 +322,30 @@ def test_a_deleted_sweep_takes_its_jobs_with_it_and_its_study_last() -> None:
     world.step()
     assert world.removed
     assert world.trials == {}
+
+
+def test_the_study_of_a_sweep_goes_though_no_trial_was_written_down() -> None:
+    world = World.of(spec(trials=3))
+    world.resource = replace(world.resource, deleting=NOW)
+    world.step()
+    assert (world.removed, world.dropped) == (True, False)
+
+
+def test_a_trial_whose_name_is_taken_waits_and_says_what_to_do() -> None:
+    world = World.of(spec(trials=3, parallel=2))
+    world.taken = {"s-1"}
+    for _ in range(3):
+        world.step()
+    status = world.resource.status
+    assert set(world.children) == {"s-0"}
+    assert status["phase"] == "Running"
+    assert status["message"].startswith(
+        "trial 1 waits: there is a TrainingJob s-1 that is not of this sweep; delete it (`mw job delete s-1`), "
+        "or give the sweep another name; 0 of 3 trials"
+    )
+    world.taken = set()
+    finish(world)
+    assert world.jobs_made == {"s-0": 1, "s-1": 1, "s-2": 1}
 
 
 def test_a_grid_is_every_combination_once() -> None:

@@ -61,7 +61,7 @@ def test_no_notice_before_half_of_it_is_spent(amount: float, rate: float, notice
 
 def test_what_was_spent_while_nobody_looked_is_noticed_late_and_told() -> None:
     late = budget.noticed(None, spec(budget=1.0), 3.0, 2.0, (), NOW)
-    assert late == Notice("Budget", "its budget of 1 is spent: 3", NOW, NOW + 30.0)
+    assert late == Notice("Budget", "its budget of 1.00 is spent: 3.00", NOW, NOW + 30.0)
 
 
 def test_a_notice_of_a_budget_stays_one() -> None:

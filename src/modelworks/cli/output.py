@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from modelworks.kernel.quantities import format_duration
+from modelworks.kernel.quantities import format_decimal, format_duration, format_money
 from modelworks.kernel.rewrites import Rewrites
 from modelworks.sdk.text import Utf8Writer
 
 _ENDLESS = 100_000  # columns
-_LEAST_MONEY, _LEAST_QUANTITY, _LEAST_OF_A_UNIT = 1e-6, 0.0001, 0.01
+_LEAST_QUANTITY, _LEAST_OF_A_UNIT = 0.0001, 0.01
 _SMALLER = {"TiB": "GiB", "GiB": "MiB", "MiB": "KiB", "KiB": "B"}
 
 
@@ -115,16 +115,7 @@ def age(timestamp: Any, now: datetime | None = None) -> str:
 
 
 def money(amount: Any, currency: str = "") -> str:
-    """Two places from one on; below, four digits that count and at most six places: costs of seconds are small."""
-    value = float(amount or 0)
-    if value == 0 or round(value, 4) >= 1:
-        text = f"{value:.2f}"
-    elif value < _LEAST_MONEY:
-        text = f"<{_LEAST_MONEY:f}"
-    else:
-        exact = Decimal(value)
-        text = _plain(round(exact, min(6, 3 - exact.adjusted())))
-    return f"{text} {currency}".strip()
+    return f"{format_money(float(amount or 0))} {currency}".strip()
 
 
 def quantity_hours(amount: Any, unit: str) -> str:
@@ -132,11 +123,5 @@ def quantity_hours(amount: Any, unit: str) -> str:
     value = float(amount or 0)
     while 0 < value < _LEAST_OF_A_UNIT and unit in _SMALLER:
         value, unit = value * 1024, _SMALLER[unit]
-    text = f"<{_LEAST_QUANTITY}" if 0 < value < _LEAST_QUANTITY else _plain(round(Decimal(value), 4))
+    text = f"<{_LEAST_QUANTITY}" if 0 < value < _LEAST_QUANTITY else format_decimal(round(Decimal(value), 4))
     return f"{text} {unit}·h"
-
-
-def _plain(value: Decimal) -> str:
-    """Without zeros at the end and without an exponent."""
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -307,9 +307,9 @@ class Actor:
                 children.remove(self.engine, kinds, resource, action)
             case TuneTrials():
                 tuner.tune(self.sweeps.tuner, self.engine, resource, action)
-            case DropTrials():
+            case DropTrials(known):
                 kept = tuner.drop(self.sweeps.tuner, resource)
-                return [Emit("StudyKept", kept, Level.WARNING)] if kept else []
+                return [Emit("StudyKept", kept, Level.WARNING)] if kept and known else []
             case _:
                 assert_never(action)
         return []

@@ -181,7 +181,9 @@ class TuneTrials:
 
 @dataclass(frozen=True)
 class DropTrials:
-    """The sweep has no study any more."""
+    """The sweep has no study any more. ``known``: there were trials, so there was one."""
+
+    known: bool = True
 
 
 @dataclass(frozen=True)

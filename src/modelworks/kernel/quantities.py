@@ -6,6 +6,7 @@ CPU is counted in millicores, memory in bytes, time in seconds. The grammar is K
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -22,6 +23,7 @@ _FACTORS: dict[str, int] = {
     **{unit: 1000**power for power, unit in enumerate("KMGTPE", start=1)},
     **{f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", start=1)},
 }
+_LEAST_MONEY = 1e-6
 _LONGEST = 1e10  # seconds, some three hundred years: what a timestamp can be moved by
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -76,6 +78,22 @@ def format_bytes(amount: int) -> str:
     if value >= 1023.95 and power < 6:  # would print as 1024.0
         value, power = value / 1024, power + 1
     return f"{value:.1f}".removesuffix(".0") + "BKMGTPE"[power] + "i"
+
+
+def format_money(amount: float) -> str:
+    """Two places from one on; below, four digits that count and at most six places: costs of seconds are small."""
+    if amount == 0 or round(amount, 4) >= 1:
+        return f"{amount:.2f}"
+    if amount < _LEAST_MONEY:
+        return f"<{_LEAST_MONEY:f}"
+    exact = Decimal(amount)
+    return format_decimal(round(exact, min(6, 3 - exact.adjusted())))
+
+
+def format_decimal(value: Decimal) -> str:
+    """Without zeros at the end and without an exponent."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def format_duration(seconds: float) -> str:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from modelworks.kernel.quantities import format_money
+
 
 @dataclass(frozen=True)
 class Purse:
@@ -46,5 +48,5 @@ class Purse:
     def told(self) -> str:
         """Why no more trials are begun, for people."""
         if self.empty:
-            return f"the sweep's budget of {self.amount:g} is spent"
-        return f"what is left of the sweep's budget of {self.amount:g} pays for no further trial"
+            return f"the sweep's budget of {format_money(self.amount)} is spent"
+        return f"what is left of the sweep's budget of {format_money(self.amount)} pays for no further trial"

@@ -26,7 +26,7 @@ from modelworks.kernel.decision import (
     TuneTrials,
 )
 from modelworks.kernel.events import Level
-from modelworks.kernel.quantities import format_duration
+from modelworks.kernel.quantities import format_duration, format_money
 from modelworks.kernel.resource import Resource
 from modelworks.products.sweeps.budget import Purse
 from modelworks.products.sweeps.observe import Child, SweepObserved, Trial, job_name
@@ -47,6 +47,7 @@ class _Seen:
     result: TrialResult | None = None
     report: TrialReport | None = None
     actions: tuple[Action, ...] = ()
+    waits: str = ""
 
 
 def decide(resource: Resource, observed: SweepObserved, now: datetime) -> Decision:
@@ -83,7 +84,9 @@ def decide(resource: Resource, observed: SweepObserved, now: datetime) -> Decisi
         seen = [_look(resource, spec, record, trial, observed) for trial in observed.trials if not trial.ended]
     actions = [action for one in seen for action in one.actions]
     if any(isinstance(action, CreateChild) for action in actions):
-        record = replace(record, made=max(record.made, len(observed.trials)))
+        # One whose name is taken has none yet; what comes behind it is known by its jobs.
+        waiting = (one.number for one in observed.trials if job_name(resource.ref.name, one.number) in observed.taken)
+        record = replace(record, made=max(record.made, min(waiting, default=len(observed.trials))))
     wishes = () if record.ending is not None else _wishes(spec, observed.trials, len(seen) - len(results), purse)
     if record.ending is None and not seen and not wishes and len(observed.trials) < spec.most:
         record = replace(record, ending=Ending.BUDGET)  # nothing else leaves trials undone
@@ -95,7 +98,8 @@ def decide(resource: Resource, observed: SweepObserved, now: datetime) -> Decisi
     if seen or wishes:
         phase = SweepPhase.STOPPING if record.ending is not None else SweepPhase.RUNNING
         after, wake = replace(record, phase=phase), 0.0 if results or wishes else _LOOK
-        after = replace(after, message=_message(spec, after))
+        waits = next((one.waits for one in seen if one.waits), "")
+        after = replace(after, message="; ".join(part for part in (waits, _message(spec, after)) if part))
     else:
         after, wake = _finish(spec, replace(record, spent=None if purse is None else purse.spent), time), None
     if after.phase != Record.of(resource.status).phase or before.opened_at != after.opened_at:
@@ -152,6 +156,11 @@ def _look(resource: Resource, spec: SweepSpec, record: Record, trial: Trial, obs
     if child is None and trial.number >= record.made:
         if record.ending is not None:
             return _Seen(TrialResult(trial.number, "stopped", reason=_ending(spec, record)))
+        if name in observed.taken:
+            return _Seen(
+                waits=f"trial {trial.number} waits: there is a {TRAINING_JOB.name} {name} that is not of this sweep; "
+                f"delete it (`mw job delete {name}`), or give the sweep another name"
+            )
         return _Seen(actions=(_create(resource, spec, trial, name),))
     if child is None or child.deleting:
         return _Seen(TrialResult(trial.number, "failed", trial.value, trial.step, "its job was deleted"))
@@ -264,7 +273,7 @@ def _message(spec: SweepSpec, record: Record) -> str:
     if record.best is not None:
         parts.append(f"best {spec.objective.metric} {record.best['value']:.6g} of trial {record.best['trial']}")
     if spec.budget is not None and record.spent is not None:
-        parts.append(f"{record.spent:.4g} of {spec.budget:g} spent")
+        parts.append(f"{format_money(record.spent)} of {format_money(spec.budget)} spent")
     text = ", ".join(parts)
     return f"{_ending(spec, record)}: {text}" if record.ending is not None else text
 
@@ -305,5 +314,5 @@ def _delete(resource: Resource, record: Record, observed: SweepObserved) -> Deci
             RemoveChild(TRAINING_JOB.name, child.name) for child in observed.children.values() if not child.deleting
         )
         return Decision(deleting.status(resource.generation), removals, _LOOK)
-    drop = (DropTrials(),) if observed.trials else ()
-    return Decision(resource.status, (*drop, Remove()))
+    # Of trials nothing may be known here yet, while the study was made: between the two somebody may have been killed.
+    return Decision(resource.status, (DropTrials(known=bool(observed.trials)), Remove()))

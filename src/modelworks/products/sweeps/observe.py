@@ -43,13 +43,14 @@ class SweepObserved:
     """``children`` are by name: the jobs of trials that have not ended; of a sweep that is being deleted, all.
 
     ``last_stop`` numbers the last wish for the end; 0: there was none. ``costs`` is money until now, by the names of
-    the trials' jobs; of a sweep without a budget, nothing.
+    the trials' jobs; of a sweep without a budget, nothing. ``taken`` are names of trials' jobs that others have.
     """
 
     trials: tuple[Trial, ...] = ()
     children: Mapping[str, Child] = field(default_factory=dict)
     last_stop: int = 0
     costs: Mapping[str, float] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
 
 
 def observe(resource: Resource, world: World) -> SweepObserved:
@@ -67,10 +68,11 @@ def observe(resource: Resource, world: World) -> SweepObserved:
         )
         for name, status, deleting in queries.jobs(connection, resource, names)
     }
+    taken = queries.taken(connection, resource, [name for name in names or () if name not in children])
     costs: Mapping[str, float] = {}
     if resource.spec.get("budget") is not None:
         costs = queries.costs(connection, resource, [job_name(resource.ref.name, trial.number) for trial in trials])
-    return SweepObserved(trials, children, queries.last_stop(connection, resource.uid), costs)
+    return SweepObserved(trials, children, queries.last_stop(connection, resource.uid), costs, taken)
 
 
 def job_name(sweep: str, number: int) -> str:

@@ -35,6 +35,18 @@ def jobs(
     return [(row.name, row.status, row.deleting is not None) for row in connection.execute(query)]
 
 
+def taken(connection: Connection, sweep: Resource, names: Sequence[str]) -> frozenset[str]:
+    """Those of the names that are jobs of somebody else's."""
+    if not names:
+        return frozenset()
+    query = (
+        select(table.c.name)
+        .where(table.c.workspace == sweep.ref.workspace, table.c.kind == TRAINING_JOB.name)
+        .where(table.c.name.in_(names), ~table.c.labels.contains({OWNER: sweep.uid}))
+    )
+    return frozenset(connection.scalars(query))
+
+
 def costs(connection: Connection, sweep: Resource, names: Sequence[str]) -> dict[str, float]:
     """What the jobs of these names cost until now, those that are deleted too.
 

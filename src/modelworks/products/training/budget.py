@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from modelworks.kernel.quantities import format_money
 from modelworks.kernel.run import RunObservation, RunReason
 from modelworks.products.training.record import Notice
 from modelworks.products.training.spec import TrainingJobSpec
@@ -117,8 +118,8 @@ def exhausted(spec: TrainingJobSpec, used: float, rate: float) -> bool:
 
 def told(amount: float, used: float) -> str:
     if used > amount:
-        return f"its budget of {amount:g} is spent: {used:.4g}"
-    return f"its budget of {amount:g} ends: {used:.4g} is spent, the rest is for its notice"
+        return f"its budget of {format_money(amount)} is spent: {format_money(used)}"
+    return f"its budget of {format_money(amount)} ends: {format_money(used)} is spent, the rest is for its notice"
 
 
 def _deadline(out: float, spec: TrainingJobSpec, now: float) -> float:

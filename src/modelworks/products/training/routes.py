@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from modelworks.db import claims, events, resources
 from modelworks.kernel.errors import Conflict, FieldError, Invalid
 from modelworks.kernel.principal import Principal
-from modelworks.kernel.quantities import Duration, format_duration
+from modelworks.kernel.quantities import Duration, format_duration, format_money
 from modelworks.kernel.resource import Manifest, Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
@@ -80,7 +80,7 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
     if answer.at_most is not None and spec.time_limit is not None:
         limit = f"in its time limit of {format_duration(spec.time_limit)}"
         why = "its budget" if answer.at_most == spec.budget else limit
-        notes.append(f"at most {answer.at_most:g} {answer.currency} {why}")
+        notes.append(f"at most {format_money(answer.at_most)} {answer.currency} {why}")
     return Validation(
         spec=spec.dump(),
         resolved=found.data,
