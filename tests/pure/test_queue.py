@@ -384,3 +384,14 @@ def test_a_stream_of_small_ones_does_not_starve_the_head(by_quota: bool, cpus: i
             cluster.end(key)
             del ends[key]
     raise AssertionError("the head starved")
+
+
+def test_who_waits_alone_is_told_who_has_the_room_the_largest_first() -> None:
+    cluster = Cluster({"a": 4, "b": 1})
+    cluster.run(gang("small"), ["a"])
+    cluster.run(gang("large", 2, lasting=True), ["a"])
+    cluster.run(gang("far"), ["b"])
+    told = reason(cluster.admit(gang("x", 2))["x"])
+    assert told.endswith("; in use by job large (2 CPU, 1Gi memory), job small (1 CPU, 1Gi memory)")
+    many = [gang(f"y{number}", 2) for number in range(20)]
+    assert "in use" not in reason(cluster.admit(*many)["y0"])

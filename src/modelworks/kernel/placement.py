@@ -106,6 +106,7 @@ class _Pass:
         self._emptiest: list[str] = []  # all nodes, the emptiest first; empty when that has changed
         self._held: dict[str, str] = {}  # node → the title of the gang it is held for
         self._peers = {gang.owner: gang.peers for gang in waiting}
+        self._few = len(self._peers) <= refusals.USERS_TOLD
 
     def run(self, order: Sequence[Gang]) -> list[Result]:
         results: dict[str, Result] = {}
@@ -363,7 +364,8 @@ class _Pass:
         told = emptiest[: refusals.NODES_TOLD]
         rooms = [(name, self._free[name], self._capacity[name]) for name in told]
         holders = sorted({self._held[name] for name in names & self._held.keys()})
-        return refusals.waits_for_capacity(kinds, rooms, len(emptiest) - len(told), holders)
+        users = refusals.users(self._occupants, told) if self._few else ()
+        return refusals.waits_for_capacity(kinds, rooms, len(emptiest) - len(told), holders, users)
 
     def _fullness(self, name: str) -> tuple[int, int, int, str]:
         cpu, memory, gpu = self._free[name]

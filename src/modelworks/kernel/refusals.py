@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from modelworks.kernel.quantities import format_bytes, format_cpu
-from modelworks.kernel.room import Amount, NodeView, Shape, objection
+from modelworks.kernel.room import NOTHING, Amount, NodeView, Occupant, Shape, add, objection
 
 NODES_TOLD = 3
 _NAMES_TOLD = 3
+USERS_TOLD = 10
+"""While no more wait they are told who has the room, too: that changes with whatever ends, and each is woken for it."""
 
 
 def no_node_may(shape: Shape, nodes: Sequence[NodeView]) -> str:
@@ -37,15 +39,37 @@ def larger_than_all(kinds: Sequence[Shape]) -> str:
 
 
 def waits_for_capacity(
-    kinds: Sequence[Shape], rooms: Sequence[tuple[str, Amount, Amount]], others: int, holders: Sequence[str]
+    kinds: Sequence[Shape],
+    rooms: Sequence[tuple[str, Amount, Amount]],
+    others: int,
+    holders: Sequence[str],
+    users: Sequence[tuple[str, Amount]] = (),
 ) -> str:
-    """``rooms``: name, free and capacity of the nodes that might take it, the emptiest ``NODES_TOLD`` of them."""
+    """``rooms``: name, free and capacity of the nodes that might take it, the emptiest ``NODES_TOLD`` of them.
+
+    ``users`` are who has room there, and how much.
+    """
     gpu = any(shape.need[2] for shape in kinds)
     told = [f"node {name} has {_free_of(free, capacity, gpu)}" for name, free, capacity in rooms]
     if others:
         told.append(f"{others} more nodes have no more")
+    if users:
+        largest = sorted(users, key=lambda user: (user[1][2], user[1][0], user[1][1], user[0]), reverse=True)
+        used = ", ".join(f"{title} ({_amount(size)})" for title, size in largest[:_NAMES_TOLD])
+        more = f" and {len(users) - _NAMES_TOLD} more" if len(users) > _NAMES_TOLD else ""
+        told.append(f"in use by {used}{more}")
     behind = f"; waits behind {', '.join(holders)}" if holders else ""
     return f"waits for capacity: needs {needs(kinds)}; {'; '.join(told)}{behind}"
+
+
+def users(occupants: Iterable[Occupant], nodes: Sequence[str]) -> list[tuple[str, Amount]]:
+    """Who has room on these nodes, and how much."""
+    found: dict[str, Amount] = {}
+    for one in occupants:
+        for node in nodes:
+            if node in one.uses:
+                found[one.title] = add(found.get(one.title, NOTHING), one.uses[node])
+    return list(found.items())
 
 
 def waits_far_back(kinds: Sequence[Shape], ahead: int) -> str:
