@@ -202,7 +202,8 @@ def test_a_rank_that_fails_ends_its_peers_and_is_named_with_its_last_lines(mw: M
     assert found["message"] == "replica 1: exit code 5: line 79"
     assert found["last_lines"] == [f"line {number}" for number in range(30, 80)]
     assert [line["reason"] for line in found["replicas"]] == ["PeerFailed", "Failed"]
-    assert "line 30" in mw.ok("job", "get", "breaks")
+    assert "  | line 60\n" in mw.ok("job", "get", "breaks")
+    assert "line 30" in mw.ok("job", "get", "breaks", "-o", "yaml")
 
 
 LOADED = """

@@ -36,8 +36,11 @@ def test_a_job_waits_for_its_quota_says_so_and_goes_on_when_it_is_lifted(mw: Mw,
         poll(lambda: phase_of(client.get("TrainingJob", "first")) == "Running", 60)
         submit(mw, "second", "true", instance_type="local.tiny")
         poll(lambda: "waits for the quota none of workspace default" in message(client, "second"), 30)
-        shown = yaml.safe_load(mw.ok("job", "get", "second"))
+        shown = yaml.safe_load(mw.ok("job", "get", "second", "-o", "yaml"))
         assert shown["queue"]["text"] == "1st of 1 in the queue"
+        summary = mw.ok("job", "get", "second").splitlines()
+        assert summary[:2] == ["TrainingJob/second", "phase:        Queued"]
+        assert "queue:        1st of 1 in the queue" in summary
         assert "second" in mw.ok("job", "queue")
         assert "1 × local.tiny of 1 × local.tiny" in mw.ok("quota", "list")
     finally:

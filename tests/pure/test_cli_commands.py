@@ -118,6 +118,15 @@ def test_a_wrong_field_is_told_with_file_document_and_path(
     assert f"{file} document 2: spec.replicas: not a number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["validate", "estimate"])
+def test_a_job_is_checked_with_the_code_it_is_submitted_with(api: StubApi, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "train.py").write_text("print()")
+    api.routes["POST /jobs/validate"] = {"estimate": {"price_per_hour": 1.0}}
+    assert run(["job", verb, "-f", manifest(tmp_path, JOB), "--code", str(tmp_path)]) == 0
+    (asked,) = api.bodies("/jobs/validate")
+    assert asked["spec"]["code"].startswith("s3://mw-default/code/")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [

@@ -55,12 +55,16 @@ def list_environments(ctx: typer.Context) -> None:
         (
             item.get("name"),
             str(item.get("digest") or "")[:12],
-            item.get("image") or f"{len(item.get('requirements') or ())} packages",
+            item.get("image") or _packages(len(item.get("requirements") or ())),
             item.get("description") or "",
         )
         for item in items
     ]
     call.out.table(("NAME", "DIGEST", "HOLDS", "DESCRIPTION"), rows)
+
+
+def _packages(count: int) -> str:
+    return "1 package" if count == 1 else f"{count} packages"
 
 
 @verb(app, "delete")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -20,10 +20,16 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class DocumentFormat(StrEnum):
+    YAML = "yaml"
+    JSON = "json"
+
+
 # What is shipped is listed beside what the user has made.
 _CATALOGUES = {environment.KIND: environment.list_environments, "InstanceType": environment.list_instance_types}
 
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", help="Only with this label, key=value.")]
+Whole = Annotated[DocumentFormat | None, typer.Option("--output", "-o", help="The whole document instead.")]
 
 
 def get(
@@ -67,6 +73,22 @@ def show_all(call: Invocation, kind: str, labels: list[str] | None) -> None:
         call.out.document({"items": items})
     else:
         show(call, items)
+
+
+def show_one(
+    call: Invocation,
+    document: Document,
+    output: DocumentFormat | None,
+    summary: Callable[[Document], Iterable[str]],
+) -> None:
+    """One resource: its summary, or the document when that is asked for."""
+    if call.out.as_json or output is DocumentFormat.JSON:
+        call.out.document(document)
+    elif output is DocumentFormat.YAML:
+        call.out.yaml(document)
+    else:
+        for line in summary(document):
+            call.out.say(line)
 
 
 def show(call: Invocation, items: Iterable[Document]) -> None:

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from modelworks.cli import flags, job_accounts, manifests, queue
+from modelworks.cli import flags, job_accounts, manifests, queue, summary
 from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.flags import FlagCommand
-from modelworks.cli.get import Labels, message, show_all
+from modelworks.cli.get import Labels, Whole, message, show_all, show_one
 from modelworks.cli.imports import from_flags
 from modelworks.cli.moments import moment_of
 from modelworks.cli.output import log_writer, shown
@@ -122,17 +122,14 @@ def list_queue(ctx: typer.Context) -> None:
 
 
 @verb(app, "get")
-def get_job(ctx: typer.Context, name: Name) -> None:
-    """Show one job."""
+def get_job(ctx: typer.Context, name: Name, output: Whole = None) -> None:
+    """Show one job: how it goes, why, and what it costs; with -o yaml all that is known of it."""
     call = invocation(ctx)
     client = call.connect()
     job = client.get(jobs.KIND, name)
     if status_of(job).get("phase") == "Queued":
         job |= queue.place_of(client, name)
-    if call.out.as_json:
-        call.out.document(job)
-    else:
-        call.out.yaml(job)
+    show_one(call, job, output, summary.job)
 
 
 @verb(app, "log")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli import job_tracked, manifests
+from modelworks.cli import job_tracked, manifests, summary
 from modelworks.cli.apply import Files
 from modelworks.cli.command import Invocation, invocation, verb
 from modelworks.cli.output import Output, money
@@ -20,6 +20,7 @@ from modelworks.sdk import jobs
 from modelworks.sdk.client import Client, Document
 from modelworks.sdk.waiting import status_of
 
+_Code = Annotated[Path | None, typer.Option("--code", help="Folder of the code, of a job that names none.")]
 _SHOWN = 20  # samples, when nothing else is asked for
 
 
@@ -81,23 +82,15 @@ def _sample(sample: Document) -> tuple[str, ...]:
 
 def _progress(out: Output, status: Document) -> None:
     """One line: how far, how fast, what is left; and what to change."""
-    found = status.get("progress")
-    if found:
-        steps = f" of {found['steps']}" if found.get("steps") else ""
-        parts = [f"step {found['step']}{steps}"]
-        parts += [f"{_short(value)} {name}/s" for name, value in (found.get("rates") or {}).items()]
-        if found.get("data_share") is not None:
-            parts.append(f"{100 * found['data_share']:.0f} % of a step waits for data")
-        if left := found.get("remaining"):
-            parts.append(f"{format_duration(float(left['seconds']))} and {money(left['amount'])} to the end")
-        out.say(", ".join(parts))
+    if told := summary.progress(status):
+        out.say(told)
     for text in status.get("warnings") or ():
         out.note(text)
 
 
-def estimate(ctx: typer.Context, filename: Files) -> None:
+def estimate(ctx: typer.Context, filename: Files, code: _Code = None) -> None:
     """Say what a job would cost: an hour, at most, and as jobs of the same name did; nothing is stored."""
-    call, answer, _ = _validated(ctx, filename)
+    call, answer, _ = _validated(ctx, filename, code)
     if call.out.as_json:
         call.out.document(answer["estimate"])
         return
@@ -119,9 +112,9 @@ def estimate(ctx: typer.Context, filename: Files) -> None:
     call.out.table(("WHAT", "COST"), rows, right=("COST",))
 
 
-def validate(ctx: typer.Context, filename: Files) -> None:
+def validate(ctx: typer.Context, filename: Files, code: _Code = None) -> None:
     """Check a job and estimate its cost; nothing is stored."""
-    call, answer, source = _validated(ctx, filename)
+    call, answer, source = _validated(ctx, filename, code)
     if call.out.as_json:
         call.out.document(answer)
         return
@@ -131,11 +124,13 @@ def validate(ctx: typer.Context, filename: Files) -> None:
         call.out.say(f"estimate: {money(found['price_per_hour'], found.get('currency', ''))} per hour")
 
 
-def _validated(ctx: typer.Context, filename: Any) -> tuple[Invocation, Document, manifests.Source]:
+def _validated(ctx: typer.Context, filename: Any, code: Path | None) -> tuple[Invocation, Document, manifests.Source]:
     call = invocation(ctx)
     client = call.connect()
     source = manifests.find_one(manifests.load(filename), jobs.KIND)
     call.out.notes(source.notes)
+    if code is not None:
+        source = manifests.with_code(source, code)
     (document,) = manifests.prepare(client, [source], send=False)
     try:
         answer = client.validate_job(document)
@@ -169,7 +164,7 @@ def compare(
     rows = [("phase", *(one["phase"] for one in found))]
     rows += _rows(found, "hyperparameters", differing=True)
     rows += job_tracked.differing_first(_rows(found, "values"))
-    rows.append(("steps", *("" if one["step"] is None else str(one["step"]) for one in found)))
+    rows.append(("last step", *("" if one["step"] is None else str(one["step"]) for one in found)))
     rows.append(("duration", *("" if one["seconds"] is None else format_duration(one["seconds"]) for one in found)))
     rows.append(("cost", *("" if one["cost"] is None else money(one["cost"]) for one in found)))
     call.out.table(("", *names), rows, right=names)

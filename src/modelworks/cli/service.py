@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli import manifests, releases
+from modelworks.cli import manifests, releases, summary
 from modelworks.cli.apply import Files, Target, remove, submit
 from modelworks.cli.apply import label as label_of
 from modelworks.cli.command import Invocation, invocation, noun, verb
 from modelworks.cli.explain import print_explained
-from modelworks.cli.get import Labels, show_all
+from modelworks.cli.get import Labels, Whole, show_all, show_one
 from modelworks.cli.output import log_writer
 from modelworks.cli.problems import ExitCode
 from modelworks.cli.profile import profile
@@ -25,13 +25,11 @@ from modelworks.sdk import services
 from modelworks.sdk.client import Client, Document
 from modelworks.sdk.predictor import Predictor
 from modelworks.sdk.session import Session
-from modelworks.sdk.waiting import status_of
+from modelworks.sdk.waiting import phase_of, status_of
 
 app = noun("service", "Services: deploy, call, start, stop.")
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is ready (or stopped, or gone).")]
-# Whole specs of older revisions, from which the platform goes on: `mw get service NAME -o yaml` and --json show them.
-_REMEMBERED = frozenset(("slots", "history", "revisions", "replaced"))
 
 
 @verb(app, "create")
@@ -58,16 +56,12 @@ def list_services(ctx: typer.Context, label: Labels = None) -> None:
 
 
 @verb(app, "get")
-def get_service(ctx: typer.Context, name: Name) -> None:
-    """Show one service and its endpoint."""
+def get_service(ctx: typer.Context, name: Name, output: Whole = None) -> None:
+    """Show one service: phase, endpoint, replicas; with -o yaml all that is known of it."""
     call = invocation(ctx)
     client = call.connect()
     service = {**client.get(services.KIND, name), "endpoint": client.service_endpoint(name)}
-    if call.out.as_json:
-        call.out.document(service)
-        return
-    told = {key: value for key, value in (service.get("status") or {}).items() if key not in _REMEMBERED}
-    call.out.yaml({**service, "status": told})
+    show_one(call, service, output, summary.service)
 
 
 @verb(app, "explain")
@@ -113,7 +107,8 @@ def start(ctx: typer.Context, name: Name, wait: Wait = False) -> None:
     answer = client.start_service(name)
     if wait:
         answer = wait_ready(call, client, name)
-    _done(call, answer, name, "runs" if wait else "is starting")
+    already = phase_of(answer) in ("Running", "Degraded", "Idle")
+    _done(call, answer, name, "runs" if wait else "runs already" if already else "is starting")
 
 
 @verb(app, "stop")
@@ -124,7 +119,8 @@ def stop(ctx: typer.Context, name: Name, wait: Wait = False) -> None:
     answer = client.stop_service(name)
     if wait:
         answer = services.wait_ready(client, name, phases=("Stopped",))
-    _done(call, answer, name, "is stopped" if wait else "is stopping")
+    done = wait or (phase_of(answer) == "Stopped" and status_of(answer).get("message") == "stopped")
+    _done(call, answer, name, "is stopped" if done else "is stopping")
 
 
 verb(app, "update")(releases.update)
@@ -167,6 +163,8 @@ def call_service(
         if sys.stdout.isatty() and not answer.content.endswith(b"\n"):
             sys.stdout.write("\n")
         sys.stdout.flush()
+    if answer.status_code in (404, 405) and body is None and method is None:
+        call.out.note(f"without -d this was a GET; `mw service call {name} -d '{{…}}'` sends a prediction")
     if answer.status_code >= 400:
         raise typer.Exit(ExitCode.FAILED)
 
