@@ -63,8 +63,12 @@ def echo(version: int) -> str:
 
 
 def test_a_class_of_the_users_behind_its_token(mw: Mw, client: Client, tmp_path: Path) -> None:
-    folder = written(tmp_path / "echo", "echo", echo(1), processor="python", entry="code.py:Echo")
+    folder = written(tmp_path / "echo", "echo", echo(1), processor="python", entry="code.py:Echo",
+                     batching={"max_batch_size": 8})  # fmt: skip
     mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=folder)
+    (warning,) = status(client, "echo")["warnings"]
+    assert warning.startswith("batching has no effect")
+    assert warning in mw.ok("service", "get", "echo")
     assert json.loads(mw.ok("service", "call", "echo", "-d", '{"x": [1, 2]}')) == {"version": 1, "data": {"x": [1, 2]}}
     url, token = client.service_endpoint("echo"), mw.ok("service", "token", "echo").strip()
     with httpx.Client(trust_env=False) as http:
@@ -220,8 +224,15 @@ def test_rotate_stop_start_delete(mw: Mw, client: Client, tmp_path: Path) -> Non
     mw.ok("service", "stop", "life", "--wait")
     poll(lambda: ask(new) == 503)
     poll(lambda: leftovers.processes(uid) == [])
+    poll(lambda: status(client, "life")["message"] == "stopped")
+    assert mw.ok("service", "stop", "life") == "Service/life is stopped\n"
     mw.ok("service", "start", "life", "--wait")
     assert ask(new) == 200
+    assert mw.ok("service", "start", "life") == "Service/life runs already\n"
+    missed = mw("service", "call", "life")
+    assert (missed.returncode, "`mw service call life -d '{…}'` sends a prediction" in missed.stderr) == (1, True), (
+        missed
+    )
     mw.ok("service", "delete", "life")
     poll(lambda: ask(new) == 404)
     assert leftovers.of_workload(mw.home, uid) == []

@@ -146,3 +146,4 @@ def test_several_files_need_a_preferred_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     said = refused("--processor", "sklearn", "--model", str(tmp_path))
     assert "several scikit-learn files in the model and none is called model.skops: a.pkl, b.pkl" in said
+    assert "call the one to serve model.skops" in said

@@ -70,7 +70,7 @@ def test_the_unmodified_client_of_the_protocol(several: Server, binary: bool, co
         said = [item.decode() if isinstance(item, bytes) else item for item in found.as_numpy("said")]
         assert said == text.tolist()
         assert found.as_numpy("half") is None
-        assert found.get_response()["id"] == "7"
+        assert (found.get_response()["id"], found.get_response()["model_name"]) == ("7", "any")
         # All outputs, binary unless asked otherwise.
         assert np.array_equal(client.infer("any", inputs).as_numpy("half"), a.astype("float16"))
 

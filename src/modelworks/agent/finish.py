@@ -64,6 +64,6 @@ class Finisher:
 
     def _ship(self) -> None:
         for log in self._logs:
-            log.ship()
+            log.ship(now=True)
         if self._samples:
             self._samples.ship(now=True)

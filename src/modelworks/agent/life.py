@@ -82,7 +82,7 @@ class RunLife:
             key=self.spec.key,
             phase=progress.phase,
             reason=progress.reason,
-            message=progress.message or (self.tools.relay.problem if self.spec.relay else ""),
+            message=(self.tools.relay.problem if self.spec.relay and progress.ready else "") or progress.message,
             node=self.tools.node_name,
             pid=started.pid if started else None,
             created_at=self._created,

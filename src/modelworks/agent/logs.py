@@ -16,6 +16,7 @@ from modelworks.runtime.rundir import RunDirectory
 
 CHUNKS = {"log": 4 << 20, "reports": 256 << 10, "times": 256 << 10}
 PERIOD = 5.0
+REPORTS_PERIOD = 15.0  # each time sends a chunk anew, that a script which reports every step fills in minutes
 SAMPLES_PERIOD = 60.0
 
 
@@ -30,12 +31,19 @@ class LogShipper:
         self.part = part
         self._chunk = CHUNKS[part]
         self._marker = directory.path / ("shipped" if part == "log" else f"shipped.{part}")
+        self._period = REPORTS_PERIOD if part == "reports" else 0.0
+        self._sent_at = time.monotonic() - self._period
         self._shipped = 0
         with contextlib.suppress(FileNotFoundError, ValueError):
             self._shipped = int(self._marker.read_text())
 
-    def ship(self) -> None:
-        """Send what is new. Raises Unavailable and the like; the next call sends it again."""
+    def ship(self, *, now: bool = False) -> None:
+        """Send what is new; reports only when the last were sent a while ago, or ``now``.
+
+        Raises Unavailable and the like; the next call sends it again.
+        """
+        if not now and time.monotonic() - self._sent_at < self._period:
+            return
         while True:
             start = self._shipped // self._chunk * self._chunk
             if not self.directory.read_part(self.part, self._shipped, 1):
@@ -43,6 +51,7 @@ class LogShipper:
             data = self.directory.read_part(self.part, start, self._chunk)
             self.client.put(self.root / f"{start:016d}.{self.part}", data)
             self._shipped = start + len(data)
+            self._sent_at = time.monotonic()
             with contextlib.suppress(OSError):  # a full disk: an agent that comes after us sends it again
                 self._marker.write_text(str(self._shipped))
 

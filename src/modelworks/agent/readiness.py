@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.agent.probe import NotReady, ask
-from modelworks.kernel.run import Listen, RunReason
+from modelworks.kernel.run import Listen, RunReason, Transport
 from modelworks.runtime.rundir import RunDirectory
 
 _STARTING_PERIOD = 0.1  # seconds between probes before a replica is ready
@@ -42,7 +42,8 @@ class Readiness:
         bad, was_ready = 0, self.ready
         while True:
             try:
-                await ask(self._socket, listen.path, listen.timeout)
+                # Only the platform's own server has something to say.
+                note = await ask(self._socket, listen.path, listen.timeout, noted=listen.transport is Transport.UNIX)
             except NotReady as problem:
                 bad += 1
                 if was_ready and bad >= listen.failures:
@@ -54,7 +55,7 @@ class Readiness:
                         return
             else:
                 bad, was_ready = 0, True
-                self._set(True, RunReason.NONE, "")
+                self._set(True, RunReason.NONE, note)
             await asyncio.sleep(listen.period if was_ready else min(_STARTING_PERIOD, listen.period))
 
     def _set(self, ready: bool, reason: RunReason, message: str) -> None:

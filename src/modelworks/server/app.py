@@ -44,12 +44,15 @@ class App:
         dispatcher: Dispatcher,
         statistics: Statistics,
         max_body: int,
+        note: str = "",
     ) -> None:
+        """``note``: what the user should know of the replica; the platform shows it."""
         self.processor = processor
         self.max_body = max_body
         self.draining = False
         self._loop = loop
         self._dispatcher = dispatcher
+        self._ready = Answer(b'{"status":"ready"}', headers=(("X-Mw-Note", note),) if note else ())
         self._statistics = statistics
         # Images and compressed bodies are read here; their libraries let the loop run meanwhile.
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="read")
@@ -140,7 +143,7 @@ class App:
         if path in ("/health", "/v2/health/ready") and method in ("GET", "HEAD"):
             if self.draining:
                 raise Problem(503, "unavailable", "the replica is draining", retry_after=1.0)
-            return Answer(b'{"status":"ready"}')
+            return self._ready
         if path == "/v2/repository/index" and method == "POST":
             ready = "UNAVAILABLE" if self.draining else "READY"
             return Answer(dump_json([{"name": self.processor.name, "version": "1", "state": ready, "reason": ""}]))
@@ -156,7 +159,7 @@ class App:
             return Answer(b'{"live":true}')
         if path == "/v2":
             return Answer(dump_json({"name": "modelworks", "version": "2", "extensions": v2.EXTENSIONS}))
-        name, action = _model_path(path)
+        name, action = v2.model_path(path)
         if name is None:
             raise Problem(404, "not-found", f"nothing is at GET {path}; predictions are POSTs")
         if action == "ready":
@@ -213,13 +216,3 @@ def _deadline(request: Request) -> float:
 
 def _config_type(datatype: str) -> str:
     return {"BYTES": "STRING"}.get(datatype, datatype)
-
-
-def _model_path(path: str) -> tuple[str | None, str]:
-    """``/v2/models/<name>[/versions/<version>][/<action>]`` → name and action; other paths have no name."""
-    parts = path.strip("/").split("/")
-    if len(parts) in (5, 6) and parts[3] == "versions":
-        del parts[3:5]
-    if len(parts) in (3, 4) and parts[:2] == ["v2", "models"]:
-        return parts[2], parts[3] if len(parts) == 4 else ""
-    return None, ""

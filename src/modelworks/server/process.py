@@ -26,6 +26,7 @@ from modelworks.server.statistics import Statistics
 from modelworks.server.warmup import WarmUpFailed, warm_up
 
 MAX_BODY = 100 << 20
+_NOT_BATCHED = "batching has no effect: each request is computed alone; a class takes several by process_batch"
 _QUEUE_SIZE = 256
 _BACKLOG = 256
 # Seconds for what is still computed when the last client has gone.
@@ -105,7 +106,8 @@ async def serve(processor: Processor, limits: Limits, path: Path | None = None) 
     dispatcher = Dispatcher(
         loop, processor, Batcher(rows, limits.delay), statistics, threads=threads, queue_size=limits.queue, lanes=lanes
     )
-    app = App(loop, processor, dispatcher, statistics, limits.body)
+    vain = processor.max_rows == 1 and limits.rows is not None and limits.rows > 1
+    app = App(loop, processor, dispatcher, statistics, limits.body, _NOT_BATCHED if vain else "")
     # Nothing listens yet: whoever asks whether the replica is ready finds nobody.
     done = warm_up(processor, rows, path, dispatcher.learn)
     if done:

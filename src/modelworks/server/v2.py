@@ -24,7 +24,7 @@ class Inference:
     """A request of the protocol: its inputs by name, and how the outputs are wanted.
 
     ``binary`` says of an output whether its data goes behind the JSON; ``wanted`` None is every output. ``timeout`` is
-    in seconds.
+    in seconds. ``model`` is what the caller calls the model; empty where the path does not say.
     """
 
     id: str | None
@@ -33,6 +33,17 @@ class Inference:
     wanted: Mapping[str, bool] | None
     binary: bool
     timeout: float | None = None
+    model: str = ""
+
+
+def model_path(path: str) -> tuple[str | None, str]:
+    """``/v2/models/<name>[/versions/<version>][/<action>]`` → name and action; other paths have no name."""
+    parts = path.strip("/").split("/")
+    if len(parts) in (5, 6) and parts[3] == "versions":
+        del parts[3:5]
+    if len(parts) in (3, 4) and parts[:2] == ["v2", "models"]:
+        return parts[2], parts[3] if len(parts) == 4 else ""
+    return None, ""
 
 
 def read(request: Request) -> Inference:
@@ -70,11 +81,15 @@ def read(request: Request) -> Inference:
         binary=bool(parameters.get("binary_data_output", False)),
         # The protocol's clients send microseconds; 0 is none.
         timeout=timeout / 1e6 if isinstance(timeout, int) and timeout > 0 else None,
+        model=model_path(request.path)[0] or "",
     )
 
 
 def write(model: str, inference: Inference, results: Mapping[str, Any]) -> Answer:
-    """The answer with the wanted outputs. Raises BadInput for one the model does not have."""
+    """The answer with the wanted outputs; ``model`` names the model where the request does not.
+
+    Raises BadInput for an output that the model does not have.
+    """
     wanted = inference.wanted
     unknown = [name for name in wanted or () if name not in results]
     if unknown:
@@ -92,7 +107,7 @@ def write(model: str, inference: Inference, results: Mapping[str, Any]) -> Answe
         else:
             output["data"] = _to_json(array)
         outputs.append(output)
-    answer: dict[str, Any] = {"model_name": model, "outputs": outputs}
+    answer: dict[str, Any] = {"model_name": inference.model or model, "outputs": outputs}
     if inference.id is not None:
         answer["id"] = inference.id
     header = dump_json(answer)

@@ -41,7 +41,13 @@ def assess(plan: Plan, stable: View, canary: View, before: Record) -> Record:
         canary=replace(before.canary, slots=tuple(canary.slots)) if before.canary is not None else None,
         replaced=_watched(plan, stable, before),
         squeezed=squeezed,
+        warnings=tuple(dict.fromkeys(run.message for run in _serving(stable, canary) if run.message)),
     )
+
+
+def _serving(stable: View, canary: View) -> list[RunObservation]:
+    """Who is ready. What they say then is for whoever looks at the service."""
+    return [run for _, run in sorted({**stable.runs, **canary.runs}.items()) if serving(run)]
 
 
 def _watched(plan: Plan, view: View, before: Record) -> Replaced | None:

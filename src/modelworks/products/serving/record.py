@@ -127,6 +127,7 @@ class Record:
     reversed: Mapping[str, Reversed] = field(default_factory=dict)
     squeezed: bool = False
     alerts: Mapping[str, Breach] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> Self:
@@ -150,6 +151,7 @@ class Record:
             reversed={name: _reversed(found) for name, found in status.get("reversed", {}).items()},
             squeezed=bool(status.get("squeezed")),
             alerts={name: Breach.of(found) for name, found in status.get("alerts", {}).items()},
+            warnings=tuple(status.get("warnings", ())),
         )
 
     def status(self, generation: int, path: str) -> dict[str, Any]:
@@ -179,6 +181,7 @@ class Record:
             "reversed": {name: _reversed_document(found) for name, found in sorted(self.reversed.items())} or None,
             "squeezed": self.squeezed or None,
             "alerts": {name: breach.document() for name, breach in sorted(self.alerts.items())} or None,
+            "warnings": list(self.warnings) or None,
         }
         return {key: value for key, value in document.items() if value is not None}
 
