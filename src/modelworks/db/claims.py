@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Select, Text, any_, bindparam, cast, delete, func, select, text, update
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy import Connection, Select, Text, any_, bindparam, cast, func, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from modelworks.db.listen import CLAIMS, notify
 from modelworks.db.tables import claims as table
@@ -42,28 +42,31 @@ class StoredClaim(NamedTuple):
 
 def reserve(connection: Connection, uid: str, claims: Iterable[Claim]) -> None:
     """Queue claims; one that is known stays as it is."""
+    terms = {"uid": uid, "reason": "waits for admission"}
     rows = [
-        {
-            "key": c.key,
-            "uid": uid,
-            "gang": c.gang,
-            "claim": _dump(c),
-            "priority": c.priority,
-            "reason": "waits for admission",
-        }
+        {"key": c.key, "gang": c.gang, "claim": orjson.dumps(_dump(c)).decode(), "priority": c.priority, **terms}
         for c in claims
     ]
-    if not rows:
-        return
-    statement = insert(table).values(rows).on_conflict_do_nothing().returning(table.c.key)
-    if connection.execute(statement).all():
+    if rows and connection.execute(_RESERVE, rows).rowcount:
         notify(connection, CLAIMS)
+
+
+_RESERVE = text(
+    """
+INSERT INTO claims (key, uid, gang, claim, priority, reason)
+VALUES (:key, :uid, :gang, CAST(:claim AS jsonb), :priority, :reason)
+ON CONFLICT DO NOTHING
+"""
+)
 
 
 def release(connection: Connection, key: str) -> None:
     """Give a claim's room back. An unknown key is ignored."""
-    if connection.execute(delete(table).where(table.c.key == key)).rowcount:
+    if connection.execute(_RELEASE, {"key": key}).rowcount:
         notify(connection, CLAIMS)
+
+
+_RELEASE = text("DELETE FROM claims WHERE key = :key")
 
 
 def transfer(connection: Connection, key: str, claim: Claim) -> bool:
@@ -75,8 +78,11 @@ def transfer(connection: Connection, key: str, claim: Claim) -> bool:
 
 
 def release_all(connection: Connection, uid: str) -> None:
-    if connection.execute(delete(table).where(table.c.uid == uid)).rowcount:
+    if connection.execute(_RELEASE_ALL, {"uid": uid}).rowcount:
         notify(connection, CLAIMS)
+
+
+_RELEASE_ALL = text("DELETE FROM claims WHERE uid = :uid")
 
 
 def of(connection: Connection, uids: Iterable[str]) -> dict[str, list[ClaimView]]:
@@ -182,8 +188,10 @@ _EVERYTHING: Select[Any] = (
 
 
 def place(connection: Connection, key: str, node: str) -> None:
-    statement = update(table).where(table.c.key == key)
-    connection.execute(statement.values(node=node, reason="", placed_at=func.clock_timestamp()))
+    connection.execute(_PLACE, {"key": key, "node": node})
+
+
+_PLACE = text("UPDATE claims SET node = :node, reason = '', placed_at = clock_timestamp() WHERE key = :key")
 
 
 def explain(connection: Connection, reasons: Sequence[tuple[str, str]]) -> None:
