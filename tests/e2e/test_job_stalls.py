@@ -62,11 +62,13 @@ def test_a_deadlocked_all_reduce_is_stalled_with_both_stacks_in_log_and_api(mw: 
 
 
 def test_a_policy_may_end_what_is_stalled(mw: Mw) -> None:
-    submit(mw, "idle", "sleep 600", retries=3, watchdog={"policy": "stop", "after": "2s"})
+    submit(mw, "idle", "echo the last words; exec sleep 600", retries=3, watchdog={"policy": "stop", "after": "2s"})
     poll(lambda: status(mw, "idle")["phase"] == "Failed", 120)
     seen = status(mw, "idle")
     assert (seen["reason"], len(seen["attempts"])) == ("Stalled", 1)
     assert "sleep 600" in mw.ok("job", "stacks", "idle")
+    assert "modelworks: what every process does" in mw.ok("job", "log", "idle")
+    assert seen["last_lines"] == ["the last words"]
 
 
 def test_stacks_of_a_job_that_works(mw: Mw) -> None:
