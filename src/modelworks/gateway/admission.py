@@ -16,7 +16,7 @@ from modelworks.gateway.balance import deck, least_loaded, shares, stickiest
 from modelworks.gateway.bucket import Bucket
 from modelworks.gateway.door import Door
 from modelworks.gateway.lanes import Lane, Place, Slot, Waiter, whole_seconds
-from modelworks.gateway.pace import FALL
+from modelworks.gateway.pace import FALL, NEAR
 from modelworks.gateway.table import Replica, Route
 
 _SUSPECT_FIRST = 0.25
@@ -139,7 +139,7 @@ class Admission:
         lane = slot.lane
         if held is not None:
             pace = lane.pace
-            if held < pace.mean:
+            if held < NEAR * pace.mean:
                 pace.mean += FALL * (held - pace.mean)  # mostly; a call would be most of what this costs
             else:
                 pace.held(held)

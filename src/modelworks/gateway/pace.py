@@ -10,7 +10,8 @@ from collections import deque
 
 FALL, _RISE = 0.1, 0.02  # weights of a sample in the mean: quickly down, slowly up
 _LEAP = 4.0  # a sample counts as at most so many times the mean: a stall is not the new normal
-_FADE = 0.01  # of the tail, with each sample beyond the mean
+NEAR = 0.95  # a sample that is hardly below the mean is no fall: requests that all take the same would fade no tail
+_FADE = 0.01  # of the tail, with each sample that is no fall
 _YOUNG = 5
 _WINDOWS = 4
 _SHORTEST = 0.5
@@ -38,7 +39,7 @@ class Pace:
             self.samples += 1
             self.mean = mean + (seconds - mean) / self.samples
             self.tail = max(self.tail, self.mean)
-        elif seconds < mean:
+        elif seconds < NEAR * mean:
             self.mean = mean + FALL * (seconds - mean)
         else:
             counted = min(seconds, _LEAP * mean + 0.01)
