@@ -25,13 +25,13 @@ class Finisher:
         self._logs = [LogShipper(directory, spec.log_uri, client, part) for part in CHUNKS] if spec.log_uri else []
         self._samples = SampleShipper(directory.metrics, spec.log_uri, client) if spec.log_uri else None
         self._lock = threading.Lock()
-        self._checkpoints = [output.checkpoints for output in self._outputs if output.checkpoints]
+        self.checkpoints = [output.checkpoints for output in self._outputs if output.checkpoints]
         self._checkpoint_lock = threading.Lock()  # they must not wait for a large file of another output
 
     @property
     def checkpoint(self) -> int | None:
         """The highest step of which a checkpoint is whole in the store."""
-        return max((c.latest for c in self._checkpoints if c.latest is not None), default=None)
+        return max((c.latest for c in self.checkpoints if c.latest is not None), default=None)
 
     def sync(self, closing: Callable[[], bool]) -> None:
         """Meanwhile: new log, and files that have settled."""
@@ -47,7 +47,7 @@ class Finisher:
     def sync_checkpoints(self, closing: Callable[[], bool]) -> None:
         """Meanwhile, and more often: checkpoints that are whole."""
         with self._checkpoint_lock:
-            for checkpoints in self._checkpoints:
+            for checkpoints in self.checkpoints:
                 checkpoints.sync(closing)
 
     def finish(self, good: bool) -> dict[str, dict[str, Any]]:

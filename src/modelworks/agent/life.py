@@ -205,10 +205,9 @@ class RunLife:
             os.close(descriptor)
 
     def _duties(self) -> list[Duty]:
-        duties: list[Duty] = [
-            partial(self._ship, LOG_PERIOD, self.finisher.sync),
-            partial(self._ship, CHECKPOINT_PERIOD, self.finisher.sync_checkpoints),
-        ]
+        duties: list[Duty] = [partial(self._ship, LOG_PERIOD, self.finisher.sync)]
+        if self.finisher.checkpoints:
+            duties.append(partial(self._ship, CHECKPOINT_PERIOD, self.finisher.sync_checkpoints))
         if self.spec.listen:
             duties.append(self._readiness(self.spec.listen).watch)
             if self.spec.listen.metrics:

@@ -99,7 +99,11 @@ def with_variable(name: str, value: str) -> list[int]:
 
 
 def _read(pid: int) -> Process:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
+    # Without a file object, which takes longer than the kernel does: all processes are read every two seconds.
+    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fields = os.read(descriptor, 4096).rpartition(b")")[2].split()
+    finally:
+        os.close(descriptor)
     ticks = sum(int(value) for value in fields[11:15])
     return Process(pid, int(fields[1]), ticks / _TICKS, int(fields[21]) * _PAGE)
