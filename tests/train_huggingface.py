@@ -78,7 +78,10 @@ def learn(rank: int, folder: Path, env: dict[str, str], what: str) -> None:
     trainer.train(resume_from_checkpoint=callback.resume())
     weights = [value.tolist() for value in model.state_dict().values()]
     (folder / f"rank-{rank}.json").write_text(json.dumps([trainer.state.global_step, weights]))
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    # Without the destructors: that of PyTorch's process group waits for a thread of gloo with the interpreter's lock
+    # held, which that thread may want for the last tensor that it gathered.
+    os._exit(0)
 
 
 def run(folder: Path, what: str = "") -> dict[str, Any]:
