@@ -16,6 +16,7 @@ from tests import leftovers, train_ddp
 from tests.agents import poll
 from tests.cli_platform import Mw
 
+from modelworks.kernel.errors import Invalid
 from modelworks.kernel.run import RunKey
 from modelworks.sdk.client import Client
 from modelworks.sdk.waiting import phase_of
@@ -41,7 +42,10 @@ def status(client: Client, name: str) -> dict[str, Any]:
 
 
 def log(client: Client, name: str, attempt: int, replica: int = 0) -> list[str]:
-    return b"".join(client.job_log(name, attempt=attempt, replica=replica)).decode().splitlines()
+    try:
+        return b"".join(client.job_log(name, attempt=attempt, replica=replica)).decode().splitlines()
+    except Invalid:  # the attempt has not begun
+        return []
 
 
 def said(client: Client, name: str, word: str, attempt: int = 1, replica: int = 0) -> None:

@@ -61,9 +61,8 @@ def test_replicas_answer_from_other_nodes_move_and_are_replaced(
 
     (second,) = where(client)
     mw.ok("node", "drain", second)
-    poll(lambda: "waits" in status(client, "echo")["message"])
-    said = status(client, "echo")["message"]
-    assert f"replica 0 moves, since node {second} is drained; until there is room elsewhere it serves on: " in said
+    stays = f"replica 0 moves, since node {second} is drained; until there is room elsewhere it serves on: "
+    poll(lambda: f"{stays}no node may take it" in status(client, "echo")["message"])
     assert json.loads(mw.ok("service", "call", "echo", "-d", "1")) == {"version": 1, "data": 1}
     mw.ok("node", "uncordon", first)
     poll(lambda: where(client) == [first] and status(client, "echo").get("ready") == 1)
