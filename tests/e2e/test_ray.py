@@ -109,7 +109,10 @@ def wait(mw: ClusterMw, name: str, *phases: str) -> dict[str, Any]:
             raise AssertionError(f"{found['status']}\n{mw('logs', name).stdout}")
         return phase_of(found) in phases
 
-    poll(done)
+    try:
+        poll(done)
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {get(mw, name)['status']}\n{mw('node', 'list').stdout}") from error
     return get(mw, name)
 
 
