@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from modelworks.control import strays
-from modelworks.control.coalescing import Coalescing
 from modelworks.control.fleet import Fleet, Picture
 from modelworks.control.leases import Tenure, boottime
 from modelworks.db import nodes
@@ -135,13 +134,10 @@ class Observer(threading.Thread):
         """Until the whole picture is due again. Raises Unavailable when the node is away."""
         picture, told = self._picture, time.monotonic()
         assert picture is not None
-        until, coalescing = told + self._refresh, Coalescing()
+        until = told + self._refresh
         while not self._stopping.is_set() and time.monotonic() < until:
-            if delay := coalescing.delay(time.monotonic()):
-                self._stopping.wait(delay)
             asked_at = boottime()
             latest, keys = self._door.changes(cursor, self._poll)
-            coalescing.looked(time.monotonic())
             if latest < cursor or not picture.complete or picture.lost:
                 return  # the agent counts anew, since it restarted; or somebody else found the node away meanwhile
             cursor = latest

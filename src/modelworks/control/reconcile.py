@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine
 
 from modelworks.control.act import LEASE_SECONDS, Actor, is_quiet
-from modelworks.control.coalescing import Coalescing
 from modelworks.control.fleet import Fleet
 from modelworks.control.traffic import TrafficStore
 from modelworks.control.unreadable import unreadable
@@ -110,15 +109,12 @@ class Reconciler:
             self._changed.notify_all()
 
     def _loop(self) -> None:
-        pause, recovered, coalescing = 0.1, False, Coalescing()
+        pause, recovered = 0.1, False
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_work, self._patience())
-                if delay := coalescing.delay(time.monotonic()):
-                    self._changed.wait_for(lambda: self._stopping, delay)
                 if self._stopping:
                     break
-            coalescing.looked(time.monotonic())
             try:
                 if not recovered:
                     self._recover()

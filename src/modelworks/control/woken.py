@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 
-from modelworks.control.coalescing import Coalescing
 from modelworks.kernel.errors import Unavailable
 
 _log = logging.getLogger(__name__)
@@ -40,11 +38,8 @@ class WokenLoop(threading.Thread):
             self.join(timeout)
 
     def run(self) -> None:
-        pause, coalescing = _PAUSE, Coalescing()
+        pause = _PAUSE
         while True:
-            if (delay := coalescing.delay(time.monotonic())) and not self._stopping:
-                time.sleep(delay)
-            coalescing.looked(time.monotonic())
             # Before the turn: whoever wakes it meanwhile may have changed what it has read already.
             self._woken.clear()
             if self._stopping:
