@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,9 @@ def learn(rank: int, folder: Path, env: dict[str, str], what: str) -> None:
     weights = [value.tolist() for value in model.state_dict().values()]
     (folder / f"rank-{rank}.json").write_text(json.dumps([trainer.state.global_step, weights]))
     torch.distributed.barrier()
+    for thread in threading.enumerate():  # a checkpoint may still be on its way to the disk
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
     # Without the destructors: that of PyTorch's process group waits for a thread of gloo with the interpreter's lock
     # held, which that thread may want for the last tensor that it gathered.
     os._exit(0)
