@@ -22,7 +22,7 @@ from modelworks.kernel.run import EnvironmentRef, NodeObservation, RunObservatio
 from modelworks.runtime.processes import Processes
 from modelworks.runtime.rundir import RunStore
 
-_WATCH_PERIOD = 0.5  # seconds between looks at memory where no cgroup limits it
+_WATCH_PERIOD = 0.5  # seconds between looks at logs and memory
 _LEASE_PERIOD = 0.5  # seconds between looks at leases
 _MOST_FORGOTTEN = 1000
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Agent:
             asyncio.create_task(keep(duty, name))
             for name, duty in (
                 ("measuring", self._measure),
-                ("memory", self._watch_memory),
+                ("logs and memory", self._watch),
                 ("leases", self._watch_leases),
                 ("relay", partial(self.tools.relay.keep, lambda: bool(self._relayed()), self._tell_relay)),
                 ("notices", partial(SpotWatch.of(self.home).watch, self.tools.call, self._tell_notice)),
@@ -212,8 +212,7 @@ class Agent:
         return [key for key, life in self._lives.items() if life.spec.relay and not life.ended]
 
     def _tell_relay(self) -> None:
-        for key in self._relayed():
-            self._mark(key)
+        self._mark(*self._relayed())
 
     def _tell_notice(self, notice: SpotNotice | None) -> None:
         """The machine will be taken away, or will not: who waits for changes asks for the node again."""
@@ -223,23 +222,25 @@ class Agent:
         self._cursor += 1
         self._wake_waiting()
 
-    def _mark(self, key: str) -> None:
-        """The run's observation is another: who waits for changes wakes up."""
-        self._cursor = max(self._cursor + 1, 1)
-        self._changed.pop(key, None)
-        self._changed[key] = self._cursor
+    def _mark(self, *keys: str) -> None:
+        """The observations of these runs are others: who waits for changes wakes up."""
+        for key in keys:
+            self._cursor = max(self._cursor + 1, 1)
+            self._changed.pop(key, None)
+            self._changed[key] = self._cursor
         forgotten = [k for k in self._changed if k not in self._lives]
         for old in forgotten[: max(0, len(forgotten) - _MOST_FORGOTTEN)]:
             del self._changed[old]
-        self._wake_waiting()
+        if keys:
+            self._wake_waiting()
 
     def _wake_waiting(self) -> None:
         wake, self._wake = self._wake, asyncio.Event()
         wake.set()
 
-    async def _some_live(self) -> None:
-        """Until a run lives: without one nothing is to be watched, and an idle node sleeps."""
-        while all(life.ended for life in self._lives.values()):
+    async def _some_live(self, leased: bool = False) -> None:
+        """Until a run lives, one with a lease: without one nothing is to be watched, and an idle node sleeps."""
+        while not any(not life.ended and (life.spec.lease is not None or not leased) for life in self._lives.values()):
             self._begun.clear()
             await self._begun.wait()
 
@@ -247,30 +248,22 @@ class Agent:
         while True:
             await self._some_live()
             await asyncio.sleep(metrics.PERIOD)
-            measured = [life for life in self._lives.values() if life.meter]
-            if measured:
-                seen = await self.tools.call(Processes.snapshot)
-                for life in measured:
-                    await self._look(life, life.observe_usage, seen)
+            if measured := [life for life in self._lives.values() if life.meter]:
+                # Told together: the replicas of a gang are one job, which is looked at once for all of them.
+                self._mark(*await self.tools.call(_look_at_usage, measured))
 
-    async def _watch_memory(self) -> None:
+    async def _watch(self) -> None:
         while True:
             await self._some_live()
             await asyncio.sleep(_WATCH_PERIOD)
-            watched = [life for life in self._lives.values() if life.meter]
-            if watched:
-                await self.tools.call(self._note_times, watched)
-                # Where the kernel limits every run, nobody's processes have to be counted.
-                counted = any(life.meter and life.meter.group is None for life in watched)
-                seen = await self.tools.call(Processes.snapshot) if counted else Processes(())
-                for life in watched:
-                    await self._look(life, life.watch_memory, seen)
+            if watched := [life for life in self._lives.values() if life.meter]:
+                await self.tools.call(_look_at_logs_and_memory, watched)
 
     async def _watch_leases(self) -> None:
         """Shims end their workloads by themselves; this is for runs that have none yet, and for what is told of all."""
         told: set[str] = set()
         while True:
-            await self._some_live()
+            await self._some_live(leased=True)
             over = {key for key, life in self._lives.items() if not life.ended and life.lease.over}
             for key in over - told:
                 try:
@@ -281,18 +274,31 @@ class Agent:
             told &= over
             await asyncio.sleep(_LEASE_PERIOD)
 
-    def _note_times(self, lives: Sequence[RunLife]) -> None:
-        for life in lives:
-            try:
-                life.watch.times.look()
-            except OSError as error:
-                log.warning("run %s: when its log came: %s", life.spec.key, error)
 
-    async def _look(self, life: RunLife, look: Callable[[Processes], None], seen: Processes) -> None:
-        """One run's trouble, such as a full disk, must not end the watch over the others."""
-        try:
-            await self.tools.call(look, seen)
-        except OSError as error:
-            log.warning("run %s: measuring: %s", life.spec.key, error)
-        except Exception:  # a defect of ours; without the watch nobody would hear of runs that hang
-            log.exception("run %s: measuring", life.spec.key)
+# One turn of a thread for all runs: each costs more than what is looked at.
+
+
+def _look_at_usage(lives: Sequence[RunLife]) -> list[str]:
+    """The keys of those whose observation is another."""
+    seen = Processes.snapshot()
+    return [life.spec.key for life in lives if _safely(life, "measuring", partial(life.observe_usage, seen))]
+
+
+def _look_at_logs_and_memory(lives: Sequence[RunLife]) -> None:
+    # Where the kernel limits every run, nobody's processes have to be counted.
+    counted = any(life.meter and life.meter.group is None for life in lives)
+    seen = Processes.snapshot() if counted else Processes(())
+    for life in lives:
+        _safely(life, "when its log came", life.watch.times.look)
+        _safely(life, "its memory", partial(life.watch_memory, seen))
+
+
+def _safely(life: RunLife, what: str, look: Callable[[], bool | None]) -> bool:
+    """One run's trouble, such as a full disk, must not end the watch over the others."""
+    try:
+        return bool(look())
+    except OSError as error:
+        log.warning("run %s: %s: %s", life.spec.key, what, error)
+    except Exception:  # a defect of ours; without the watch nobody would hear of runs that hang
+        log.exception("run %s: %s", life.spec.key, what)
+    return False

@@ -245,13 +245,13 @@ class RunLife:
             except ModelworksError as error:
                 log.warning("run %s: uploading meanwhile: %s", self.spec.key, error.detail)
 
-    def observe_usage(self, seen: Processes) -> None:
-        """Take one sample of a living run."""
+    def observe_usage(self, seen: Processes) -> bool:
+        """Take one sample of a living run; True when those who wait for changes should hear of it."""
         meter = self.meter  # the run may end meanwhile, in another thread
-        if meter is not None:
-            self.usage = meter.sample(seen, self.tools.gpus) or self.usage
-            if self.watch.look(self.usage):
-                self.tools.loop.call_soon_threadsafe(self._changed, self.spec.key)
+        if meter is None:
+            return False
+        self.usage = meter.sample(seen, self.tools.gpus) or self.usage
+        return self.watch.look(self.usage)
 
     def watch_memory(self, seen: Processes) -> None:
         """Kill a run that uses more memory than it may: the kernel does where it can, we do elsewhere."""

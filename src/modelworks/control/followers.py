@@ -17,7 +17,7 @@ from modelworks.kernel.traffic import PATIENCE
 
 _log = logging.getLogger(__name__)
 
-_LOOK = 0.25  # seconds between two looks for sockets
+_LOOK = 0.5  # seconds between two looks for sockets
 _SETTLED = 1e9  # nanoseconds: a folder that changed only just now may change again without a later time stamp
 _CONNECT = 2.0
 _LONGEST_LINE = 64 * 1024 * 1024

@@ -23,7 +23,7 @@ from modelworks.kernel.errors import ModelworksError, Unavailable
 
 _log = logging.getLogger(__name__)
 
-_PERIOD = 0.5
+_PERIOD = 1.0
 _SILENT = 2  # renewals that fail one after the other, until the node counts as away
 _KEPT = 60.0  # seconds for which a lost node that is no more is still told of
 

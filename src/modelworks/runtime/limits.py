@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelworks.kernel.quantities import format_bytes
+from modelworks.runtime import kernelfiles
 
 _ROOT = Path("/sys/fs/cgroup")
 _FOLDER = "modelworks"
@@ -214,17 +215,18 @@ def _works(folder: Path) -> bool:
 
 def _read_int(path: Path) -> int | None:
     try:
-        text = path.read_text().strip()
+        text = kernelfiles.read(path).strip()
     except OSError:
         return None
     return int(text) if text.isdigit() else None
 
 
 def _read_stat(path: Path, field: str) -> int:
+    wanted = field.encode()
     try:
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == field:
+        for line in kernelfiles.read(path).splitlines():
+            name, _, value = line.partition(b" ")
+            if name == wanted:
                 return int(value)
     except OSError:
         return 0  # the group went with its run

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelworks.runtime import kernelfiles
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -69,10 +71,9 @@ def io_bytes(pids: Iterable[int]) -> tuple[int, int]:
     read = written = 0
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            with open(f"/proc/{pid}/io", encoding="ascii") as file:
-                fields = dict(line.split(":") for line in file)
-            read += int(fields["read_bytes"])
-            written += int(fields["write_bytes"])
+            fields = dict(line.split(b":") for line in kernelfiles.read(f"/proc/{pid}/io").splitlines())
+            read += int(fields[b"read_bytes"])
+            written += int(fields[b"write_bytes"])
     return read, written
 
 
@@ -81,7 +82,7 @@ def ran_or_waited(pids: Iterable[int]) -> dict[int, float]:
     found = {}
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            ran, waited, *_ = Path(f"/proc/{pid}/schedstat").read_bytes().split()
+            ran, waited, *_ = kernelfiles.read(f"/proc/{pid}/schedstat").split()
             found[pid] = (int(ran) + int(waited)) / 1e9
     return found
 
@@ -99,11 +100,6 @@ def with_variable(name: str, value: str) -> list[int]:
 
 
 def _read(pid: int) -> Process:
-    # Without a file object, which takes longer than the kernel does: all processes are read every two seconds.
-    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fields = os.read(descriptor, 4096).rpartition(b")")[2].split()
-    finally:
-        os.close(descriptor)
+    fields = kernelfiles.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     ticks = sum(int(value) for value in fields[11:15])
     return Process(pid, int(fields[1]), ticks / _TICKS, int(fields[21]) * _PAGE)
