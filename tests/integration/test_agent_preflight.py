@@ -224,7 +224,7 @@ def test_an_agent_that_dies_while_its_replica_waits_goes_on_where_it_was(home: H
 
 def test_who_is_ready_says_for_whom_it_waits(home: Home) -> None:
     """A replica whose input takes long was reached; the others wait for as long as that takes."""
-    runs = local(2, timeout=1.0)
+    runs = local(2, timeout=10.0)
     data = Input(channel="data", uri="s3://nowhere/data/", paths=("/mnt/data",))
     slow = runs[1].model_copy(update={"inputs": (data,)})  # no object store answers here
     with running_agent(home) as agent:
