@@ -276,7 +276,7 @@ def test_a_python_class_takes_tensors(tmp_path: Path) -> None:
     (tmp_path / "processor.py").write_text(
         "class Sum:\n    def process(self, data):\n        return {'inputs': len(data['inputs'])}\n"
     )
-    given = {"inputs": [{"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2]}]}
+    given: dict[str, Any] = {"inputs": [{"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2]}]}
     arguments = ("--processor", "python", "--entry", "processor.py:Sum")
     with serving(*arguments, cwd=tmp_path) as server:
         assert server.client.post("/v2/models/m/infer", json=given).json() == {"inputs": 1}
@@ -288,3 +288,9 @@ def test_a_python_class_takes_tensors(tmp_path: Path) -> None:
     with serving(*arguments, cwd=tmp_path) as server:
         answer = server.client.post("/v2/models/m/infer", json=given).json()
         assert answer["outputs"] == [{"name": "sum", "datatype": "INT64", "shape": [], "data": [3]}]
+        given["inputs"][0] |= {"datatype": "FP32", "data": [0.5, 1]}
+        answer = server.client.post("/v2/models/m/infer", json=given).json()
+        assert answer["outputs"] == [{"name": "sum", "datatype": "FP32", "shape": [], "data": [1.5]}]
+        given["inputs"][0] |= {"datatype": "INT8", "data": [300, 1]}
+        wrong = server.client.post("/v2/models/m/infer", json=given)
+        assert (wrong.status_code, wrong.json()["error"]) == (400, "input 'x': a number does not fit into INT8")

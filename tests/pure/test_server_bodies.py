@@ -17,7 +17,15 @@ from modelworks.server.app import unpack
 from modelworks.server.messages import Request
 from modelworks.server.problems import BadInput, Problem
 from modelworks.server.processors.python import event
-from modelworks.server.processors.tensors import TensorSpec, dump_json, read_npy, to_array, write_npy
+from modelworks.server.processors.tensors import (
+    DTYPE_OF_V2,
+    V2_OF_DTYPE,
+    TensorSpec,
+    dump_json,
+    read_npy,
+    to_array,
+    write_npy,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -73,18 +81,87 @@ TENSORS = st.fixed_dictionaries(
 )
 
 
-@given(inputs=st.lists(TENSORS, max_size=3), rest=st.binary(max_size=20))
-def test_any_tensors_of_v2_are_read_or_refused(inputs: list[dict[str, Any]], rest: bytes) -> None:
+@given(inputs=st.lists(TENSORS, max_size=3), rest=st.binary(max_size=20), declared=st.booleans())
+def test_any_tensors_of_v2_are_read_or_refused(inputs: list[dict[str, Any]], rest: bytes, declared: bool) -> None:
     try:
         header = dump_json({"inputs": inputs})
     except TypeError:
         return
     headers = {"inference-header-content-length": str(len(header))}
     try:
-        found = v2.read(Request("POST", "/v2/models/m/infer", headers, header + rest))
+        found = v2.read(Request("POST", "/v2/models/m/infer", headers, header + rest), declared=declared)
     except BadInput:
         return
     assert all(isinstance(array, np.ndarray) for array in found.inputs.values())
+    for item in inputs if declared else ():
+        if isinstance(item.get("datatype"), str):
+            assert found.inputs[item["name"]].dtype == DTYPE_OF_V2[item["datatype"]]
+
+
+def declared_in_json(datatype: str, data: Any) -> Any:
+    document = {"inputs": [{"name": "x", "shape": [len(data)], "datatype": datatype, "data": data}]}
+    return v2.read(Request("POST", "/v2/models/m/infer", {}, dump_json(document)), declared=True).inputs["x"]
+
+
+@given(
+    value=arrays.arrays(
+        st.sampled_from([np.dtype(name) for name in DTYPE_OF_V2.values() if name != "object"]),
+        arrays.array_shapes(max_dims=1, min_side=0),
+    )
+)
+def test_json_becomes_what_its_datatype_declares_to_the_last_digit(value: Any) -> None:
+    value = value[~np.isinf(value)] if value.dtype.kind == "f" else value
+    back = declared_in_json(V2_OF_DTYPE[str(value.dtype)], value.tolist())
+    assert back.dtype == value.dtype
+    assert np.array_equal(back, value, equal_nan=value.dtype.kind == "f")  # NaN is null in JSON
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "words"),
+    [
+        ("INT8", [1, 128], "a number does not fit into INT8"),
+        ("UINT8", [-1], "a number does not fit into UINT8"),
+        ("INT64", [9223372036854775808], "a number does not fit into INT64"),
+        ("INT64", [1e30], "a number does not fit into INT64"),
+        ("FP32", [1e39], "a number does not fit into FP32"),
+        ("FP16", [70000], "a number does not fit into FP16"),
+        ("INT32", [1.5], "not all of the data is INT32"),
+        ("INT32", [None], "not all of the data is INT32"),
+        ("FP32", ["1"], "not all of the data is FP32"),
+        ("BOOL", [2], "a number does not fit into BOOL"),
+        ("BYTES", ["a", 1], "not all of the data is text"),
+        ("FP32", [[1], [1, 2]], "the data's rows are of different lengths"),
+        ("FP32", {}, "the data is a list, not dict"),
+    ],
+)
+def test_json_that_is_not_of_its_datatype_is_refused_by_its_name(datatype: str, data: Any, words: str) -> None:
+    with pytest.raises(BadInput, match=f"input 'x': {words}") as found:
+        declared_in_json(datatype, data)
+    assert found.value.status == 400
+
+
+def test_text_in_json_is_whole_and_large_integers_beside_small_ones_are_exact() -> None:
+    assert declared_in_json("BYTES", ["a\0", "", "é"]).tolist() == ["a\0", "", "é"]
+    assert declared_in_json("UINT64", [2**63 + 1, 5]).tolist() == [2**63 + 1, 5]
+
+
+@given(given=st.lists(st.binary(max_size=6) | st.text(max_size=6).map(str.encode), min_size=1, max_size=5))
+def test_bytes_that_are_no_text_stay_bytes(given: list[bytes]) -> None:
+    blob = b"".join(struct.pack("<I", len(one)) + one for one in given)
+    item = {"name": "x", "shape": [len(given)], "datatype": "BYTES", "parameters": {"binary_data_size": len(blob)}}
+    header = dump_json({"inputs": [item]})
+    request = Request("POST", "/", {"inference-header-content-length": str(len(header))}, header + blob)
+    try:
+        wanted: list[Any] = [one.decode() for one in given]
+    except UnicodeDecodeError:
+        wanted = given
+        with pytest.raises(BadInput, match="is not UTF-8"):  # a model that declares text has none
+            v2.read(request)
+    back = v2.read(request, declared=True).inputs["x"]
+    assert back.tolist() == wanted
+    if wanted is given:
+        with pytest.raises(BadInput, match="the output 'y' holds bytes"):
+            v2.write("m", v2.Inference(None, {}, {}, None, False), {"y": back})
 
 
 @given(

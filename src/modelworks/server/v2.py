@@ -46,8 +46,12 @@ def model_path(path: str) -> tuple[str | None, str]:
     return None, ""
 
 
-def read(request: Request) -> Inference:
-    """Raises BadInput for what does not follow the protocol, naming the tensor."""
+def read(request: Request, *, declared: bool = False) -> Inference:
+    """``declared``: all that is known of the inputs' types is what the request declares.
+
+    JSON data then becomes that type, and a BYTES tensor with an element that is not UTF-8 is one of bytes. A model that
+    says what it takes casts its inputs itself. Raises BadInput, naming the tensor, for what breaks the protocol.
+    """
     header, rest = _parts(request)
     document = parse_json(header)
     given = document.get("inputs") if isinstance(document, dict) else None
@@ -60,13 +64,13 @@ def read(request: Request) -> Inference:
             raise BadInput(f"every input has a 'name' of its own, not {name!r}", status=400)
         size = _parameters(item).get("binary_data_size")
         if size is None:
-            inputs[name] = _from_json(name, item)
+            inputs[name] = _from_json(name, item, declared)
             continue
         if not isinstance(size, int) or not 0 <= size <= len(rest):
             raise BadInput(
                 f"input {name!r}: binary_data_size is {size!r}, and {len(rest)} bytes follow the JSON", status=400
             )
-        inputs[name] = _from_bytes(name, item, rest[:size])
+        inputs[name] = _from_bytes(name, item, rest[:size], declared)
         rest = rest[size:]
     if len(rest):
         raise BadInput(f"{len(rest)} bytes behind the JSON belong to no input", status=400)
@@ -105,7 +109,7 @@ def write(model: str, inference: Inference, results: Mapping[str, Any]) -> Answe
             output["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
         else:
-            output["data"] = _to_json(array)
+            output["data"] = _to_json(name, array)
         outputs.append(output)
     answer: dict[str, Any] = {"model_name": inference.model or model, "outputs": outputs}
     if inference.id is not None:
@@ -165,16 +169,17 @@ def _datatype(name: str, item: Mapping[str, Any]) -> str | None:
     return datatype
 
 
-def _from_json(name: str, item: Mapping[str, Any]) -> Array:
+def _from_json(name: str, item: Mapping[str, Any], declared: bool) -> Array:
     shape, datatype = _shape(name, item), _datatype(name, item)
     if "shared_memory_region" in _parameters(item):
         raise BadInput(f"input {name!r}: shared memory is not offered here", status=400)
+    if datatype is not None and datatype not in DTYPE_OF_V2:
+        raise _unknown_type(name, datatype)
+    data = item.get("data")
     try:
-        array: Array = np.asarray(item.get("data"))
+        array: Array = _typed(name, data, datatype) if declared and datatype is not None else np.asarray(data)
     except ValueError:
         raise BadInput(f"input {name!r}: the data's rows are of different lengths", status=400) from None
-    if datatype is not None and datatype != "BYTES" and datatype not in DTYPE_OF_V2:
-        raise _unknown_type(name, datatype)
     if shape is None:
         return array
     try:
@@ -183,12 +188,50 @@ def _from_json(name: str, item: Mapping[str, Any]) -> Array:
         raise BadInput(f"input {name!r}: the data does not have the shape {shape}", status=400) from None
 
 
-def _from_bytes(name: str, item: Mapping[str, Any], data: memoryview) -> Array:
+def _typed(name: str, data: Any, datatype: str) -> Array:
+    """JSON data as the datatype: exact, or BadInput. ValueError for rows of different lengths; null is NaN."""
+    if not isinstance(data, list):
+        raise BadInput(f"input {name!r}: the data is a list, not {type(data).__name__}", status=400)
+    array: Array
+    if datatype == "BYTES":
+        array = np.asarray(data, dtype=object)
+        if not all(isinstance(element, str) for element in array.ravel()):
+            raise BadInput(f"input {name!r}: not all of the data is text, as BYTES is in JSON", status=400)
+        return array
+    array, target = np.asarray(data), np.dtype(DTYPE_OF_V2[datatype])
+    if target.kind == "f" and array.dtype == object and all(_number(element) for element in array.ravel()):
+        array = array.astype(np.float64)
+    wrong = BadInput(f"input {name!r}: not all of the data is {datatype}", status=400)
+    if array.dtype.kind not in "iufb":
+        raise wrong
+    if target.kind == "f":
+        with np.errstate(over="ignore"):
+            array = array.astype(target)
+        if np.isinf(array).any():
+            raise BadInput(f"input {name!r}: a number does not fit into {datatype}", status=400)
+        return array
+    least, most = (0, 1) if target.kind == "b" else (np.iinfo(target).min, np.iinfo(target).max)
+    if array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
+        raise wrong
+    if array.size and (array.min() < least or array.max() > most):
+        raise BadInput(f"input {name!r}: a number does not fit into {datatype}", status=400)
+    try:
+        # From the numbers themselves: large ones side by side with small ones were rounded on the way to an array.
+        return np.asarray(data, dtype=target) if array.dtype.kind == "f" else array.astype(target)
+    except OverflowError:
+        raise BadInput(f"input {name!r}: a number does not fit into {datatype}", status=400) from None
+
+
+def _number(element: object) -> bool:
+    return element is None or isinstance(element, int | float)
+
+
+def _from_bytes(name: str, item: Mapping[str, Any], data: memoryview, declared: bool) -> Array:
     shape, datatype = _shape(name, item), _datatype(name, item)
     if shape is None:
         raise BadInput(f"input {name!r}: binary data needs a shape", status=400)
     if datatype == "BYTES":
-        return _texts(name, data, shape)
+        return _elements(name, data, shape, declared)
     if datatype not in DTYPE_OF_V2:
         raise _unknown_type(name, datatype)
     dtype = np.dtype(DTYPE_OF_V2[datatype]).newbyteorder("<")
@@ -199,23 +242,28 @@ def _from_bytes(name: str, item: Mapping[str, Any], data: memoryview) -> Array:
     return array
 
 
-def _texts(name: str, data: memoryview, shape: list[int]) -> Array:
+def _elements(name: str, data: memoryview, shape: list[int], declared: bool) -> Array:
     """Elements of a BYTES tensor: each a length of 4 bytes, little-endian, and so many bytes."""
-    found: list[str] = []
+    found: list[bytes] = []
     at = 0
     while at + 4 <= len(data):
         (length,) = _LENGTH.unpack_from(data, at)
         at += 4
         if at + length > len(data):
             break
-        try:
-            found.append(str(data[at : at + length], "utf-8"))
-        except UnicodeDecodeError:
-            raise BadInput(f"input {name!r}: element {len(found)} is not UTF-8", status=400) from None
+        found.append(bytes(data[at : at + length]))
         at += length
     if at != len(data) or len(found) != math.prod(shape):
         raise BadInput(f"input {name!r}: the bytes are not the {math.prod(shape)} elements of {shape}", status=400)
-    array: Array = np.array(found, dtype=object).reshape(shape)
+    texts: list[str] = []
+    for element in found:
+        try:
+            texts.append(element.decode())
+        except UnicodeDecodeError:
+            if declared:
+                break
+            raise BadInput(f"input {name!r}: element {len(texts)} is not UTF-8", status=400) from None
+    array: Array = np.array(texts if len(texts) == len(found) else found, dtype=object).reshape(shape)
     return array
 
 
@@ -233,10 +281,16 @@ def _to_bytes(array: Array, kind: str) -> bytes:
     return b"".join(pieces)
 
 
-def _to_json(array: Array) -> list[Any]:
-    """Flat, in row-major order."""
+def _to_json(name: str, array: Array) -> list[Any]:
+    """Flat, in row-major order. Raises BadInput for bytes that are no text: JSON cannot hold them."""
     found: list[Any] = array.ravel().tolist()
-    return [item.decode("utf-8", "replace") for item in found] if array.dtype.kind == "S" else found
+    if array.dtype.kind not in "SO":
+        return found
+    try:
+        return [item.decode() if isinstance(item, bytes) else item for item in found]
+    except UnicodeDecodeError:
+        said = f"the output {name!r} holds bytes that are not UTF-8: ask for binary data (binary_data)"
+        raise BadInput(said, status=400) from None
 
 
 def _unknown_type(name: str, datatype: object) -> BadInput:

@@ -102,7 +102,7 @@ class PythonProcessor:
             if "inference-header-content-length" in request.headers:
                 raise Problem(415, "invalid", f"{self.name} has no method infer(inputs), which binary tensors need")
             return Work((request.body if self._raw else parse_json(request.body), False), _same)
-        inference = v2.read(request)
+        inference = v2.read(request, declared=True)
         return Work((inference, False), _same, key="infer", timeout=inference.timeout)
 
     def _batch(self, data: list[Any]) -> list[Any]:
