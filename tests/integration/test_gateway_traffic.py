@@ -16,7 +16,9 @@ from tests.gateway_lab import AUTH, QUICK, Client, Lab, Replica, header, request
 from tests.integration.test_gateway_limits import Gate, posting, until
 from tests.integration.test_gateway_proxy import run
 
+from modelworks.gateway.common import Hub
 from modelworks.gateway.control import ControlSocket
+from modelworks.gateway.reports import document
 from modelworks.gateway.table import EMPTY
 from modelworks.kernel.traffic import Sample
 
@@ -165,6 +167,30 @@ def test_a_mirror_that_fails_or_is_slow_touches_nobody(tmp_path: Path, handler: 
         assert await shares(lab, 10) == {"a": 10}
         assert service.metrics.rejections == {}
         await until(lambda: service.admission.in_flight == 0)
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_copies_take_nothing_of_the_limit_over_all_replicas(tmp_path: Path, shared: bool) -> None:
+    async def body(lab: Lab) -> None:
+        if shared:
+            lab.gateway.hub = Hub(tmp_path / "gateways.shared")
+        gate = Gate()
+        stable, mirror = await lab.replica(), await lab.replica(gate)
+        revisions(
+            lab, ("a", stable), ("b", mirror), weights={"a": 100, "b": 0}, mirror={"revision": "b", "percent": 100},
+            concurrency_limit=1, queue_size=0,
+        )  # fmt: skip
+        service = lab.gateway.services[b"digits"]
+        assert await shares(lab, 10) == {"a": 10}
+        await until(lambda: gate.inside == 4)  # all that the mirror's concurrency allows
+        told = document(service, lab.gateway.now())
+        assert (told["in_flight"], told["revisions"]["b"]["in_flight"]) == (0, 4)
+        gate.open.set()
+        await until(lambda: not service.copies)
+        assert await shares(lab, 10) == {"a": 10}
+        assert service.metrics.rejections == {}
 
     run(tmp_path, body)
 

@@ -65,6 +65,7 @@ class Machine(RuleBasedStateMachine):
         self.admission = Admission(door, self.route, shuffle=random.Random(7).shuffle)
         self.waiting: list[Request] = []
         self.inside: list[Request] = []
+        self.copies: list[Slot] = []
         self.number = 0
 
     def settle(self) -> None:
@@ -125,6 +126,21 @@ class Machine(RuleBasedStateMachine):
             assert again is not slot
             request.slot = again
             self.inside.append(request)
+
+    @rule()
+    def copy(self) -> None:
+        mirror = self.route.mirror
+        before = self.admission.in_flight
+        if mirror is not None and (slot := self.admission.take_aside(mirror.revision, self.now)) is not None:
+            self.copies.append(slot)
+        assert self.admission.in_flight == before
+
+    @precondition(lambda self: self.copies)
+    @rule(data=st.data())
+    def copy_ends(self, data: st.DataObject) -> None:
+        slot = self.copies.pop(data.draw(st.integers(0, len(self.copies) - 1)))
+        self.admission.release(slot, self.now, 1.0, False, True)
+        self.settle()
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -190,11 +206,14 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def limits_hold_and_counts_agree(self) -> None:
         for slot in self.admission.slots:
-            assert slot.in_flight == sum(r.slot is slot for r in self.inside)
+            copies = sum(copy is slot for copy in self.copies)
+            assert slot.in_flight == sum(r.slot is slot for r in self.inside) + copies
+            assert slot.copies == copies
             assert slot.limit <= slot.ceiling <= self.route.concurrency
             assert 0 <= slot.in_flight <= max(slot.limit, self.limits.get(slot.replica.id, 0))
         most = self.route.concurrency_limit
-        assert most is None or self.admission.in_flight <= max(most, self.most or 0)
+        assert self.admission.in_flight == len(self.inside)  # at replicas that have left the table, too
+        assert most is None or len(self.inside) <= max(most, self.most or 0)
         assert self.admission.queued == len(self.waiting)
 
     @invariant()
@@ -398,6 +417,39 @@ def test_a_copy_takes_a_free_slot_of_the_mirror_and_no_other() -> None:
     assert slot.replica.revision == "b"
     assert admission.take_aside("b", 0.0) is None
     assert [s.replica.revision for s in full(admission)] == ["a"]
+
+
+def test_copies_for_a_mirror_take_nothing_of_the_limit_over_all_replicas() -> None:
+    two = (*replicas(1, "a"), *replicas(1, "b"))
+    admission = Admission(door, route(*two, weights={"a": 100}, mirror=Mirror("b", 100), concurrency_limit=2))
+    copies = [admission.take_aside("b", 0.0) for _ in range(2)]
+    assert None not in copies
+    assert admission.in_flight == 0
+    assert len(full(admission)) == 2
+    for slot in copies:
+        assert slot is not None
+        admission.release(slot, 1.0, 1.0, True, True)
+    assert admission.take_aside("b", 1.0) is not None  # nor does the limit, which callers have reached, hold copies up
+    assert admission.in_flight == 2
+
+
+def test_requests_at_replicas_that_drain_count_for_the_limit_over_all_replicas() -> None:
+    admission = Admission(door, route(*replicas(2, "old"), concurrency_limit=3))
+    draining = full(admission)
+    assert len(draining) == 3
+    admission.update(route(*replicas(2, "new"), concurrency_limit=3), 0.0)
+    waiter = Request()
+    assert admission.enter(waiter, 0.0, 9.0) is None
+    admission.release(draining.pop(), 1.0, 1.0, True)
+    assert waiter.slot is not None
+    assert waiter.slot.replica.revision == "new"
+    assert admission.take(1.0) is None
+    admission.sweep(1.0)
+    assert admission.in_flight == 3
+    for slot in draining:
+        admission.release(slot, 2.0, 2.0, True)
+    admission.sweep(2.0)
+    assert (admission.in_flight, admission.leaving) == (1, [])
 
 
 def test_times_of_those_who_have_left_are_not_kept() -> None:

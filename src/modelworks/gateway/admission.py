@@ -45,6 +45,7 @@ class Admission:
         self._route = route
         self._limited = False  # whether there is a limit over all replicas
         self.slots: tuple[Slot, ...] = ()
+        self.leaving: list[Slot] = []  # they have left the table, and some have requests still
         self._lanes: dict[str, Lane] = {}  # who takes requests
         self._aside: Lane | None = None  # who only gets copies
         self._only: Lane | None = None  # all there is, mostly
@@ -64,8 +65,8 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Requests at replicas of the table; those at replicas that have left it are not counted."""
-        return sum(slot.in_flight for slot in self.slots)
+        """Requests of callers at replicas, those that have left the table with them. Copies are nobody's requests."""
+        return sum(slot.in_flight - slot.copies for slot in (*self.slots, *self.leaving))
 
     def oldest(self, now: float) -> float:
         """How long the first in the queue has waited, in seconds."""
@@ -82,11 +83,10 @@ class Admission:
         return slot
 
     def take_aside(self, revision: str, now: float) -> Slot | None:
-        """A free slot of that very revision, for a copy; it must not delay anybody."""
+        """A free slot of that very revision, for a copy, until its ``release`` as one. It must not delay anybody: it is
+        not counted where all replicas together are limited."""
         lane = self._aside or self._lanes.get(revision)
-        if lane is None or lane.queue or self._at_limit():
-            return None
-        return self._pick(lane, now)
+        return None if lane is None or lane.queue else self._pick(lane, now, copy=True)
 
     def enter(
         self, waiter: Waiter, now: float, until: float, *, wanted: float | None = None, key: bytes | None = None
@@ -132,10 +132,12 @@ class Admission:
             lane.pace.rest()  # the time until somebody waits again says nothing of how fast a queue moves
         return True
 
-    def release(self, slot: Slot, now: float, held: float | None, good: bool = False) -> None:
-        """The request at ``slot`` has ended after ``held`` seconds (None: it never began), with a ``good`` answer or
-        without; the next one may enter."""
+    def release(self, slot: Slot, now: float, held: float | None, good: bool = False, copy: bool = False) -> None:
+        """The request (or ``copy``) at ``slot`` has ended after ``held`` seconds (None: it never began), with a good
+        answer or without; the next one may enter."""
         slot.in_flight -= 1
+        if copy:
+            slot.copies -= 1
         lane = slot.lane
         if held is not None:
             pace = lane.pace
@@ -204,6 +206,7 @@ class Admission:
         for slot in kept.values():
             slot.removed = True
             slot.open = False
+        self.leaving += kept.values()
         self._lanes = lanes
         self._only = next(iter(lanes.values())) if len(lanes) == 1 else None
         self._use(self._usable_weights())
@@ -221,10 +224,12 @@ class Admission:
         for slot in left:
             slot.removed, slot.open = True, False
         self.slots = ()
+        self.leaving += left
         return left
 
     def sweep(self, now: float) -> None:
-        """Suspects get another chance."""
+        """Suspects get another chance, and who has left and answered all is forgotten."""
+        self.leaving = [slot for slot in self.leaving if slot.in_flight]
         for slot in self.slots:
             if not slot.open and not slot.hung and slot.suspect_until <= now:
                 self.reopen(slot, now)
@@ -360,14 +365,16 @@ class Admission:
             else:
                 return
 
-    def _pick(self, lane: Lane, now: float) -> Slot | None:
-        """The least loaded free slot of a lane, with one request more."""
+    def _pick(self, lane: Lane, now: float, copy: bool = False) -> Slot | None:
+        """The least loaded free slot of a lane, with one request (or ``copy``) more."""
         self._turn += 1
         slot = least_loaded(lane.slots, self._turn)
         if slot is not None:
             if slot.in_flight == slot.excused:
                 slot.heard = now - slot.silent
             slot.in_flight += 1
+            if copy:
+                slot.copies += 1
         return slot
 
     def _full(self) -> bool:

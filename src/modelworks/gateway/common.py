@@ -133,19 +133,20 @@ class SharedAdmission(Admission):
         self._show()
         return waiting
 
-    def release(self, slot: Slot, now: float, held: float | None, good: bool = False) -> None:
+    def release(self, slot: Slot, now: float, held: float | None, good: bool = False, copy: bool = False) -> None:
         row = self._rows.get(slot)
         if row is not None:
             row.give()
         other = None
         if self._all is not None:
-            self._all.give()
+            if not copy:
+                self._all.give()
             other = self._all.first(self._since())
         if other is not None:
             self._hub.ring(other)
         self._yielding = other is not None
         try:
-            super().release(slot, now, held, good)
+            super().release(slot, now, held, good, copy)
         finally:
             self._yielding = False
         if slot.removed and not slot.in_flight:
@@ -175,7 +176,7 @@ class SharedAdmission(Admission):
         if not self._yielding:
             super()._pump(now)
 
-    def _pick(self, lane: Lane, now: float) -> Slot | None:
+    def _pick(self, lane: Lane, now: float, copy: bool = False) -> Slot | None:
         slots = lane.slots
         count = len(slots)
         self._turn += 1
@@ -188,10 +189,12 @@ class SharedAdmission(Admission):
         loads.sort(key=lambda one: one[0])
         for load, _, slot, row in loads:
             if load < slot.limit and (row is None or row.take(slot.limit)):
-                if self._count():
+                if copy or self._count():
                     if slot.in_flight == slot.excused:
                         slot.heard = now - slot.silent
                     slot.in_flight += 1
+                    if copy:
+                        slot.copies += 1
                     return slot
                 if row is not None:
                     row.give()

@@ -188,4 +188,4 @@ class Copy:
                 slot.door.pool.put(upstream, now)
             else:
                 upstream.close()
-        service.admission.release(slot, now, now - self._began, self._whole and self._status < 500)
+        service.admission.release(slot, now, now - self._began, self._whole and self._status < 500, True)

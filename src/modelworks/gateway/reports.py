@@ -99,7 +99,7 @@ def document(service: Service, now: float) -> dict[str, Any]:
     """One service of a report."""
     metrics, in_flight = service.metrics, service.in_flight()
     return {
-        "in_flight": sum(in_flight.values()),
+        "in_flight": service.admission.in_flight,  # what replicas are wanted for: not a mirror's copies
         "queued": service.admission.queued,
         "oldest": round(service.admission.oldest(now), 3),
         "arrived": metrics.arrived,

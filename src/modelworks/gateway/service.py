@@ -88,7 +88,6 @@ class Service(Refusals):
         self.capture: Capture | None = None  # while requests are to be captured
         self._loop = loop
         self._limits = limits
-        self._leaving: list[Slot] = []
         self._hung: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
         self._due_at = math.inf
@@ -100,7 +99,7 @@ class Service(Refusals):
         self.route = route
         waiting = self.admission.flush() if route.state in ("failed", "stopped") else []
         self._let_go(self.admission.update(route, self._loop.time()))
-        self.metrics.forget(slot.replica.revision for slot in (*self.admission.slots, *self._leaving))
+        self.metrics.forget(slot.replica.revision for slot in (*self.admission.slots, *self.admission.leaving))
         self._follow()
         return waiting
 
@@ -117,7 +116,7 @@ class Service(Refusals):
     @property
     def busy(self) -> bool:
         """Whether requests are still at replicas that have left."""
-        return bool(self._leaving)
+        return bool(self.admission.leaving)
 
     def key(self, head: RequestHead) -> bytes | None:
         """The value that holds a request to its revision, if the service has such a header and the request it."""
@@ -172,7 +171,6 @@ class Service(Refusals):
         """Housekeeping, ``gap`` seconds after the last time."""
         for slot in self.admission.slots:
             slot.door.pool.sweep(now)
-        self._leaving = [slot for slot in self._leaving if slot.in_flight > 0]
         for copy in list(self.copies):
             copy.check(now)
         self.admission.sweep(now)
@@ -184,9 +182,9 @@ class Service(Refusals):
         return hung(self.admission.slots)
 
     def in_flight(self) -> dict[str, int]:
-        """Requests at replicas by revision, with those that have left the table."""
+        """Requests and copies at replicas by revision, with those that have left the table."""
         found: dict[str, int] = {}
-        for slot in (*self.admission.slots, *self._leaving):
+        for slot in (*self.admission.slots, *self.admission.leaving):
             found[slot.replica.revision] = found.get(slot.replica.revision, 0) + slot.in_flight
         return found
 
@@ -230,7 +228,6 @@ class Service(Refusals):
         """Their requests go on; no new ones come, and each connection closes when its answer is whole."""
         for slot in slots:
             slot.door.pool.close()
-        self._leaving += slots
 
     def _arm(self) -> None:
         """Wake when the next one has waited in vain: it is told at that moment, not at some round of a sweep."""
