@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +161,93 @@ def test_lightning(tmp_path: Path, notice: Path) -> None:
     resumed, second, weights = run("stopped")
     assert first + second == batches
     assert (resumed.global_step, weights) == (STEPS, expected)
+
+
+@pytest.fixture
+def sigterm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Sends it to this process, in which it may be heard."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr(stop, "_watching", False)
+    monkeypatch.setattr(stop, "_stopping", False)
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+
+
+class Course:
+    """Trainings with Lightning that validate; ``tell`` is called in one hook at one step and batch."""
+
+    def __init__(self, tell: Callable[[], None], where: tuple[str, int, int]) -> None:
+        self.tell, self.where = tell, where
+        self.told = False
+        self.seen: list[Any] = []
+
+    def run(self, folder: Path, **arguments: Any) -> list[Any]:
+        pl = pytest.importorskip("pytorch_lightning")
+        from modelworks.train.lightning import CheckpointCallback  # noqa: PLC0415
+
+        course = self
+
+        class Model(pl.LightningModule):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = _network()
+
+            def loss(self, hook: str, batch: Any, index: int) -> Any:
+                if not course.told and (hook, self.trainer.global_step, index) == course.where:
+                    course.told = True
+                    course.tell()
+                return torch.nn.functional.cross_entropy(self.network(batch["x"]), batch["labels"])
+
+            def training_step(self, batch: Any, index: int) -> Any:
+                course.seen.append(batch["x"][:, -1].tolist())
+                return self.loss("train", batch, index)
+
+            def validation_step(self, batch: Any, index: int) -> None:
+                self.log("validated", self.loss("validate", batch, index))
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+        model = Model()
+        loader = train.Loader(torch.utils.data.DataLoader(Rows(), batch_size=2, shuffle=True), seed=2)
+        callback = CheckpointCallback(folder, every=500)
+        trainer = pl.Trainer(
+            max_steps=STEPS, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, **arguments,
+        )  # fmt: skip
+        rows = torch.utils.data.DataLoader(Rows(), batch_size=4)
+        trainer.fit(model, loader, rows, ckpt_path=callback.resume())
+        assert trainer.global_step == STEPS
+        return [value.tolist() for value in model.state_dict().values()]
+
+
+@pytest.mark.parametrize(
+    ("where", "accumulated", "kept"),
+    [
+        (("validate", 8, 1), 1, 8),  # the end of the first epoch, in the second of four batches
+        (("train", 3, 3), 1, 4),  # validation does not begin
+        (("train", 2, 4), 2, 3),  # the first of the two batches of a step
+    ],
+    ids=["validating", "training", "accumulating"],
+)
+def test_a_notice_costs_lightning_no_step(
+    tmp_path: Path,
+    notice: Path,
+    sigterm: Callable[[], None],
+    where: tuple[str, int, int],
+    accumulated: int,
+    kept: int,
+) -> None:
+    whole, disturbed = Course(sigterm, ("never", 0, 0)), Course(sigterm, where)
+    expected = whole.run(tmp_path / "whole", accumulate_grad_batches=accumulated)
+    with pytest.raises(SystemExit) as left:
+        disturbed.run(tmp_path / "disturbed", accumulate_grad_batches=accumulated)
+    assert (disturbed.told, left.value.code) == (True, None)
+    assert _steps(tmp_path / "disturbed") == [kept]
+    assert len(disturbed.seen) == kept * accumulated
+    stop._stopping = False  # another process
+    assert disturbed.run(tmp_path / "disturbed", accumulate_grad_batches=accumulated) == expected
+    assert disturbed.seen == whole.seen
 
 
 def test_what_a_framework_keeps_in_folders_is_refused(tmp_path: Path) -> None:

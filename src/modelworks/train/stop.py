@@ -78,7 +78,7 @@ def should_stop() -> bool:
 
     The first call begins to watch for SIGTERM, in the main thread; a handler that was there before is called too.
     """
-    _watch()
+    watch()
     path = os.environ.get("MW_NOTICE_FILE")
     mine = _stopping or (bool(path) and os.path.exists(path or ""))
     answer = mine if group.size() == 1 else _ask(mine)
@@ -107,7 +107,8 @@ def _ask(mine: bool) -> bool:
     return state.agreed
 
 
-def _watch() -> None:
+def watch() -> None:
+    """Let SIGTERM be heard from now on, in the main thread; ``should_stop`` does so itself."""
     global _watching
     if _watching:
         return
