@@ -156,6 +156,23 @@ def test_of_many_attempts_no_more_is_kept_than_of_one(objects: ObjectClient, buc
     assert [_names(objects, folder) for folder in folders] == [set(), set(), _step(30), _step(40)]
 
 
+def test_what_was_not_restored_stays_as_long_as_it_is_kept(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:
+    folders = [ObjectUri(bucket, f"a{number}/") for number in (1, 2)]
+    first, second = (tmp_path / uri.key for uri in folders)
+    _save(first, *range(1, 8), keep=6)
+    CheckpointUploader(first, folders[0], [], objects).sync()
+    restore(objects, folders[:1], second)
+    assert [place.step for place in layout.places(second)] == [5, 6, 7]
+    _save(second, 8, keep=6)
+    uploader = CheckpointUploader(second, folders[1], folders[:1], objects)
+    uploader.sync()
+    kept = {name.split("/")[0] for folder in folders for name in _names(objects, folder)}
+    assert kept == {f"step-{step}" for step in range(3, 9)}
+    _save(second, 9, 10, 11, 12, keep=6)
+    uploader.sync()
+    assert [_names(objects, folder) for folder in folders] == [_step(7), set().union(*map(_step, range(8, 13)))]
+
+
 def test_a_step_that_is_saved_anew_replaces_the_old_one(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:
     root = ObjectUri(bucket, "a1/")
     uploader = CheckpointUploader(tmp_path, root, [], objects)

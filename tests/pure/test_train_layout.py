@@ -78,11 +78,16 @@ def test_every_rank_chooses_the_same_in_whatever_order_it_hears(sights: list[Sig
     assert choose(shuffled, world) == choose(list(one.values()), world)
 
 
-@given(STEPS, st.integers(0, 9), st.dictionaries(st.text("abc.", min_size=3, max_size=9), st.integers(0, 10**12)))
-def test_a_manifest_is_read_as_it_was_written(step: int, rank: int, sizes: dict[str, int]) -> None:
+@given(
+    STEPS,
+    st.integers(0, 9),
+    st.dictionaries(st.text("abc.", min_size=3, max_size=9), st.integers(0, 10**12)),
+    st.none() | st.integers(1, 1000),
+)
+def test_a_manifest_is_read_as_it_was_written(step: int, rank: int, sizes: dict[str, int], keep: int | None) -> None:
     files = {name: (size, "0" * 64) for name, size in sizes.items() if name not in ("...",)}
     files["contents.json"] = (3, "1" * 64)
-    sight = Sight(step, rank, 10, "a", rank == 0, 1.5)
+    sight = Sight(step, rank, 10, "a", rank == 0, 1.5, keep)
     assert layout.parse_manifest(layout.manifest_bytes(sight, files)) == (sight, files)
 
 

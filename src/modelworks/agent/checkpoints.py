@@ -6,13 +6,13 @@ So in the store a step without manifest is torn, and one without both is a folde
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelworks.kernel.errors import Forbidden, NotFound
@@ -31,7 +31,21 @@ _MOST_MANIFEST = 4 << 20  # bytes
 _RESTORED, _RESTORED_OWN = 3, 11
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-Whole = tuple[int, int, str]  # inode and time of the manifest's file, and its SHA-256
+
+@dataclass(frozen=True)
+class Whole:
+    """A checkpoint in the store: inode and time of its manifest's file here, and how many are kept as that says."""
+
+    version: tuple[int, int]
+    keep: int | None
+
+
+@dataclass(frozen=True)
+class Left:
+    """A step directory that earlier attempts sent: into which folders, and whether one of them has its manifest."""
+
+    folders: tuple[ObjectUri, ...]
+    whole: bool
 
 
 class CheckpointUploader:
@@ -44,7 +58,7 @@ class CheckpointUploader:
         self._earlier = [uri.folder for uri in earlier]
         self._here: dict[Place, Whole] = {}  # whole under ``root``
         self._earlier_has: dict[Place, Whole] = {}  # as an earlier attempt sent it
-        self._left: dict[Place, list[ObjectUri]] | None = None  # all that those sent, once it was looked for
+        self._left: dict[Place, Left] | None = None  # all that those sent, once it was looked for
         self._looked = False
 
     @property
@@ -72,13 +86,14 @@ class CheckpointUploader:
         if MANIFEST not in files:
             return
         status = os.fstat(files[MANIFEST])
+        version = (status.st_ino, status.st_mtime_ns)
         for known in (self._here, self._earlier_has):
-            if place in known and known[place][:2] == (status.st_ino, status.st_mtime_ns):
+            if place in known and known[place].version == version:
                 return
         manifest = os.pread(files[MANIFEST], _MOST_MANIFEST, 0)
-        _, expected = layout.parse_manifest(manifest)
+        sight, expected = layout.parse_manifest(manifest)
         layout.check_sizes(expected, {name: os.fstat(file).st_size for name, file in files.items()})
-        whole = (status.st_ino, status.st_mtime_ns, hashlib.sha256(manifest).hexdigest())
+        whole = Whole(version, sight.keep)
         target = self.root / place.name
         if not self._looked:
             # An agent that was started again, or what was restored: it need not be sent twice.
@@ -110,28 +125,33 @@ class CheckpointUploader:
         for place in [place for place in self._earlier_has if place not in present and place.rank in stays]:
             del self._earlier_has[place]
         if stays and self._earlier:
-            self._prune_earlier(present, stays)
+            self._prune_earlier(present)
 
-    def _prune_earlier(self, present: set[Place], stays: set[int | None]) -> None:
-        """What earlier attempts left goes by the same rule: a job keeps so many, however often it was preempted."""
+    def _prune_earlier(self, present: set[Place]) -> None:
+        """What earlier attempts left goes as if all were one: a job keeps so many, however often it was preempted."""
+        sent = sorted(present & self._here.keys(), key=lambda place: place.step)
+        newest = {place.rank: self._here[place].keep for place in sent}
         try:
             if self._left is None:
                 self._left = self._listed()
-            for place in [place for place in self._left if place not in present and place.rank in stays]:
-                for folder in self._left[place]:
+            known = {place: left.whole for place, left in self._left.items()}
+            for place in surplus(known, present & (self._here.keys() | self._earlier_has.keys()), present, newest):
+                for folder in self._left[place].folders:
                     delete(self.client, folder / place.name)
                 del self._left[place]
         except Forbidden as error:
             log.warning("%s: checkpoints of earlier attempts stay: %s", self.root, error.detail)
             self._left = {}
 
-    def _listed(self) -> dict[Place, list[ObjectUri]]:
-        """The step directories of earlier attempts, and in which of their folders each is."""
-        found: dict[Place, list[ObjectUri]] = {}
+    def _listed(self) -> dict[Place, Left]:
+        """The step directories of earlier attempts."""
+        found: dict[Place, Left] = {}
         for folder in self._earlier:
             names = [layout.split(item.key.removeprefix(folder.key)) for item in self.client.list(folder)]
-            for place in {name[0] for name in names if name is not None and name[1] in (CONTENTS, MANIFEST)}:
-                found.setdefault(place, []).append(folder)
+            ours = [name for name in names if name is not None and name[1] in (CONTENTS, MANIFEST)]
+            for place in {place for place, _ in ours}:
+                before = found.get(place, Left((), False))
+                found[place] = Left((*before.folders, folder), before.whole or (place, MANIFEST) in ours)
         return found
 
     def _get(self, uri: ObjectUri) -> bytes | None:
@@ -139,6 +159,30 @@ class CheckpointUploader:
             return self.client.get(uri)
         except NotFound:
             return None
+
+
+def surplus(
+    left: Mapping[Place, bool], whole: Set[Place], present: Set[Place], keep: Mapping[int | None, int | None]
+) -> list[Place]:
+    """What goes of ``left``, the checkpoints of earlier attempts (and whether each is whole). Pure.
+
+    ``present`` are those in this attempt's folder, ``whole`` those of them that are in the store. Only the newest few
+    were restored: that one is not here says nothing, unless it is newer than all that are. Of the others ``keep`` stay
+    for each rank of which something new was sent, counted with what is here; None: nobody knows how many, so all do.
+    """
+    gone: list[Place] = []
+    for rank, count in keep.items():
+        top = max((place.step for place in present if place.rank == rank), default=None)
+        if top is None:
+            continue
+        absent = sorted(place for place in left if place.rank == rank and place not in present)
+        # A course that was given up, and what was cut off in the middle of its upload.
+        useless = [place for place in absent if place.step > top or not left[place]]
+        older = [place.step for place in absent if place not in useless]
+        steps = sorted({*older, *(place.step for place in whole if place.rank == rank)})
+        retired = steps[: max(len(steps) - max(count, 1), 0)] if count is not None else []
+        gone += [*useless, *(Place(step, rank) for step in older if step in retired)]
+    return gone
 
 
 def delete(client: ObjectClient, uri: ObjectUri) -> None:

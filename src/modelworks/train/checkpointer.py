@@ -150,7 +150,10 @@ class Checkpointer:
         return files.begin(self.folder, sight)
 
     def _sight(self, step: int, *, shared: bool) -> Sight:
-        return Sight(step, group.rank(), group.size(), self._course(), shared, time.time())
+        return Sight(step, group.rank(), group.size(), self._course(), shared, time.time(), self._kept(shared))
+
+    def _kept(self, shared: bool) -> int:
+        return self.keep if shared else self.keep + _OWN_EXTRA
 
     def agreed(self) -> Saved | None:
         """The latest checkpoint that every replica has on its machine, for a framework to resume.
@@ -229,8 +232,7 @@ class Checkpointer:
         rank = written.place.rank
         found, torn = layout.sights(self.folder)
         whole = [sight for sight in found if sight.place.rank == rank]
-        keep = self.keep if written.shared else self.keep + _OWN_EXTRA
-        gone = layout.retired([sight.step for sight in whole], written.step, keep)
+        gone = layout.retired([sight.step for sight in whole], written.step, self._kept(written.shared))
         # What lies ahead of a resumed course was seen by some ranks only, or was left for an earlier step.
         ahead = {s.step for s in whole if self._resumed and s.step > written.step and s.line != written.line}
         broken = {place.step for place in torn if place.rank == rank and place.step < written.step}

@@ -53,7 +53,8 @@ class Place:
 class Sight:
     """A checkpoint that somebody sees. ``line`` names one course of training, ``world`` how many ranks took part.
 
-    ``rank`` wrote it, and its own part is inside; ``shared``: so is what all ranks share.
+    ``rank`` wrote it, and its own part is inside; ``shared``: so is what all ranks share. ``keep`` is how many of its
+    kind whoever wrote it keeps, which the platform follows; None: not known.
     """
 
     step: int
@@ -62,6 +63,7 @@ class Sight:
     line: str
     shared: bool
     at: float = 0.0
+    keep: int | None = None
 
     @property
     def place(self) -> Place:
@@ -144,6 +146,7 @@ def manifest_bytes(sight: Sight, files: Mapping[str, tuple[int, str]]) -> bytes:
         "line": sight.line,
         "shared": sight.shared,
         "at": sight.at,
+        "keep": sight.keep,
         "files": [{"name": name, "size": size, "sha256": digest} for name, (size, digest) in sorted(files.items())],
     }
     return (json.dumps(document, indent=1) + "\n").encode()
@@ -163,8 +166,9 @@ def parse_manifest(data: bytes) -> tuple[Sight, dict[str, tuple[int, str]]]:
             line=str(document["line"]),
             shared=bool(document["shared"]),
             at=float(document["at"]),
+            keep=None if document.get("keep") is None else int(document["keep"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Torn(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
     if any("/" in name or name in ("", ".", "..", MANIFEST) or "\0" in name for name in files) or CONTENTS not in files:
         raise Torn(f"{MANIFEST} names files that no checkpoint has")
