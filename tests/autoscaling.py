@@ -29,6 +29,7 @@ class Simulation:
     changes: list[tuple[float, Change]] = field(default_factory=list)
     ready_at: list[float] = field(default_factory=list)
     blind: bool = False  # no gateway reports
+    another_silent: bool = False  # the requests' gateway reports, and another one does not
     usage: dict[str, float] = field(default_factory=dict)
     last: Scaled | None = None
 
@@ -36,7 +37,7 @@ class Simulation:
         self.random = random.Random(self.seed)
         self.arrived = 0
         self.known_since = self.now
-        self.known_until = self.now
+        self.known_until = self.heard_until = self.now
 
     @property
     def ready(self) -> int:
@@ -48,7 +49,7 @@ class Simulation:
         return self.state.replicas
 
     def traffic(self) -> Traffic:
-        return Traffic(tuple(self.samples[-400:]), self.known_since, self.known_until)
+        return Traffic(tuple(self.samples[-400:]), self.known_since, self.known_until, START, self.heard_until)
 
     def look(self) -> Scaled:
         runs = [
@@ -80,7 +81,8 @@ class Simulation:
         for _ in range(seconds):
             self.now += 1.0
             if not self.blind:
-                self.known_until = self.now
+                self.heard_until = self.now
+                self.known_until = self.known_until if self.another_silent else self.now
                 count = _poisson(self.random, rate)
                 self.arrived += count
                 flight = _poisson(self.random, rate * self.seconds) if held is None else int(held)

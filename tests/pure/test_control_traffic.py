@@ -132,6 +132,78 @@ def test_a_gap_is_not_silence() -> None:
     assert not lab.traffic().known(lab.now)
 
 
+def test_who_reports_is_heard_while_another_is_silent() -> None:
+    lab = Lab("a", "courier")
+    for _ in range(10):
+        lab.report("a", arrived=0)  # the other has never said anything
+        lab.now += 1
+    lab.report("a", arrived=3, queued=1)
+    traffic = lab.traffic()
+    assert not traffic.known(lab.now)
+    assert traffic.heard().known(lab.now, 9)
+    assert traffic.last is not None
+    assert traffic.last.queued == 1
+    lately = traffic.heard().increase(5, lab.now)
+    assert lately is not None
+    assert lately.arrived == 3
+    lab.now += PATIENCE + 1
+    assert not lab.traffic().heard().known(lab.now)
+
+
+def test_what_who_is_silent_said_last_is_not_heard() -> None:
+    lab = Lab("a", "b")
+    doors = {"a", "b"}
+    lab.report("a", arrived=10, in_flight=2)
+    lab.report("b", arrived=10, in_flight=30, queued=5)
+    for _ in range(int(PATIENCE) + 2):
+        lab.now += 1
+        lab.report("a", uid=None)
+        lab.store.expect(doors)
+    last = lab.traffic().last
+    assert last is not None
+    assert (last.in_flight, last.queued) == (2, 0)
+    # It goes on where it was: it tells only of what has changed, and nobody can date what it counted meanwhile.
+    lab.report("b", uid=None)
+    last = lab.traffic().last
+    assert last is not None
+    assert (last.in_flight, last.queued) == (32, 5)
+    assert lab.traffic().known(lab.now)
+    assert not lab.traffic().heard().known(lab.now, 1)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([0.3, 1.0, 2.0, 7.0]), st.integers(0, 9)),
+        min_size=2,
+        max_size=30,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_what_is_heard_is_no_more_than_there_is(steps: list[tuple[str, float, int]]) -> None:
+    """Whoever falls silent and comes back: never more in a window than came in it, nor more moments than are held."""
+    lab, counts, flights = Lab("a", "b", "c"), {"a": 0, "b": 0, "c": 0}, {"a": 0, "b": 0, "c": 0}
+    came: list[tuple[float, float, int]] = []  # since when, when it was told, how many
+    told = dict.fromkeys("abc", START)
+    for door, wait, more in steps:
+        lab.now += wait
+        lab.store.expect(set(counts))
+        counts[door] += more
+        flights[door] = more
+        came.append((told[door], lab.now, more))
+        told[door] = lab.now
+        lab.report(door, f"{door}-1-{int(START)}", arrived=counts[door], in_flight=more)
+        traffic = lab.traffic()
+        heard = traffic.heard()
+        for seconds in (1.0, 6.0):
+            lately = heard.increase(seconds, lab.now)
+            if lately is not None:
+                # A report is of what came since the one before, which may have begun a moment before the window.
+                assert lately.arrived <= sum(n for _, until, n in came if until >= lab.now - seconds - PATIENCE - 2)
+        assert traffic.last is not None
+        assert traffic.last.in_flight <= sum(flights.values())
+        assert traffic.last.in_flight >= more
+
+
 def test_no_gateway_at_all_is_not_silence() -> None:
     lab = Lab()
     assert not lab.traffic().known(lab.now)

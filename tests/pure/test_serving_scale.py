@@ -195,6 +195,48 @@ def test_what_is_not_known_takes_nothing_away(rate: float) -> None:
     assert it.replicas == high  # the windows begin when it can be seen again
 
 
+@pytest.mark.parametrize("metric", ["qps", "concurrency"])
+def test_what_is_heard_asks_for_replicas_while_another_gateway_is_silent(metric: str) -> None:
+    it = Simulation(scaling(min=0, idle=10, metrics={metric: 10}), startup=3)
+    it.run(60, 0)
+    assert it.replicas == 0
+    it.another_silent = True
+    it.run(10, 0)
+    assert not it.traffic().known(it.now)
+    assert it.replicas == 0
+    it.run(2, 2, held=1)
+    assert it.replicas == 1
+    it.run(30, 60, held=60)
+    assert it.replicas >= 6
+    high = it.replicas
+    it.run(1000, 0)
+    assert it.replicas == high  # the silent one may have as many
+    it.another_silent, it.known_since = False, it.now
+    it.run(1000, 0)
+    assert it.replicas == 0
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    rates=st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.5, 5.0, 40.0, 150.0])), max_size=6),
+    metrics=st.sampled_from([{"qps": 10}, {"concurrency": 4}, {"qps": 20, "concurrency": 2}]),
+    silent=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_of_a_part_of_the_traffic_nothing_but_more_replicas_follows(
+    seed: int, rates: list[tuple[int, float]], metrics: dict[str, float], silent: bool
+) -> None:
+    it = Simulation(scaling(min=0, idle=5, metrics=metrics, scale_in_stabilization=5, scale_in_cooldown=0), seed=seed)
+    it.run(40, 12.0)
+    it.blind, it.another_silent = silent, True
+    it.run(6, 0)
+    known = len(it.changes)
+    for seconds, rate in rates:
+        it.run(seconds, rate)
+    assert all(change.after > change.before for _, change in it.changes[known:])
+    assert not silent or len(it.changes) == known
+
+
 def test_cpu_of_the_replicas_that_run() -> None:
     it = Simulation(scaling(metrics={"cpu": 0.5}), startup=20, usage={"cpu": 1.9})
     it.run(5, 5)

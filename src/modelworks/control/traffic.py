@@ -1,7 +1,8 @@
 """What the gateways say of the services' traffic, merged: docs/architecture.md, "Traffic reports".
 
 Several processes report, and each may begin anew with counters at zero: the sums here only grow, as long as this
-controller lives. A gap is no silence: as long as not every process that should report does, nothing is known.
+controller lives. A gap is no silence: as long as not every process that should report does, the service is not known.
+What the others say is the least that there is, and is kept apart from what who is silent said last.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class _Door:
 
     heard: float
     told: bool = False
+    silent: bool = False  # for longer than PATIENCE: its moments hold no more
     source: str = ""
     services: dict[str, Sample] = field(default_factory=dict)
 
@@ -51,6 +53,8 @@ class TrafficStore:
         self._samples: dict[str, list[Sample]] = {}
         self._since: float | None = None
         self._until: float | None = None
+        self._heard_since: float | None = None
+        self._heard_until: float | None = None
         self._every: dict[str, tuple[float, float]] = {}  # uid → seconds between looks, until when
         self._woken: dict[str, tuple[float, int]] = {}  # uid → when, and how many errors there were
 
@@ -62,6 +66,10 @@ class TrafficStore:
                 self._doors[door] = _Door(now)
             for door in self._doors.keys() - doors:
                 self._drop(door, now)
+            for known in self._doors.values():
+                if not known.silent and now - known.heard > PATIENCE:
+                    known.silent = True
+                    self._amend(known.services, now)
             self._hear(now)
             if now - self._cleaned >= _CLEAN:
                 self._cleaned = now
@@ -93,6 +101,12 @@ class TrafficStore:
                 # Should it come back, it counts from zero.
                 counters.pop(uid, None)
                 self._end(uid, known.services.pop(uid, None), now)
+            if self._heard_since is None or now - known.heard > PATIENCE:
+                # It may count now what came while it was silent, and nobody can date that.
+                self._heard_since = now
+            if known.silent:
+                known.silent = False
+                self._amend({uid: sample for uid, sample in known.services.items() if uid not in samples}, now)
             for uid, sample in samples.items():
                 before = counters.get(uid, sample if undated else Sample(at))
                 if sample.arrived < before.arrived:
@@ -101,6 +115,7 @@ class TrafficStore:
                 if self._add(uid, at, before, sample, dated=not undated):
                     urgent.add(uid)
             known.source, known.heard, known.told = source, now, True
+            self._heard_until = now
             self._hear(now)
         for uid in urgent:
             self._wake(uid)
@@ -112,12 +127,16 @@ class TrafficStore:
                 self._every[uid] = every, self._clock() + _FOLLOWED
             else:
                 self._every.pop(uid, None)
-            return Traffic(tuple(self._samples.get(uid, ())), self._since, self._until)
+            return self._traffic(uid)
 
     def peek(self, uid: str) -> Traffic:
         """As :meth:`traffic`, for who only reads."""
         with self._lock:
-            return Traffic(tuple(self._samples.get(uid, ())), self._since, self._until)
+            return self._traffic(uid)
+
+    def _traffic(self, uid: str) -> Traffic:
+        samples = tuple(self._samples.get(uid, ()))
+        return Traffic(samples, self._since, self._until, self._heard_since, self._heard_until)
 
     def _begun_since(self, source: str) -> bool:
         found = _BEGUN.search(source)
@@ -141,7 +160,11 @@ class TrafficStore:
         gone = self._doors.pop(door)
         if not any(other.source == gone.source for other in self._doors.values()):
             self._counters.pop(gone.source, None)
-        for uid, sample in gone.services.items():
+        self._amend(gone.services, now)
+
+    def _amend(self, services: Mapping[str, Sample], now: float) -> None:
+        """Who told of these holds them no more, or again."""
+        for uid, sample in services.items():
             self._end(uid, sample, now)
 
     def _end(self, uid: str, sample: Sample | None, now: float) -> None:
@@ -177,7 +200,7 @@ class TrafficStore:
         for name, counts in sample.revisions.items():
             more = counts.minus(before.revisions.get(name, NOTHING))
             revisions[name] = revisions.get(name, NOTHING).plus(replace(more, in_flight=0))
-        present = [door.services[uid] for door in self._doors.values() if uid in door.services]
+        present = [d.services[uid] for d in self._doors.values() if uid in d.services and not d.silent]
         for one in present:
             for name, counts in one.revisions.items():
                 known = revisions.get(name, RevisionCounts())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 # Upper bounds in seconds; the last bucket is of all that took longer.
@@ -164,11 +164,14 @@ class Traffic:
 
     What a sample says holds until the next one. ``known_since`` to ``known_until`` (Unix seconds) every gateway has
     reported without a gap; None when that is not known, and then silence says nothing about the service.
+    ``heard_since`` to ``heard_until`` at least one has, and those that did had no gap: see :meth:`heard`.
     """
 
     samples: Sequence[Sample] = ()
     known_since: float | None = None
     known_until: float | None = None
+    heard_since: float | None = None
+    heard_until: float | None = None
 
     @property
     def last(self) -> Sample | None:
@@ -186,6 +189,11 @@ class Traffic:
         """Whether all is known of the last ``seconds`` (but for those of one report)."""
         span = self._span(now)
         return span is not None and span[0] <= now - seconds
+
+    def heard(self) -> Traffic:
+        """As if those that report were all: there is as much as this says, and perhaps more. It can ask for replicas;
+        only what is known of all can take one away."""
+        return replace(self, known_since=self.heard_since, known_until=self.heard_until)
 
     def _span(self, now: float) -> tuple[float, float] | None:
         """From when to when all is known; None when that ended too long ago."""

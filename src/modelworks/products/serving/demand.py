@@ -31,7 +31,8 @@ _STARTING = 10.0
 
 @dataclass(frozen=True)
 class Reading:
-    """One metric now. ``total`` is None while it is not known; ``peak`` is a larger one that is no chance.
+    """One metric now. ``total`` is None while it is not known; ``peak`` is a larger one that is no chance, and may be
+    of those gateways alone that report.
 
     ``lately`` is the most of the short looks: a mean that has not caught up with a step must not take replicas away.
     """
@@ -44,10 +45,10 @@ class Reading:
 
     def wanted(self, current: int, tolerance: float) -> int | None:
         """How many replicas it asks for; ``current`` while it is within the tolerance, None while it is unknown."""
-        if self.total is None:
-            return None
         if self.peak is not None:
             return max(replicas_for(self.peak, self.target), current)
+        if self.total is None:
+            return None
         most = max(self.total, self.lately)
         if most >= current * self.target * (1 - tolerance):
             return current
@@ -81,18 +82,20 @@ def readings(
     starting: bool,
 ) -> tuple[Reading, ...]:
     """Of every metric with a target. ``ready`` are the runs that serve; ``starting``: others were ordered."""
-    found = []
+    found, known = [], traffic.known(now)
+    if not known:
+        traffic = traffic.heard()
     if metrics.qps is not None:
         rates = {
             seconds: None if (increase := traffic.increase(seconds, now)) is None else increase.rate
             for seconds, _ in _LOOKS
         }
-        found.append(_counted("qps", metrics.qps, rates, current, tolerance))
+        found.append(_counted("qps", metrics.qps, rates, current, tolerance, known=known))
     if metrics.concurrency is not None:
         means = {seconds: traffic.demand(seconds, now) for seconds, _ in _LOOKS}
         if starting:
             means = _without_backlog(means, traffic, now)
-        found.append(_counted("concurrency", metrics.concurrency, means, current, tolerance))
+        found.append(_counted("concurrency", metrics.concurrency, means, current, tolerance, known=known))
     if metrics.cpu is not None:
         found.append(_used("cpu", metrics.cpu, _shares(ready, "cpu", resources.cpu / 1000, now), current, tolerance))
     if metrics.gpu is not None:
@@ -101,9 +104,10 @@ def readings(
 
 
 def _counted(
-    metric: str, target: float, values: Mapping[float, float | None], current: int, tolerance: float
+    metric: str, target: float, values: Mapping[float, float | None], current: int, tolerance: float, *, known: bool
 ) -> Reading:
-    """A metric that counts requests, from its means over each look."""
+    """A metric that counts requests, from its means over each look. When not all is ``known``, they are the least that
+    it may be: more than enough of them is too much, and few of them say nothing."""
     expected, steady = target * current * (1 + tolerance), values[STEADY]
     peaks = [
         # A long look also sees what has ended since.
@@ -114,6 +118,8 @@ def _counted(
         and value > expected + deviations * math.sqrt(expected / seconds)
         and (seconds <= STEADY or (steady is not None and steady > expected))
     ]
+    if not known:
+        return Reading(metric, target, None, max(peaks, default=None))
     lately = max((value for seconds in _LATELY if (value := values[seconds]) is not None), default=0.0)
     return Reading(metric, target, steady, max(peaks, default=None), lately)
 

@@ -148,10 +148,11 @@ def _told(condition: Mapping[str, Any]) -> str:
 
 
 def _queue(traffic: Traffic, now: float) -> QueueDocument:
-    last, lately = traffic.last, traffic.increase(_SECONDS, now)
+    known = traffic.known(now)
+    last, lately = traffic.last, (traffic if known else traffic.heard()).increase(_SECONDS, now)
     counts = lately.all if lately is not None else None
     return QueueDocument(
-        known=traffic.known(now),
+        known=known,
         in_flight=last.in_flight if last else 0,
         queued=last.queued if last else 0,
         oldest=last.oldest if last else 0.0,

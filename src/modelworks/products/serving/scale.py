@@ -3,7 +3,7 @@
 The rule is ``ceil(replicas × current ÷ target)`` of the metric that wants the most. Around it, each of them apart:
 the tolerance (small differences change nothing), the stabilisation windows (what is wanted must have been wanted for
 so long), the cooldowns (so long after an action there is no other in that direction), the bounds, the schedules' floor,
-and the way to zero and back. What is not known never takes a replica away.
+and the way to zero and back. What is not known never takes a replica away, and what is heard of it may ask for one.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def step(
     idle = now - active >= scaling.idle
     kept = 0 if idle else min(max(scaling.prewarm, 1), scaling.max)
     least = max(scaling.min, min(clock.replicas, scaling.max))
-    last = traffic.last if traffic.known(now) else None
+    # A gateway or courier that says nothing must not hold up who waits at another.
+    last = traffic.last if traffic.known(now) or traffic.heard().known(now) else None
     numbers: dict[str, Any] = {
         "metrics": [reading.document(current) for reading in readings],
         "ready": ready,
