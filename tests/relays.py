@@ -48,11 +48,11 @@ class Relay:
 
 
 @contextlib.asynccontextmanager
-async def relaying(folder: Path, clock: Callable[[], float] | None = None) -> AsyncIterator[Relay]:
+async def relaying(folder: Path) -> AsyncIterator[Relay]:
     """A relay at 127.0.0.1."""
     one = Relay(folder / "links")
     one.links.mkdir()
-    gate = Gate(one.links) if clock is None else Gate(one.links, clock)
+    gate = Gate(one.links)
 
     def made() -> Caller:
         one.accepted += 1

@@ -17,9 +17,6 @@ import signal
 import socket
 import struct
 import sys
-import time
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -33,8 +30,6 @@ ADDRESS, PORT = "MW_NODE_ADDRESS", "MW_RELAY_PORT"
 _GREETING = 5.0  # seconds until the secret must have come
 _MOST_GREETING = 256
 _MOST = 8192  # connections
-_BURST, _RATE = 50.0, 10.0  # wrong secrets of one address at once, and a second
-_MOST_ADDRESSES = 1024
 _LOOK = 1.0
 _HIGH_WATER = 256 * 1024  # bytes that one side may be ahead of the other
 _RESET = struct.pack("ii", 1, 0)
@@ -106,11 +101,9 @@ class Caller(End):
         self._line: bytes | None = b""
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
-        self.address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.address = str((self.transport.get_extra_info("peername") or ("",))[0])
         if not self._gate.enter(self):
             self.transport.abort()
             return
@@ -139,7 +132,6 @@ class Caller(End):
         self._line = None
         path = self._gate.opened_by(line)
         if path is None:
-            self._gate.failed(self.address)
             self.transport.abort()
             return
         self._gate.greeted(self)
@@ -174,18 +166,20 @@ class Replica(End):
 
 
 class Gate:
-    """Who may pass. ``folder`` holds the links; wrong secrets of one address are heard at a limited rate."""
+    """Who may pass. ``folder`` holds the links.
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    Wrong secrets have no consequence but their own end: nobody guesses 256 bits, and an address that were refused for
+    them may be a gateway's too, whose secrets are right.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._clock = clock
         self._greeting: dict[Caller, None] = {}
         self._callers: set[Caller] = set()
-        self._wrong: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address → what is left, since when
 
     def enter(self, caller: Caller) -> bool:
         """Whether a new caller is heard at all."""
-        if len(self._callers) >= _MOST or self._left(caller.address) < 1.0:
+        if len(self._callers) >= _MOST:
             return False
         if len(self._greeting) >= _MOST_GREETING:
             # Whoever has a secret says it at once.
@@ -212,17 +206,6 @@ class Gate:
             return os.readlink(self._folder / digest)
         except OSError:
             return None
-
-    def failed(self, address: str) -> None:
-        """Somebody at ``address`` said a wrong secret."""
-        self._wrong[address] = (self._left(address) - 1.0, self._clock())
-        self._wrong.move_to_end(address)
-        if len(self._wrong) > _MOST_ADDRESSES:
-            self._wrong.popitem(last=False)
-
-    def _left(self, address: str) -> float:
-        left, since = self._wrong.get(address, (_BURST, 0.0))
-        return min(_BURST, left + (self._clock() - since) * _RATE)
 
 
 def run(home: Home) -> None:
