@@ -109,6 +109,41 @@ def test_a_clouds_service_runs_as_the_settings_say(mw: Mw) -> None:
     mw.ok("service", "delete", "cloud")
 
 
+ONE_FILE = """
+import os
+from pathlib import Path
+class Files:
+    def initialize(self):
+        self.heard = []
+    def process(self, data):
+        self.heard.append(data.decode())
+        found = [Path(os.environ[name]) for name in ("MW_MODEL_DIR", "MW_WARM_UP")]
+        return [self.heard[0], *(one.name + "=" + one.read_text() for path in found for one in path.iterdir())]
+"""
+
+
+def test_a_model_and_a_warm_up_of_one_file(mw: Mw, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "files.py").write_text(ONE_FILE)
+    (tmp_path / "warm.bin").write_text("hello")
+    mw.ok("bucket", "upload", str(tmp_path / "warm.bin"), "s3://mine/single/")
+    service = manifest(
+        "Service",
+        "single",
+        processor="python",
+        entry="files.py:Files",
+        code="code",
+        model="oss://mine/model/model.txt",
+        warm_up="oss://mine/single/warm.bin",
+        instance_type="local.tiny",
+    )
+    (tmp_path / "service.yaml").write_text(service)
+    mw.ok("service", "create", "-f", "service.yaml", "--wait", cwd=tmp_path)
+    answer = json.loads(mw.ok("service", "call", "single", "--data", "bytes"))
+    assert answer == ["hello", "model.txt=weights", "warm.bin=hello"]
+    mw.ok("service", "delete", "single")
+
+
 def test_nothing_is_made_smaller_unasked(mw: Mw) -> None:
     mw.ok("apply", "-f", "-", stdin=job("gpu", command="true", instance_type="ecs.gn6i-c4g1.xlarge"))
     unknown = mw("apply", "-f", "-", stdin=job("unknown", command="true", instance_type="ecs.gn99"))

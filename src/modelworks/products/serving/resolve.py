@@ -70,7 +70,11 @@ def _facts(metadata: Metadata, spec: ServiceSpec, lookup: Lookup) -> Resolved:
         if base is not None:
             resolution.data["base_model"], _ = _model(resolution, base, "spec.base_model")
     if spec.warm_up is not None:
-        resolution.data["warm_up"] = resolution.uri(spec.warm_up, "spec.warm_up", folder=True)
+        resolution.data["warm_up"] = resolution.uri(spec.warm_up, "spec.warm_up")
+    if spec.mounts:
+        resolution.data["mounts"] = {
+            path: resolution.uri(uri, f"spec.mounts.{path}") for path, uri in sorted(spec.mounts.items())
+        }
     if spec.capture is not None:
         resolution.data["capture"] = resolution.uri(spec.capture.uri, "spec.capture.uri", folder=True, write=True)
         bucket = str(resolution.data["capture"]).removeprefix("s3://").partition("/")[0]
@@ -117,7 +121,8 @@ def _model(resolution: Resolution, wanted: str, path: str) -> tuple[dict[str, An
     reference = substitution.used if substitution else wanted
     if reference.startswith(_SCHEMES):
         # A prefix has no digest of its own: what is in it when a replica starts is what it serves.
-        return {"uri": resolution.uri(reference, path, folder=not reference.endswith(".onnx"))}, None
+        # One file or all below it, which only the node finds out.
+        return {"uri": resolution.uri(reference, path)}, None
     found = find_version(resolution.lookup.connection, resolution.workspace, reference, path=path)
     if found.note is not None:
         resolution.notes.append(found.note)
