@@ -27,6 +27,7 @@ from modelworks.db.listen import CLAIMS, RESOURCES, Listener
 from modelworks.db.migrate import migrate
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import Decision
+from modelworks.kernel.errors import Unavailable
 from modelworks.kernel.resource import Ref, Resource
 from modelworks.products.kind import Kind
 from modelworks.settings import Settings
@@ -237,6 +238,30 @@ def test_a_controller_that_returns_takes_up_its_own_leases_at_once(platform: Pla
         assert resources.lease_due(connection, "test", 10, 3600)
     with platform.controller(owner="test"):
         eventually(lambda: platform.phase(uid) == "Running")
+
+
+def test_a_database_that_goes_away_between_two_statements_leaves_no_lease(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were leased by their names are given back when the question for due ones finds no answer."""
+    uid = platform.apply("a").uid
+    reconciler, _fleet = platform.stepper()
+    reconciler.round()  # it has recovered, and knows what is due
+    reconciler.stop()
+    reconciler, _fleet = platform.stepper()
+    reconciler.wake(uid)
+
+    def away(*_: Any) -> Any:
+        assert _leased(platform)
+        raise Unavailable("the database is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resources, "lease_due", away)
+        with pytest.raises(Unavailable):
+            reconciler.round()
+    assert reconciler.round() == 1
+    reconciler.stop()
+    assert not _leased(platform)
 
 
 def test_a_node_that_is_away_changes_nothing(platform: Platform) -> None:

@@ -21,6 +21,7 @@ from modelworks import relay
 from modelworks.control import children, stacks, tuner
 from modelworks.control.fleet import Fleet
 from modelworks.db import claims, events, jobkeys, ledger, resources, revisions, routes, scale, secrets
+from modelworks.db.engine import single
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.db.secrets import Cipher
 from modelworks.kernel.decision import (
@@ -146,8 +147,12 @@ class Actor:
                 assert_never(action)
         if unstopped is not None:
             raise unstopped
+        goes = removed and not kept
+        if not (goes or stored or told):
+            with single(self.engine) as connection:
+                return self._finish(connection, lease, decision)
         with self.engine.begin() as connection:
-            goes, due_in = removed and not kept, None
+            due_in = None
             if goes:
                 self._guard(connection, lease)
             else:
@@ -171,7 +176,7 @@ class Actor:
         """What was gathered, under a renewed lease; returns until when (monotonic) the lease is sure to be held."""
         if not stored and time.monotonic() < sure_until:
             return sure_until
-        with self.engine.begin() as connection:
+        with self.engine.begin() if stored else single(self.engine) as connection:
             self._guard(connection, lease)
             for action in stored:
                 self._store(connection, lease.resource, action)

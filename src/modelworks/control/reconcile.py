@@ -25,6 +25,7 @@ from modelworks.control.unreadable import unreadable
 from modelworks.control.usage import UsageReader
 from modelworks.control.world import FleetWorld
 from modelworks.db import claims, events, resources
+from modelworks.db.engine import single
 from modelworks.db.resources import Lease, LeaseLost, Settled
 from modelworks.kernel.decision import Decision, Remove
 from modelworks.kernel.errors import Invalid, ModelworksError, Unavailable
@@ -180,20 +181,24 @@ class Reconciler:
             uids = set(sorted(self._woken)[:_BATCH])
             self._woken -= uids
             due = time.monotonic() >= self._due_at
+        leases: list[Lease] = []
         try:
-            with self._engine.begin() as connection:
-                leases = resources.lease_these(connection, self._owner, uids, LEASE_SECONDS) if uids else []
-                # Somebody works on these right now: they are due again when that ends, or already if it just did.
-                busy = uids - {lease.resource.uid for lease in leases}
-                if busy:
-                    resources.touch(connection, busy)
-                if due or busy:
+            if uids:
+                with single(self._engine) as connection:
+                    leases = resources.lease_these(connection, self._owner, uids, LEASE_SECONDS)
+            # Somebody works on these right now: they are due again when that ends, or already if it just did.
+            busy = uids - {lease.resource.uid for lease in leases}
+            if due or busy:
+                with self._engine.begin() as connection:
+                    if busy:
+                        resources.touch(connection, busy)
                     more = resources.lease_due(connection, self._owner, _BATCH, LEASE_SECONDS)
                     self._sleep_until(0.0 if len(more) == _BATCH else resources.next_due(connection))
-                    leases += more
+                leases += more
         except Unavailable:
             with self._changed:
                 self._woken |= uids
+                self._settled += [Settled(lease, 0.0) for lease in leases]
             raise
         return leases
 
@@ -202,7 +207,7 @@ class Reconciler:
         decided: list[tuple[Lease, Decision]] = []
         left = list(leases)
         try:
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            with single(self._engine) as connection:
                 wanted = claims.of(connection, [lease.resource.uid for lease in left])
                 batch = [lease.resource for lease in left]
                 world = FleetWorld(connection, self._settings, self._fleet, wanted, batch, self._traffic, self._usage)
@@ -289,7 +294,7 @@ class Reconciler:
         if not settled:
             return
         try:
-            with self._engine.begin() as connection:
+            with single(self._engine) as connection:
                 due = resources.settle(connection, settled)
         except Unavailable:
             with self._changed:
