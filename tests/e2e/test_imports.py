@@ -11,12 +11,13 @@ from tests.cli_platform import Mw
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("imports")]
 
 SERVER = """
-import http.server, os
+import http.server, os, pathlib
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(os.environ["SAYS"].encode())
+        mounted = pathlib.Path("/mnt/data/word.txt")
+        self.wfile.write((os.environ["SAYS"] + (mounted.read_text() if mounted.exists() else "")).encode())
     do_POST = do_GET
 http.server.ThreadingHTTPServer(("127.0.0.1", 9000), Handler).serve_forever()
 """
@@ -62,19 +63,25 @@ def test_service_json_by_the_clouds_verbs(mw: Mw, tmp_path: Path) -> None:
         ],
         "metadata": {"instance": 1, "cpu": 0.1, "memory": 256, "rpc": {"keepalive": 5000, "worker_threads": 4}},
         "metadata.eas.termination_grace_period": 2,
-        "storage": [{"mount_path": "/ml/usercode", "oss": {"path": "code"}}],
+        "storage": [
+            {"mount_path": "/ml/usercode", "oss": {"path": "code"}},
+            {"mount_path": "/mnt/data", "oss": {"path": "oss://words/in", "readOnly": True}},
+        ],
     }
     (tmp_path / "service.json").write_text(json.dumps(document))
+    (tmp_path / "word.txt").write_text(", mounted")
+    mw.ok("bucket", "create", "words")
+    mw.ok("bucket", "upload", str(tmp_path / "word.txt"), "s3://words/in/word.txt")
     created = mw("eas", "create", "service.json", "--wait", cwd=tmp_path)
     assert created.returncode == 0, created.stderr
     assert "note: token has no effect here" in created.stderr
-    assert mw.ok("service", "call", "said") == "one"
+    assert mw.ok("service", "call", "said") == "one, mounted"
     document["containers"][0]["env"] = [{"name": "SAYS", "value": "two"}]  # type: ignore[index]
     (tmp_path / "change.json").write_text(json.dumps({"containers": document["containers"]}))
     mw.ok("eas", "modify", "said", "-s", "change.json", "--wait", cwd=tmp_path)
-    assert mw.ok("service", "call", "said") == "two"
+    assert mw.ok("service", "call", "said") == "two, mounted"
     mw.ok("eas", "version", "said", "1", "--wait")
-    assert mw.ok("service", "call", "said") == "one"
+    assert mw.ok("service", "call", "said") == "one, mounted"
     spec = json.loads(mw.ok("eas", "desc", "said", "--json"))["spec"]
     assert (spec["keepalive"], spec["concurrency"], spec["grace_period"], spec["port"]) == (5, 4, 2, 9000)
     mw.ok("eas", "delete", "said")

@@ -57,6 +57,7 @@ def test_an_alias_that_moves_to_the_same_bytes() -> None:
         ({}, {"model": {"uri": "s3://m/1/", "digest": "c" * 64}}),
         ({}, {"environment": {"digest": "f" * 64}}),
         ({}, {"resources": {"cpu": "2000m", "memory": 1 << 30}}),
+        ({"mounts": {"/mnt/data": "s3://d/"}}, {"mounts": {"/mnt/data": "s3://d/"}}),
         ({"volumes": [{"name": "v", "mount_path": "/mnt/v"}]}, {"volumes": {"v": "/x"}}),
         ({"processor": "python", "entry": "p.py:P", "code": "s3://c/a.tar.gz"}, {"code": "s3://c/a.tar.gz"}),
     ],

@@ -55,7 +55,12 @@ def test_what_has_a_meaning_is_mapped() -> None:
         ({"containers": [{"image": "x", "prot": 1}]}, "containers.0.prot"),
         ({"containers": [{"image": "x", "env": ["A=1"]}]}, "containers.0.env.0"),
         ({"containers": [{"image": "x", "health_check": {"pth": "/"}}]}, "containers.0.health_check.pth"),
-        ({"storage": [{"nfs": {}}]}, "storage.0"),
+        ({"storage": [{"nfs": {}}]}, "storage.0.nfs"),
+        ({"storage": [{"mount_pth": "/mnt/data", "volume": "v", "mount_path": "/mnt/v"}]}, "storage.0.mount_pth"),
+        ({"storage": [{"mount_path": "/mnt/data", "oss": {"path": "oss://b/d", "pth": 1}}]}, "storage.0.oss.pth"),
+        ({"storage": [{"oss": {"path": "oss://b/d"}}]}, "storage.0.mount_path"),
+        ({"storage": [{"mount_path": "/mnt/data"}]}, "storage.0"),
+        ({"storage": [{"mount_path": "/mnt/data", "oss": {"path": "data"}}]}, "storage.0.oss.path"),
         ({"processor": "caffe"}, "processor"),
     ],
 )
@@ -133,6 +138,44 @@ def test_mounts() -> None:
     spec = InferenceSpec(processor="onnx")
     spec.mount("oss://bucket/model/", "/ml/model")
     assert spec.translation().spec["model"] == "oss://bucket/model/"
+
+
+def test_a_folder_is_mounted_wherever_it_is_asked_for() -> None:
+    data = {"path": "oss://bucket/data", "endpoint": "oss.example", "readOnly": True}
+    out = translate(
+        {
+            "containers": [{"image": "python-data", "command": "python app.py"}],
+            "storage": [
+                {"mount_path": "/mnt/data/", "oss": data, "properties": {"resource_type": "model"}},
+                {"mount_path": "/mnt/model", "oss": {"path": "oss://bucket/model/"}},
+                {"mount_path": "/ml/model", "oss": {"path": "oss://bucket/model"}},
+            ],
+        }
+    )
+    # What a command reads at /ml/model is there, too.
+    assert out.spec["mounts"] == {"/mnt/data": "oss://bucket/data/", "/ml/model": "oss://bucket/model/"}
+    assert out.spec["model"] == "oss://bucket/model/"
+    assert out.notes == []
+    ServiceSpec.parse(out.spec, at="spec")
+    written = translate({"storage": [{"mount_path": "/mnt/data", "oss": {**data, "readOnly": False}}]})
+    assert written.notes == ["storage.0.oss.readOnly has no effect here: it is read-only; a volume can be written"]
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({"storage": [("/mnt/model", "oss://b/a"), ("/eas/workspace/model", "oss://b/c")]}, "storage.1.oss.path"),
+        ({"storage": [("/mnt/model", "oss://b/a")], "model_path": "oss://b/c"}, "model_path"),
+        ({"model_path": "oss://b/c", "storage": [("/model", "oss://b/a")]}, "storage.0.oss.path"),
+        ({"storage": [("/ml/usercode", "oss://b/a")], "processor_path": "oss://b/c"}, "processor_path"),
+        ({"storage": [("/mnt/data", "oss://b/a"), ("/mnt/data/", "oss://b/c")]}, "storage.1.mount_path"),
+    ],
+)
+def test_nothing_is_mounted_over_something_else_in_silence(document: dict[str, Any], path: str) -> None:
+    mounts = [{"mount_path": where, "oss": {"path": uri}} for where, uri in document["storage"]]
+    with pytest.raises(Invalid) as caught:
+        translate(document | {"storage": mounts})
+    assert [field.path for field in caught.value.fields] == [path]
 
 
 @pytest.mark.parametrize(

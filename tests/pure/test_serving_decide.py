@@ -49,6 +49,23 @@ def test_the_run_of_a_replica() -> None:
     assert run.log_uri == f"s3://mw-default/logs/{run.key}/"
 
 
+def test_folders_are_mounted_at_paths_of_their_own() -> None:
+    mounts = {"/data/b": "s3://b/", "/data/a": "s3://a/x/"}
+    resource = service(mounts=mounts, replicas=1)
+    it = loop(replace(resource, resolved={**resource.resolved, "mounts": mounts}))
+    it.settle()
+    run = it.world.specs[it.world.live[0]]
+    assert [(item.uri, item.paths) for item in run.inputs[1:]] == [
+        ("s3://a/x/", ("/data/a",)),
+        ("s3://b/", ("/data/b",)),
+    ]
+    assert "s3://b/" in run.access.read
+    for taken in ("/mnt/model", "/eas/workspace/model", "/mnt/v"):
+        spec = service(mounts={taken: "s3://b/"}, volumes=[{"name": "v", "mount_path": "/mnt/v"}]).spec
+        with pytest.raises(Invalid, match=f"two things are mounted at {taken}"):
+            ServiceSpec.parse(spec, at="spec")
+
+
 def test_a_command_gets_a_port() -> None:
     it = loop(service(processor="command", command="serve --port $(PORT)", model=None))
     it.settle()

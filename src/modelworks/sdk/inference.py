@@ -43,7 +43,7 @@ class InferenceSpec:
         return self
 
     def mount(self, source: str, mount_path: str | None = None, **unused: Any) -> dict[str, Any]:
-        """Mount an ``s3://`` or ``oss://`` folder (a model or code), or a local folder of code; the storage entry."""
+        """Mount an ``s3://`` or ``oss://`` folder, read-only, or a local folder of code; the storage entry."""
         warn_unused("InferenceSpec.mount", unused)
         entry: dict[str, Any] = {"mount_path": mount_path or _CODE, "oss": {"path": str(source)}}
         self._data.setdefault("storage", []).append(entry)

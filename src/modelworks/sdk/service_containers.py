@@ -5,9 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from modelworks.sdk.translation import CODE_MOUNT, MODEL_MOUNTS, Translation, probe, startup, variables
+from modelworks.sdk.translation import (
+    CODE_MOUNT,
+    MODEL_MOUNTS,
+    Notes,
+    Translation,
+    noted_field,
+    probe,
+    startup,
+    variables,
+)
 
 _PROBES = ("health_check", "readiness_check", "liveness_check")
+_MODEL_PLACES = MODEL_MOUNTS[:2]  # where a service has its model; at the others it has a mount of it
+_STORES = ("s3://", "oss://")
+# The kinds of a mount in the cloud that are none here.
+_NOT_HERE = {
+    "nfs": "no file systems of the network: `mw volume create NAME`, then {volume: NAME, mount_path: …}",
+    "git": "clone it into a folder, and mount that at /ml/usercode",
+    "dataset": "name its folder of the object store: oss.path",
+    "image": "what is in an image is not mounted: use oss.path, or volume",
+}
+_KINDS = ("oss", "volume", "empty_dir", *_NOT_HERE)
+_STORAGE_NOTED: Notes = {"properties": None}
+_OSS_NOTED: Notes = {"endpoint": None, "resource_group": None, "options": ""}
 
 
 def environment_of(image: str) -> str | dict[str, str]:
@@ -65,28 +86,57 @@ def storage(value: Any, out: Translation) -> None:
         if not isinstance(item, Mapping):
             out.wrong(at, "write {mount_path: …, oss: {path: …}}")
             continue
-        oss, path = item.get("oss"), str(item.get("mount_path", ""))
-        if isinstance(oss, Mapping) and oss.get("path"):
-            _bucket(str(oss["path"]), path.rstrip("/"), at, out)
-        elif "volume" in item:
-            out.spec.setdefault("volumes", []).append({"name": str(item["volume"]), "mount_path": path})
-        elif "empty_dir" in item:
-            out.note(f"{at}.empty_dir", "/tmp is private to each replica")
-        elif "nfs" in item:
-            said = "no file systems of the network: `mw volume create NAME`, then {volume: NAME, mount_path: …}"
-            out.wrong(at, said)
-        else:
-            out.wrong(at, "only oss.path, volume and empty_dir are mounted here")
+        for key in item:
+            if key not in ("mount_path", *_KINDS):
+                noted_field(at, key, _STORAGE_NOTED, out)
+        kinds = [kind for kind in _KINDS if kind in item]
+        if len(kinds) != 1:
+            out.wrong(at, f"one of oss.path, volume and empty_dir is mounted, not {' and '.join(kinds) or 'nothing'}")
+            continue
+        path = str(item.get("mount_path", ""))
+        if not path and kinds[0] in ("oss", "volume"):
+            out.wrong(f"{at}.mount_path", "write a path, such as /mnt/data")
+            continue
+        match kinds[0]:
+            case "oss":
+                _folder(out.mapping(item["oss"], f"{at}.oss"), path, at, out)
+            case "volume":
+                out.spec.setdefault("volumes", []).append({"name": str(item["volume"]), "mount_path": path})
+            case "empty_dir":
+                out.note(
+                    f"{at}.empty_dir", f"{path or 'it'} is not made; /tmp and /dev/shm are private to each replica"
+                )
+            case kind:
+                out.wrong(f"{at}.{kind}", _NOT_HERE[kind])
 
 
-def _bucket(uri: str, path: str, at: str, out: Translation) -> None:
+def _folder(oss: Mapping[str, Any], path: str, at: str, out: Translation) -> None:
+    """``{path, readOnly, …}``: a folder of the object store."""
+    for key, value in oss.items():
+        if key in ("readOnly", "read_only"):
+            if value in (False, "false"):
+                out.note(f"{at}.oss.{key}", "it is read-only; a volume can be written")
+        elif key != "path":
+            noted_field(f"{at}.oss", key, _OSS_NOTED, out)
+    uri = oss.get("path")
+    if not uri or not isinstance(uri, str):
+        out.wrong(f"{at}.oss.path", "write oss://bucket/folder/")
+        return
+    path = path.rstrip("/")
     if path in MODEL_MOUNTS:
-        out.spec["model"] = uri
+        out.once("model", uri, f"{at}.oss.path")
+        if path in _MODEL_PLACES:
+            return
     elif path == CODE_MOUNT:
-        out.spec["code"] = uri
-    else:
-        where = f"a model is mounted at /mnt/model, code at {CODE_MOUNT}"
-        out.wrong(f"{at}.mount_path", f"{path} cannot hold an object store folder: {where}")
+        out.once("code", uri, f"{at}.oss.path")
+        return
+    if uri.startswith(_STORES):
+        mounts = out.spec.setdefault("mounts", {})
+        folder = f"{uri.rstrip('/')}/"
+        if mounts.setdefault(path, folder) != folder:
+            out.wrong(f"{at}.mount_path", f"two things are mounted at {path}")
+    elif path not in MODEL_MOUNTS:
+        out.wrong(f"{at}.oss.path", f"a folder of this machine can be mounted at {CODE_MOUNT} only, not {uri}")
 
 
 def _prepare(prepare: Mapping[str, Any], at: str, out: Translation) -> list[str]:

@@ -66,7 +66,7 @@ def translate(document: Mapping[str, Any]) -> Translation:
             case "name":
                 out.name = str(value)
             case "model_path":
-                out.spec["model"] = str(value)
+                out.once("model", str(value), key)
             case "model_entry":
                 out.spec["entry"] = str(value)
             case "warm_up_data_path":

@@ -49,7 +49,7 @@ def own_code(document: Mapping[str, Any], out: Translation) -> None:
         out.wrong("processor_type", f"a processor of one's own is written in python here, not in {kind}")
         return
     if path is not None:
-        out.spec["code"] = str(path)
+        out.once("code", str(path), "processor_path")
     if "processor_mainclass" in document:
         out.note("processor_mainclass", "it is Java's")
     if entry is None:

@@ -47,6 +47,12 @@ class Translation:
     def wrong(self, path: str, text: str) -> None:
         self.errors.append(FieldError(path, text))
 
+    def once(self, name: str, value: str, path: str) -> None:
+        """A field of the spec that several keys stand for: they may say the same, but not different things."""
+        given = self.spec.setdefault(name, value)
+        if str(given).rstrip("/") != value.rstrip("/"):
+            self.wrong(path, f"the {name} is {given} already, and there is one")
+
     def mapping(self, value: Any, path: str) -> Mapping[str, Any]:
         """The value, or an error and nothing."""
         if isinstance(value, Mapping):

@@ -35,7 +35,7 @@ _DEFAULTS: dict[str, Any] = {
     "node_selector": {},
     "tolerations": [],
 }
-_OF_THE_FACTS = ("resources", "code", "volumes", "warm_up")
+_OF_THE_FACTS = ("resources", "code", "volumes", "warm_up", "mounts")
 # What may change without another process; all other fields are the revision's, by value or by what they name.
 OPERATIONAL = (
     "replicas",

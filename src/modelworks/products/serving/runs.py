@@ -11,11 +11,17 @@ from modelworks.kernel.resource import Resource
 from modelworks.kernel.run import Access, EnvironmentRef, Input, Listen, Resources, RunKey, RunSpec, Transport
 from modelworks.products.mounts import code_input, log_uri, volume_mounts
 from modelworks.products.serving.revisions import revision
-from modelworks.products.serving.spec import BASE_MODEL_PATH, MODEL_PATH, Processor, ServiceSpec
+from modelworks.products.serving.spec import (
+    BASE_MODEL_PATH,
+    MODEL_PATH,
+    MODEL_PATHS,
+    WARM_UP_PATH,
+    Processor,
+    ServiceSpec,
+)
 from modelworks.products.serving.templates import health_path, merging, template_command
 from modelworks.products.workload import arguments, expand, expand_variables
 
-WARM_UP_PATH = "/mnt/warm-up"
 # Templates whose server tells its metrics at the port that it serves at.
 _WITH_METRICS = frozenset((Processor.VLLM, Processor.LLAMACPP))
 _BATCH_SIZE = "MW_MAX_BATCH_SIZE"
@@ -164,7 +170,7 @@ def _inputs(resolved: Mapping[str, Any]) -> tuple[Input, ...]:
             Input(
                 channel="model",
                 uri=model["uri"],
-                paths=(MODEL_PATH, "/eas/workspace/model"),
+                paths=MODEL_PATHS,
                 digest=model.get("digest"),
                 env="MW_MODEL_DIR",
             )
@@ -178,4 +184,6 @@ def _inputs(resolved: Mapping[str, Any]) -> tuple[Input, ...]:
         found.append(Input(channel="warm-up", uri=resolved["warm_up"], paths=(WARM_UP_PATH,), env="MW_WARM_UP"))
     if resolved.get("code"):
         found.append(code_input(resolved["code"]))
+    mounts = enumerate(sorted(resolved.get("mounts", {}).items()))
+    found += [Input(channel=f"mount{number}", uri=uri, paths=(path,)) for number, (path, uri) in mounts]
     return tuple(found)

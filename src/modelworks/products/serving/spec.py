@@ -15,11 +15,14 @@ from modelworks.kernel.spec import Spec
 from modelworks.products.serving.alerts import Alerts
 from modelworks.products.serving.scaling_spec import Autoscaling
 from modelworks.products.serving.traffic_spec import Batching, Canary, Capture, Entry, Text, Traffic
-from modelworks.products.workload import Argument, Command, EnvName, EnvValue, VolumeReference, duplicates
+from modelworks.products.workload import Argument, Command, EnvName, EnvValue, MountPath, VolumeReference, duplicates
 
 _OWN_HEALTH = ("/health", "/v2/health/ready")
 MODEL_PATH = "/mnt/model"
+MODEL_PATHS = (MODEL_PATH, "/eas/workspace/model")
 BASE_MODEL_PATH = "/mnt/base"
+WARM_UP_PATH = "/mnt/warm-up"
+CODE_PATH = "/ml/usercode"
 
 
 def _check_health(path: str) -> str:
@@ -153,6 +156,9 @@ class ServiceSpec(Spec):
     autoscaling: Autoscaling | None = Field(default=None, description="instead of a fixed number of replicas")
     stopped: bool = Field(default=False, description="keep everything but run nothing")
     env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=512)
+    mounts: dict[MountPath, Text] = Field(
+        default_factory=dict, max_length=64, description="s3:// URIs, read-only, at paths of their own"
+    )
     volumes: tuple[VolumeReference, ...] = Field(default=(), max_length=32)
     readiness: Readiness = Field(default_factory=Readiness)
     batching: Batching | None = Field(default=None, description="own model server: rows computed together")
@@ -210,10 +216,17 @@ class ServiceSpec(Spec):
         if self.network == "host" and processor.own_server:
             raise ValueError("network: host is for the processors command and image, and the templates")
         own = [path for path, given in ((MODEL_PATH, self.model), (BASE_MODEL_PATH, self.base_model)) if given]
-        twice = duplicates([*own, *(volume.mount_path for volume in self.volumes)])
+        volumes = [volume.mount_path for volume in self.volumes]
+        twice = duplicates([*own, *volumes]) | self._taken(volumes) & self.mounts.keys()
         if twice:
             raise ValueError(f"two things are mounted at {', '.join(sorted(twice))}")
         return self
+
+    def _taken(self, volumes: list[str]) -> set[str]:
+        """Paths at which there is something else than ``mounts``."""
+        own = ((MODEL_PATHS, self.model), ((BASE_MODEL_PATH,), self.base_model))
+        others = (((CODE_PATH,), self.code), ((WARM_UP_PATH,), self.warm_up))
+        return {*volumes, *(path for paths, given in (*own, *others) if given for path in paths)}
 
     @property
     def wanted(self) -> int:
