@@ -10,6 +10,7 @@ from tests.simulated import START, Loop, World
 
 from modelworks.kernel.decision import Decision, Emit, EnsureRun, PublishRoute, RecordScale, Reserve, StopRun
 from modelworks.kernel.resource import Ref, Resource
+from modelworks.kernel.run import RunReason
 from modelworks.kernel.traffic import Sample, Traffic
 from modelworks.products.serving.decide import decide
 from modelworks.products.serving.observe import Observed
@@ -78,6 +79,20 @@ def test_a_request_starts_a_replica_of_an_idle_service() -> None:
     assert every(decision, Emit)[0].reason == "Scaled"
     it.settle()
     assert len(it.world.live) == 1
+
+
+def test_who_woke_a_service_waits_out_the_first_failed_start() -> None:
+    it = loop(autoscaling=AUTOSCALING | {"prewarm": 0})
+    it.settle()
+    hear(it, Sample(it.world.time.timestamp(), in_flight=0, queued=1, arrived=1))
+    it.settle()
+    for failures in (1, 2):
+        it.world.end(it.world.live[0], RunReason.OUT_OF_MEMORY, 137, "OutOfMemory")
+        it.settle()
+        assert it.world.route is not None
+        assert it.world.route["state"] == ("starting" if failures == 1 else "failed")
+        it.pass_time(failures)
+        assert len(it.world.live) == 1
 
 
 def test_more_are_ordered_and_the_decision_is_kept_with_its_numbers() -> None:

@@ -16,6 +16,7 @@ from modelworks.products.serving.record import Record, ServicePhase
 from modelworks.products.serving.rollout import View
 from modelworks.products.serving.runs import Service
 from modelworks.products.serving.slots import serving
+from modelworks.products.serving.spec import ServiceSpec
 
 
 def public_name(workspace: str, name: str) -> str:
@@ -51,7 +52,7 @@ def route(
     service, spec = plan.declared, plan.declared.spec
     own, beside = routed(stable), routed(canary) if canary else []
     replicas = [*(_replica(stable, run) for run in own), *(_replica(canary, run) for run in beside if canary)]
-    failed = "starting" if _returns(stable) else "failed"
+    failed = "starting" if _returns(spec, stable) else "failed"
     states = {ServicePhase.STOPPED: "stopped", ServicePhase.FAILED: failed, ServicePhase.IDLE: "idle"}
     mirror = plan.canary is not None and plan.mirror
     return {
@@ -80,10 +81,10 @@ def route(
     }
 
 
-def _returns(view: View) -> bool:
-    """Whether a replica that served has failed for the first time: it is back in a moment, and who calls waits for it
-    rather than be refused."""
-    return any(slot.served and slot.failures <= 1 for slot in view.slots)
+def _returns(spec: ServiceSpec, view: View) -> bool:
+    """Whether a replica has failed for the first time that served, or that was started for the load: it is back in a
+    moment, and who calls waits for it rather than be refused. Of a service that comes from zero none has served yet."""
+    return any((slot.served or spec.autoscaling is not None) and slot.failures <= 1 for slot in view.slots)
 
 
 def weights(plan: Plan, own: Sequence[RunObservation]) -> dict[str, int]:
