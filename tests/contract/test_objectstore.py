@@ -9,16 +9,17 @@ import json
 import os
 import secrets
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
+from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
 
 from modelworks.home import Home
-from modelworks.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from modelworks.kernel.errors import Conflict, Forbidden, Invalid, ModelworksError, NotFound, Unavailable
 from modelworks.kernel.run import Access
-from modelworks.objectstore import buckets, sts
+from modelworks.objectstore import buckets, multipart, sts
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.publish import publish
@@ -312,6 +313,48 @@ def test_an_attempt_is_published_once_and_never_over_a_later_one(client: ObjectC
     _commit(client, first, "job456/a1/0/0", weights=b"other")
     assert publish(client, first, target)
     assert client.get(target / "weights") == b"other"
+
+
+@pytest.mark.parametrize("name", ["weights", "a b/c+ü%41&?#='.bin"])
+def test_a_large_copy_is_made_in_parts(
+    client: ObjectClient, bucket: str, monkeypatch: pytest.MonkeyPatch, name: str, store: Credentials
+) -> None:
+    monkeypatch.setattr(multipart, "WHOLE", 6 << 20)
+    monkeypatch.setattr(multipart, "_PART", 5 << 20)
+    source, target, data = ObjectUri(bucket, f"from/{name}"), ObjectUri(bucket, f"to/{name}"), os.urandom(11 << 20)
+    client.put(source, data)
+    client.copy(source, target)
+    assert client.get(target) == data
+    with pytest.raises(Conflict, match="given up"):
+        client.copy(source, ObjectUri(bucket, "none"), given_up=lambda: True)
+    with pytest.raises(ModelworksError):
+        multipart.copy(client._repeat, ObjectUri(bucket, "gone"), ObjectUri(bucket, "none"), size=7 << 20, etag="x")
+    assert not client.exists(ObjectUri(bucket, "none"))
+    assert "Uploads" not in _boto(store).list_multipart_uploads(Bucket=bucket)
+
+
+def test_whoever_waits_is_told_while_one_object_is_copied(
+    client: ObjectClient, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = ObjectUri(bucket, "own/a1/"), ObjectUri(bucket, "best/")
+    _commit(client, source, "job123/a1/0/0", weights=b"w", head=b"h")
+    told, copy, copied = Event(), client.copy, list[str]()
+
+    def slow(source: ObjectUri, target: ObjectUri, *rest: Any, **options: Any) -> None:
+        copied.append(source.name)
+        if source.name == "weights":
+            told.clear()
+            assert told.wait(60)
+        copy(source, target, *rest, **options)
+
+    monkeypatch.setattr(client, "copy", slow)
+    assert publish(client, source, target, told.set)
+    assert client.get(target / "weights") == b"w"
+    client.delete(target / ".manifest.json")
+    copied.clear()
+    client.delete(target / "head")
+    assert publish(client, source, target)
+    assert copied == ["head"]  # what is there is not copied again
 
 
 def test_a_copy_that_was_given_up_is_made_again(client: ObjectClient, bucket: str) -> None:

@@ -15,6 +15,7 @@ from obstore import exceptions
 from obstore.store import S3Store
 
 from modelworks.kernel.errors import Forbidden, ModelworksError, NotFound, Unavailable
+from modelworks.objectstore import multipart
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.uri import ObjectUri
 
@@ -110,21 +111,44 @@ class ObjectClient:
             self.attempt(uri, lambda store, batch=batch: obstore.delete(store, batch), missing_ok=True)  # type: ignore[misc]
         return len(keys)
 
-    def copy(self, source: ObjectUri, target: ObjectUri) -> None:
-        """Within a bucket on the store's side; between two through this machine."""
-        if source.bucket == target.bucket:
+    def copy(
+        self,
+        source: ObjectUri,
+        target: ObjectUri,
+        info: ObjectInfo | None = None,
+        *,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Within a bucket on the store's side; between two through this machine.
+
+        ``info`` spares a look at the source, for who has it. A large object is copied in parts, and raises Conflict
+        once it is ``given_up``.
+        """
+        if source.bucket != target.bucket:
+            self.attempt(source, lambda store: _stream(store, source.key, self._store(target.bucket), target.key))
+            return
+        found = info or self.head(source)
+        if found.size <= multipart.WHOLE:
             self.attempt(source, lambda store: obstore.copy(store, source.key, target.key))
         else:
-            self.attempt(source, lambda store: _stream(store, source.key, self._store(target.bucket), target.key))
+            multipart.copy(self._repeat, source, target, size=found.size, etag=found.etag, given_up=given_up)
 
     def attempt(self, uri: ObjectUri, call: Callable[[S3Store], _T], *, missing_ok: bool = False) -> _T:
         """Make one call on the store of ``uri``'s bucket, again while the store does not answer."""
+
+        def once(credentials: Credentials) -> _T:
+            with mapped(uri, credentials.endpoint):
+                return call(self._store(uri.bucket))
+
+        return self._repeat(uri, once, missing_ok=missing_ok)
+
+    def _repeat(self, uri: ObjectUri, call: Callable[[Credentials], _T], *, missing_ok: bool = False) -> _T:
+        """Make one call about ``uri``, again while the store does not answer."""
         until = time.monotonic() + self._deadline
         pause = _FIRST_PAUSE
         while True:
             try:
-                with mapped(uri, self.credentials.endpoint):
-                    return call(self._store(uri.bucket))
+                return call(self.credentials)
             except Unavailable:
                 if time.monotonic() + pause > until:
                     raise

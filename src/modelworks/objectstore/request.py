@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import ssl
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
 
 from modelworks.kernel.errors import Conflict, Forbidden, ModelworksError, NotFound, Unavailable
@@ -41,21 +42,26 @@ def call(
     query: dict[str, str] | None = None,
     form: dict[str, str] | None = None,
     data: bytes = b"",
+    headers: Mapping[str, str] | None = None,
     service: str = "s3",
     timeout: float = 10.0,
 ) -> ElementTree.Element | None:
-    """The XML answer, None when it is empty. Raises StoreRefused, or Unavailable when the store cannot be reached."""
+    """The XML answer, None when it is empty. ``path`` is not quoted, and ``headers`` are signed too.
+
+    Raises StoreRefused, or Unavailable when the store cannot be reached.
+    """
     # Here, since it takes 7 MiB: an agent without runs asks the store for nothing.
     import httpx  # noqa: PLC0415
 
-    url = credentials.endpoint.rstrip("/") + path
+    url = credentials.endpoint.rstrip("/") + quote(path, safe="/~")
     body = urlencode(form).encode() if form else data
-    headers = signed_headers(credentials, method, url, body, service=service, now=datetime.now(UTC), query=query)
+    now = datetime.now(UTC)
+    signed = signed_headers(credentials, method, url, body, service=service, now=now, query=query, extra=headers)
     if form:
-        headers["content-type"] = "application/x-www-form-urlencoded"
+        signed["content-type"] = "application/x-www-form-urlencoded"
     target = f"{url}?{canonical_query(query)}" if query else url
     try:
-        answer = httpx.request(method, target, content=body, headers=headers, timeout=timeout, verify=_trust())
+        answer = httpx.request(method, target, content=body, headers=signed, timeout=timeout, verify=_trust())
     except httpx.HTTPError as error:
         raise unreachable(credentials, str(error)) from error
     if answer.status_code >= 400:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from modelworks.objectstore.credentials import Credentials
 
@@ -19,19 +20,20 @@ def signed_headers(
     service: str,
     now: datetime,
     query: dict[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The headers that sign this request, at the time ``now``. ``url`` is without its query."""
+    """The headers that sign this request, at the time ``now``; those of ``extra`` too. ``url`` is without its query."""
     parts = urlsplit(url)
     stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     digest = hashlib.sha256(body).hexdigest()
-    headers = {"host": parts.netloc, "x-amz-content-sha256": digest, "x-amz-date": stamp}
+    headers = {"host": parts.netloc, "x-amz-content-sha256": digest, "x-amz-date": stamp, **(extra or {})}
     if credentials.session_token is not None:
         headers["x-amz-security-token"] = credentials.session_token
     names = ";".join(sorted(headers))
     canonical = "\n".join(
         [
             method,
-            quote(parts.path or "/", safe="/~"),
+            quote(unquote(parts.path) or "/", safe="/~"),
             canonical_query(query or {}),
             *(f"{name}:{headers[name]}" for name in sorted(headers)),
             "",
