@@ -191,6 +191,7 @@ out = pathlib.Path(os.environ["MW_OUTPUT_DIR"])
 (out / "sub").mkdir()
 (out / "sub" / "model.txt").write_text("trained")
 pathlib.Path("/ml/output/model/top.txt").write_text("too")
+pathlib.Path("/ml/output/tensorboard/events").write_text("seen")
 """
 
 
@@ -220,6 +221,9 @@ def test_inputs_and_outputs(mw: Mw, tmp_path: Path) -> None:
         "own": "in /mnt/output",
     }
     (output,) = ended(mw, "data")["outputs"]
+    uid = json.loads(mw.ok("job", "get", "data", "--json"))["metadata"]["uid"]
+    mw.ok("bucket", "download", f"s3://mw-default/jobs/data/{uid}/tensorboard/", str(tmp_path / "boards"))
+    assert (tmp_path / "boards/a1/events").read_text() == "seen"
     assert output["uri"] == "s3://files/out/"
     mw.ok("bucket", "download", output["uri"], str(tmp_path / "out"))
     assert (tmp_path / "out" / "sub" / "model.txt").read_text() == "trained"

@@ -52,6 +52,12 @@ def test_a_job_with_code_inputs_and_output(folder: Path) -> None:
     assert json.loads((folder / "run/output/metrics.json").read_text()) == {"accuracy": 0.5, "loss": 1.0}
 
 
+def test_event_files_have_a_folder(tmp_path: Path) -> None:
+    command = 'test "$PAI_OUTPUT_TENSORBOARD" = "$MW_TENSORBOARD_DIR" && echo x > /ml/output/tensorboard/events'
+    assert run(job(command=command), tmp_path) == 0
+    assert (tmp_path / "tensorboard/events").exists()
+
+
 def test_the_exit_code_is_the_commands(tmp_path: Path) -> None:
     assert run(job(command="exit 7"), tmp_path) == 7
     assert run(job(command="kill -KILL $$"), tmp_path) == 137

@@ -74,6 +74,7 @@ def test_fit_submits_a_job_and_shows_its_log(
     assert estimator.model_data == "s3://mw-default/jobs/x/"
     assert estimator.model_data() == "s3://mw-default/jobs/x/"
     assert estimator.checkpoints_data() == "s3://mw-default/jobs/digits-1/uiddigits-1/checkpoints/a1/"
+    assert estimator.tensorboard_data() == "s3://mw-default/jobs/digits-1/uiddigits-1/tensorboard/"
 
 
 def test_requirements_make_the_environment(session: Session) -> None:

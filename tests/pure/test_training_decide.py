@@ -77,8 +77,19 @@ def test_the_run_of_a_rank() -> None:
     assert first.env["MASTER_PORT"] == second.env["MASTER_PORT"]
     assert first.inputs[0].paths == ("/mnt/data", "/ml/input/data/data")
     assert first.outputs[0].uri == f"s3://mw-default/jobs/digits/{UID}/a1/"
-    assert len({output.uri for run in (first, second) for output in run.outputs}) == 4
+    assert len({output.uri for run in (first, second) for output in run.outputs}) == 6
+    events = [next(output for output in run.outputs if output.name == "tensorboard") for run in (first, second)]
+    assert [output.uri for output in events] == [
+        f"s3://mw-default/jobs/digits/{UID}/tensorboard/{own}/" for own in ("a1", "a1.rank1")
+    ]
+    assert (events[0].paths, first.env["PAI_OUTPUT_TENSORBOARD"]) == (("/ml/output/tensorboard",), events[0].paths[0])
     assert first.log_uri == f"s3://mw-default/logs/{key()}/"
+
+
+def test_what_is_mounted_by_name_hides_no_folder_for_event_files() -> None:
+    it = loop(job(mounts={"/ml/output/tensorboard": "s3://boards/earlier/"}))
+    it.settle()
+    assert [output.name for output in it.world.specs[key()].outputs] == ["model", "checkpoints"]
 
 
 def test_a_job_waits_for_room_and_says_for_what() -> None:
@@ -150,7 +161,7 @@ def test_an_attempt_goes_on_from_the_checkpoints_of_those_before_it() -> None:
         it.pass_time(10)
     root = f"s3://mw-default/jobs/digits/{UID}/checkpoints"
     restored = {o.name: o.restore for o in it.world.specs[key(3, 1)].outputs}
-    assert restored == {"model": (), "checkpoints": (f"{root}/a2.rank1/", f"{root}/a1.rank1/")}
+    assert restored == {"model": (), "checkpoints": (f"{root}/a2.rank1/", f"{root}/a1.rank1/"), "tensorboard": ()}
     assert {o.restore for o in it.world.specs[key(1)].outputs} == {()}
 
 

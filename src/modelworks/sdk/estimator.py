@@ -209,7 +209,12 @@ class Estimator:
 
     @property
     def tensorboard_data(self) -> CallableStr:
-        return CallableStr(self.model_data.rstrip("/") + "/tensorboard/")
+        """What ``tensorboard --logdir`` takes: a folder in which each attempt has one, from its start on."""
+        if self._local_output is not None:
+            return CallableStr(self._local_output.with_name("tensorboard"))
+        name, bucket = self._job_name(), workspace_bucket(self.session.workspace)
+        uid = self.session.client.get(jobs.KIND, name)["metadata"]["uid"]
+        return CallableStr(f"s3://{bucket}/jobs/{name}/{uid}/tensorboard/")
 
     def create_model(self, inference_spec: InferenceSpec | None = None) -> Model:
         return Model(self.model_data(), inference_spec, session=self.session)

@@ -21,7 +21,7 @@ _ORDER = ("launcher", "master", "chief", "worker", "ps", "evaluator", "graphlear
 _LEADERS = ("master", "chief")
 _CHANNEL = re.compile(r"(?:/mnt|/ml/input/data)/([A-Za-z0-9][A-Za-z0-9_-]{0,62})")
 _OUTPUTS = ("/mnt/output", "/ml/output/model")
-_CHECKPOINTS = "/ml/output/checkpoints"
+_CHECKPOINTS, _TENSORBOARD = "/ml/output/checkpoints", "/ml/output/tensorboard"
 _STORES = ("s3://", "oss://")
 # How often a policy restarts what says nothing of a limit.
 _RESTARTS = 3
@@ -68,6 +68,8 @@ class JobDraft(Translation):
             self.spec["output"] = uri
         elif path == _CHECKPOINTS:
             self.spec.setdefault("checkpoint", {})["uri"] = uri
+        elif path == _TENSORBOARD:
+            self.note(at, f"what is written to {path} is kept in the workspace's bucket")
         elif path == CODE_MOUNT:
             self.spec["code"] = uri
         elif channel:

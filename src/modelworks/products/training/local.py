@@ -74,11 +74,12 @@ def run(manifest: dict[str, Any], directory: Path) -> int:
 
 def _folders(name: str, spec: TrainingJobSpec, gang: Gang, directory: Path, rank: int) -> Folders:
     root = directory if spec.size == 1 else directory / f"rank{rank}"
-    work, output, checkpoints, config = (root / name for name in ("work", "output", "checkpoints", "config"))
+    names = ("work", "output", "checkpoints", "tensorboard", "config")
+    work, output, checkpoints, tensorboard, config = (root / name for name in names)
     if spec.output is not None:
         output = _local(spec.output, "spec.output", must_exist=False)
         output = output if rank == 0 else output.with_name(f"{output.name}.rank{rank}")
-    for folder in (output, checkpoints, config):
+    for folder in (output, checkpoints, tensorboard, config):
         folder.mkdir(parents=True, exist_ok=True)
     if spec.code is not None:
         _copy_code(_local(spec.code, "spec.code"), work)
@@ -90,6 +91,7 @@ def _folders(name: str, spec: TrainingJobSpec, gang: Gang, directory: Path, rank
         "/mnt/output": output,
         "/ml/output/model": output,
         "/ml/output/checkpoints": checkpoints,
+        "/ml/output/tensorboard": tensorboard,
         "/ml/input/config": config,
         "/ml/input/config/hyperparameters.json": hyperparameters,
     }
@@ -148,6 +150,7 @@ def _variables(name: str, spec: TrainingJobSpec, gang: Gang, rank: int, place: F
         **hyperparameter_variables(spec.hyperparameters),
         "MW_OUTPUT_DIR": "/mnt/output",
         "MW_CHECKPOINT_DIR": "/ml/output/checkpoints",
+        "MW_TENSORBOARD_DIR": "/ml/output/tensorboard",
         **{channel_variable(channel): f"/mnt/{channel}" for channel in spec.inputs},
     }
     known = platform | expand_variables(spec.env | (role.env if role else {}), platform)

@@ -95,6 +95,7 @@ def path_aliases(spec: TrainingJobSpec) -> dict[str, str]:
         "PAI_CONFIG_DIR": "/ml/input/config",
         "PAI_OUTPUT_MODEL": "/ml/output/model",
         "PAI_OUTPUT_CHECKPOINTS": "/ml/output/checkpoints",
+        "PAI_OUTPUT_TENSORBOARD": "/ml/output/tensorboard",
         "PAI_WORKING_DIR": "/ml/usercode",
     }
 

@@ -37,11 +37,15 @@ from modelworks.products.training.ranks import (
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import arguments, expand, expand_variables
 
-MODEL_OUTPUT, CHECKPOINTS = "model", "checkpoints"
+MODEL_OUTPUT, CHECKPOINTS, TENSORBOARD = "model", "checkpoints", "tensorboard"
 CONFIG = "/ml/input/config/hyperparameters.json"
 # Where the sandbox puts things. The agent sets these variables itself, to other paths where it cannot mount; in a
 # command they stand for the sandbox's, which the agent rewrites.
-SANDBOX_PATHS = {"MW_OUTPUT_DIR": "/mnt/output", "MW_CHECKPOINT_DIR": "/ml/output/checkpoints"}
+SANDBOX_PATHS = {
+    "MW_OUTPUT_DIR": "/mnt/output",
+    "MW_CHECKPOINT_DIR": "/ml/output/checkpoints",
+    "MW_TENSORBOARD_DIR": "/ml/output/tensorboard",
+}
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,11 @@ class Job:
         root = f"{own}{self.name}/{self.uid}" if own else f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/checkpoints"
         return f"{root}/a{attempt}{'' if rank == 0 else f'.rank{rank}'}/"
 
+    def tensorboard_uri(self, attempt: int, rank: int = 0) -> str:
+        """Event files: each attempt and replica is a run of its own to TensorBoard, which is given the folder above."""
+        own = f"a{attempt}{'' if rank == 0 else f'.rank{rank}'}"
+        return f"s3://{self.bucket}/jobs/{self.name}/{self.uid}/tensorboard/{own}/"
+
 
 def beside(folder: str, ending: str) -> str:
     """The folder's neighbour with that ending; nothing is beside a bucket's root, so there it is a folder in it."""
@@ -162,23 +171,7 @@ def run_spec(job: Job, attempt: int, rank: int, gang: Gang, *, time_left: float 
     member, role = gang.member(rank), role_of(spec, rank)
     key = str(RunKey(job.uid, f"a{attempt}", rank))
     inputs = _inputs(spec, resolved)
-    outputs = (
-        Output(
-            name=MODEL_OUTPUT,
-            uri=job.output_uri(attempt, rank, alone=member.place.leased),
-            paths=("/mnt/output", "/ml/output/model"),
-            env="MW_OUTPUT_DIR",
-        ),
-        Output(
-            name=CHECKPOINTS,
-            uri=job.checkpoint_uri(attempt, rank),
-            paths=("/ml/output/checkpoints",),
-            commit=False,
-            env="MW_CHECKPOINT_DIR",
-            # The latest first. One that was cut off in the middle of its upload is completed by those before it.
-            restore=tuple(job.checkpoint_uri(earlier, rank) for earlier in range(attempt - 1, 0, -1)),
-        ),
-    )
+    outputs = _outputs(job, attempt, rank, leased=member.place.leased)
     platform = variables(job, attempt, gang, member)
     own = expand_variables(spec.env | (role.env if role else {}), platform | SANDBOX_PATHS)
     known = platform | SANDBOX_PATHS | own
@@ -238,6 +231,32 @@ def _files(job: Job, gang: Gang) -> tuple[File, ...]:
         return (config,)
     slots = {one.ordinal: process_count(spec, job.resources(one.ordinal)) for one in gang.members}
     return config, File(path=frameworks.HOST_FILE, content=frameworks.host_file(gang, name=job.name, slots=slots))
+
+
+def _outputs(job: Job, attempt: int, rank: int, *, leased: bool) -> tuple[Output, ...]:
+    found = [
+        Output(
+            name=MODEL_OUTPUT,
+            uri=job.output_uri(attempt, rank, alone=leased),
+            paths=("/mnt/output", "/ml/output/model"),
+            env="MW_OUTPUT_DIR",
+        ),
+        Output(
+            name=CHECKPOINTS,
+            uri=job.checkpoint_uri(attempt, rank),
+            paths=(SANDBOX_PATHS["MW_CHECKPOINT_DIR"],),
+            commit=False,
+            env="MW_CHECKPOINT_DIR",
+            # The latest first. One that was cut off in the middle of its upload is completed by those before it.
+            restore=tuple(job.checkpoint_uri(earlier, rank) for earlier in range(attempt - 1, 0, -1)),
+        ),
+    ]
+    events, buckets = SANDBOX_PATHS["MW_TENSORBOARD_DIR"], job.resolved.get("buckets", {})
+    taken = [*job.spec.mounts, *(v.mount_path for v in job.spec.volumes if v.mount_path not in buckets)]
+    if not any(path == events or path.startswith(f"{events}/") for path in taken):
+        uri = job.tensorboard_uri(attempt, rank)
+        found.append(Output(name=TENSORBOARD, uri=uri, paths=(events,), commit=False, env="MW_TENSORBOARD_DIR"))
+    return tuple(found)
 
 
 def _inputs(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> tuple[Input, ...]:
