@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelworks.products.serving.revisions import revision
+from modelworks.products.serving import revisions
+from modelworks.products.serving.revisions import OPERATIONAL, operated, revision
 from modelworks.products.serving.spec import ServiceSpec
 
 SPEC: dict[str, Any] = {"processor": "onnx", "model": "digits:1"}
@@ -42,6 +43,16 @@ def test_it_is_stable_across_storage() -> None:
 )
 def test_what_replaces_no_process(spec: dict[str, Any]) -> None:
     assert of(spec) == of()
+
+
+def test_every_field_is_the_revisions_or_operational() -> None:
+    lists = (revisions._OF_THE_SPEC, revisions._OF_THE_SPEC_WHEN_GIVEN, revisions._BY_FACTS, OPERATIONAL)
+    assert sorted(name for names in lists for name in names) == sorted(ServiceSpec.model_fields)
+
+
+def test_a_rollback_leaves_what_is_operated_as_it_is() -> None:
+    current = SPEC | {"alerts": {"p99": "2s"}, "replicas": 3, "env": {"A": "2"}}
+    assert operated(SPEC | {"env": {"A": "1"}, "alerts": {"p99": "1s"}}, current) == current | {"env": {"A": "1"}}
 
 
 def test_an_alias_that_moves_to_the_same_bytes() -> None:

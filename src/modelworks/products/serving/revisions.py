@@ -36,6 +36,8 @@ _DEFAULTS: dict[str, Any] = {
     "tolerations": [],
 }
 _OF_THE_FACTS = ("resources", "code", "volumes", "warm_up", "mounts")
+# Fields of the spec that are in it by what they name.
+_BY_FACTS = ("model", "base_model", "code", "environment", "instance_type", "resources", "mounts", "warm_up")
 # What may change without another process; all other fields are the revision's, by value or by what they name.
 OPERATIONAL = (
     "replicas",
@@ -53,6 +55,7 @@ OPERATIONAL = (
     "canary",
     "traffic",
     "capture",
+    "alerts",
 )
 CANARY_FIELDS = tuple(name for name in Canary.model_fields if name not in ("weight", "mirror", "replicas"))
 RESUMED = "resumed"
