@@ -49,7 +49,7 @@ def canary_change(spec: Mapping[str, Any], resolved: Mapping[str, Any], given: M
 def rolled_back(
     spec: Mapping[str, Any], resolved: Mapping[str, Any], old_spec: Mapping[str, Any], old: Mapping[str, Any], said: str
 ) -> Change:
-    """The service as that revision was; replicas, limits, alerts and traffic stay, and a canary of the other one ends."""
+    """The service as that revision was; replicas, limits, alerts and traffic stay, and the other one's canary ends."""
     back = {name: value for name, value in operated(old_spec, spec).items() if name != "canary"}
     facts = {name: value for name, value in own_facts(old).items() if name not in _OPERATIONAL_FACTS}
     facts |= {name: resolved[name] for name in _OPERATIONAL_FACTS if name in resolved}
