@@ -10,8 +10,11 @@ from tests.agents import poll, python, wait_ended, wait_log
 
 from modelworks.agent.checkpoints import CheckpointUploader, restore
 from modelworks.agent.inprocess import InProcessAgent
+from modelworks.agent.outputs import OutputUploader
 from modelworks.home import Home
+from modelworks.kernel.errors import Conflict, NotFound
 from modelworks.kernel.run import Output, RunReason, RunSpec
+from modelworks.objectstore import transfer
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.uri import ObjectUri
@@ -184,6 +187,61 @@ def test_a_step_that_is_saved_anew_replaces_the_old_one(objects: ObjectClient, b
     found = Checkpointer(tmp_path / "again").restore()
     assert found
     assert found.state["value"] == "new"
+
+
+def test_whoever_is_late_neither_sends_nor_deletes(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:
+    folders = [ObjectUri(bucket, f"a{number}/") for number in (1, 2)]
+    first, second = (tmp_path / uri.key for uri in folders)
+    _save(first, 1, 2)
+    CheckpointUploader(first, folders[0], [], objects).sync()
+    restore(objects, folders[:1], second)
+    over = False
+
+    def check() -> None:
+        if over:
+            raise Conflict("the lease is over")
+
+    output = Output(name="checkpoints", uri=str(folders[1]), paths=("/ml",), commit=False, restore=(str(folders[0]),))
+    uploader = OutputUploader(second, output, "job123/a2/0/0", objects, check).checkpoints
+    assert uploader
+    _save(second, 3, keep=1)
+    over = True
+    uploader.sync()
+    assert [_names(objects, folder) for folder in folders] == [_step(1) | _step(2), set()]
+    over = False
+    sent = objects.put
+
+    def last(uri: ObjectUri, data: bytes) -> None:
+        nonlocal over
+        sent(uri, data)
+        over = True  # when the manifest is there, and nothing is deleted yet
+
+    objects.put = last  # type: ignore[method-assign]
+    uploader.sync()
+    assert [_names(objects, folder) for folder in folders] == [_step(1) | _step(2), _step(3)]
+
+
+def test_what_goes_while_it_is_restored_is_done_without(
+    objects: ObjectClient, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, download = ObjectUri(bucket, "a1/"), transfer.download_named
+    _save(tmp_path / "a1", 1, 2, 3, 4, keep=4)
+    CheckpointUploader(tmp_path / "a1", root, [], objects).sync()
+    looks = []
+
+    def meanwhile(client: ObjectClient, wanted: dict[str, ObjectUri], directory: Path) -> None:
+        if not looks:
+            objects.delete(root / "step-2" / "blobs.bin")
+            objects.delete(root / "step-2" / MANIFEST)
+        looks.append(sorted({name.split("/")[0] for name in wanted}))
+        download(client, wanted, directory)
+
+    monkeypatch.setattr(transfer, "download_named", meanwhile)
+    restore(objects, [root], tmp_path / "again")
+    assert looks == [["step-2", "step-3", "step-4"], ["step-1", "step-3", "step-4"]]
+    assert [place.step for place in layout.places(tmp_path / "again")] == [1, 3, 4]
+    with pytest.raises(NotFound):
+        restore(objects, [ObjectUri("no-such-bucket", "x/")], tmp_path / "none")
 
 
 def test_torn_ones_are_neither_sent_nor_restored(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:

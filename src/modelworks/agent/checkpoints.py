@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelworks.kernel.errors import Forbidden, NotFound
+from modelworks.kernel.errors import Conflict, Forbidden, NotFound
 from modelworks.objectstore import transfer
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.uri import ObjectUri
@@ -29,7 +30,12 @@ _PARALLEL = 4
 _MOST_MANIFEST = 4 << 20  # bytes
 # What an attempt begins with: the newest of each, since a rank may have to go back to where the others are.
 _RESTORED, _RESTORED_OWN = 3, 11
+_LOOKS = 3
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Late(Exception):
+    """What the attempt after this one restores must not change any more."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,24 @@ class Left:
 
 
 class CheckpointUploader:
-    """The checkpoints in one folder. Not for several threads at once; ``earlier`` are the attempts before this one."""
+    """The checkpoints in one folder. Not for several threads at once; ``earlier`` are the attempts before this one.
 
-    def __init__(self, directory: Path, root: ObjectUri, earlier: Sequence[ObjectUri], client: ObjectClient) -> None:
+    ``may_write`` raises Conflict when another attempt may have begun: then this one has nothing more to say.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        root: ObjectUri,
+        earlier: Sequence[ObjectUri],
+        client: ObjectClient,
+        may_write: Callable[[], None] = lambda: None,
+    ) -> None:
         self.directory = directory
         self.root = root.folder
         self.client = client
         self._earlier = [uri.folder for uri in earlier]
+        self._may_write = may_write
         self._here: dict[Place, Whole] = {}  # whole under ``root``
         self._earlier_has: dict[Place, Whole] = {}  # as an earlier attempt sent it
         self._left: dict[Place, Left] | None = None  # all that those sent, once it was looked for
@@ -68,10 +85,17 @@ class CheckpointUploader:
 
     def sync(self, closing: Callable[[], bool] = lambda: False) -> None:
         """Send what is new, the newest first, then drop what is gone here; stop early when the run is ``closing``."""
+        try:
+            self._sync(closing)
+        except Late as error:
+            log.info("%s: nothing more is sent or deleted: %s", self.root, error)
+
+    def _sync(self, closing: Callable[[], bool]) -> None:
         present = layout.places(self.directory)
         for place in sorted(present, key=lambda p: (-p.step, p.rank is None)):
             if closing():
                 return
+            self._check()
             try:
                 with _opened(self.directory, place) as files:
                     self._send(place, files)
@@ -109,6 +133,7 @@ class CheckpointUploader:
             rest = [name for name in expected if name != CONTENTS]
             for done in [pool.submit(self._upload, files[name], target / name) for name in rest]:
                 done.result()
+        self._check()  # it took its time
         self.client.put(target / MANIFEST, manifest)
         self._earlier_has.pop(place, None)
         self._here[place] = whole
@@ -120,6 +145,7 @@ class CheckpointUploader:
         """Delete what retention has removed, while something newer is whole; the last one stays whatever happens."""
         stays = {place.rank for place in present if place in self._here}
         for place in [place for place in self._here if place not in present and place.rank in stays]:
+            self._check()
             delete(self.client, self.root / place.name)
             del self._here[place]
         for place in [place for place in self._earlier_has if place not in present and place.rank in stays]:
@@ -137,6 +163,7 @@ class CheckpointUploader:
             known = {place: left.whole for place, left in self._left.items()}
             for place in surplus(known, present & (self._here.keys() | self._earlier_has.keys()), present, newest):
                 for folder in self._left[place].folders:
+                    self._check()
                     delete(self.client, folder / place.name)
                 del self._left[place]
         except Forbidden as error:
@@ -153,6 +180,12 @@ class CheckpointUploader:
                 before = found.get(place, Left((), False))
                 found[place] = Left((*before.folders, folder), before.whole or (place, MANIFEST) in ours)
         return found
+
+    def _check(self) -> None:
+        try:
+            self._may_write()
+        except Conflict as error:
+            raise Late(error.detail) from error
 
     def _get(self, uri: ObjectUri) -> bytes | None:
         try:
@@ -196,8 +229,25 @@ def delete(client: ObjectClient, uri: ObjectUri) -> None:
 def restore(client: ObjectClient, uris: Sequence[ObjectUri], directory: Path) -> None:
     """What earlier attempts left, the latest of them first in ``uris``, as files below ``directory``.
 
-    Of checkpoints the newest few that are whole; of all other files each, and of the same name the first.
+    Of checkpoints the newest few that are whole; of all other files each, and of the same name the first. What is gone
+    between the look and the fetch was retired meanwhile, so there is another look.
     """
+    for left in reversed(range(_LOOKS)):
+        wanted = _wanted(client, uris)
+        try:
+            transfer.download_named(client, wanted, directory)
+            return
+        except NotFound as error:
+            if not left:
+                raise
+            log.info("restoring once more: %s", error.detail)
+            for place in layout.places(directory):  # not to be taken for something by whoever looks here
+                if layout.is_ours(directory / place.name):
+                    shutil.rmtree(directory / place.name)
+
+
+def _wanted(client: ObjectClient, uris: Sequence[ObjectUri]) -> dict[str, ObjectUri]:
+    """What to restore, by the names it gets."""
     wanted: dict[str, ObjectUri] = {}
     steps: dict[Place, list[tuple[ObjectUri, dict[str, int]]]] = {}
     for uri in (uri.folder for uri in uris):
@@ -220,7 +270,7 @@ def restore(client: ObjectClient, uris: Sequence[ObjectUri], directory: Path) ->
     for rank in {place.rank for place in steps}:
         mine = sorted((place for place in steps if place.rank == rank), reverse=True, key=lambda place: place.step)
         wanted |= _newest(client, mine, steps, _RESTORED if rank is None else _RESTORED_OWN)
-    transfer.download_named(client, wanted, directory)
+    return wanted
 
 
 def _newest(

@@ -14,7 +14,10 @@ from modelworks.runtime.rundir import RunDirectory
 
 
 class Finisher:
-    """Uploads of one run; blocks, and lets one thread in at a time. ``may_commit`` raises what speaks against it."""
+    """Uploads of one run; blocks, and lets one thread in at a time. ``may_commit`` raises what speaks against it.
+
+    Neither a manifest is written then nor a checkpoint sent or deleted: the next attempt may be reading them.
+    """
 
     def __init__(
         self, directory: RunDirectory, spec: RunSpec, client: ObjectClient, may_commit: Callable[[], None]

@@ -63,7 +63,9 @@ class OutputUploader:
         self._root = ObjectUri.parse(output.uri).folder
         self._done: dict[str, tuple[tuple[int, int], str]] = {}  # path → version, SHA-256
         earlier = [ObjectUri.parse(uri) for uri in output.restore]
-        self.checkpoints = None if output.commit else CheckpointUploader(directory, self._root, earlier, client)
+        self.checkpoints = (
+            None if output.commit else CheckpointUploader(directory, self._root, earlier, client, may_commit)
+        )
 
     def sync(self, closing: Callable[[], bool]) -> None:
         """Upload files that changed and have settled; stop early when the run is ``closing``."""
