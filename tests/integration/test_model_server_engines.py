@@ -146,4 +146,6 @@ def test_several_files_need_a_preferred_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     said = refused("--processor", "sklearn", "--model", str(tmp_path))
     assert "several scikit-learn files in the model and none is called model.skops: a.pkl, b.pkl" in said
-    assert "call the one to serve model.skops" in said
+    assert "name the one to serve (entry), or call it model.skops" in said
+    said = refused("--processor", "sklearn", "--model", str(tmp_path), "--entry", "c.pkl")
+    assert "the model holds no file c.pkl; it holds a.pkl, b.pkl" in said

@@ -294,3 +294,14 @@ def test_a_python_class_takes_tensors(tmp_path: Path) -> None:
         given["inputs"][0] |= {"datatype": "INT8", "data": [300, 1]}
         wrong = server.client.post("/v2/models/m/infer", json=given)
         assert (wrong.status_code, wrong.json()["error"]) == (400, "input 'x': a number does not fit into INT8")
+
+
+def test_an_entry_names_the_file(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    for width, name in enumerate(("a.onnx", "nets/b.onnx", "model.onnx"), 1):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shape = ["n", width]
+        made = save(tmp_path, nodes, [tensor("x", "FLOAT", shape)], [tensor("y", "FLOAT", shape)])
+        (made / "model.onnx").rename(tmp_path / name)
+    with serving("--processor", "onnx", "--model", str(tmp_path), "--entry", "nets/b.onnx") as server:
+        assert server.client.get("/v2/models/m").json()["inputs"][0]["shape"] == [-1, 2]

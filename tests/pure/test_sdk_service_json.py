@@ -344,6 +344,26 @@ def test_code_of_ones_own() -> None:
     assert caught.value.fields[0].path == "processor_type"
 
 
+def test_the_models_entry_is_the_file_that_an_engine_loads() -> None:
+    engine = translate({"processor": "onnx", "model_path": "oss://models/m/", "model_entry": "./nets/b.onnx"})
+    assert (engine.spec["entry"], engine.notes) == ("nets/b.onnx", [])
+    assert ServiceSpec.parse(engine.spec, at="spec").entry == "nets/b.onnx"
+    own = {"processor_type": "python", "processor_path": "src", "processor_entry": "app.py:Digits"}
+    for document in (own, {"processor": "python", "processor_path": "src", "model_entry": "app.py:Digits"}):
+        assert translate(document).spec["entry"] == "app.py:Digits"
+    noted = translate({**own, "model_entry": "weights.bin"})
+    assert noted.spec["entry"] == "app.py:Digits"
+    assert noted.notes == ["model_entry has no effect here: the class reads what it wants of $MW_MODEL_DIR"]
+    other = translate({"processor": "vllm", "model_entry": "config.json"})
+    assert ("entry" in other.spec, other.notes) == (
+        False,
+        ["model_entry has no effect here: vllm gets the whole model"],
+    )
+    for processor, entry in (("onnx", "app.py:Digits"), ("python", "net.onnx"), ("onnx", "../a.onnx"), ("vllm", "a")):
+        with pytest.raises(Invalid, match="entry"):
+            ServiceSpec.parse({"processor": processor, "model": "m:1", "code": "s3://c/", "entry": entry}, at="spec")
+
+
 def test_what_is_asked_twice_over_is_merged() -> None:
     out = translate({"metadata": {"cpu": 2}, "metadata.memory": 100, "metadata.rpc.worker_threads": 3})
     assert out.spec == {"resources": {"cpu": 2, "memory": "100Mi"}, "concurrency": 3}

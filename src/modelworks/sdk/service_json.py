@@ -11,7 +11,7 @@ from typing import Any
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk import service_scaling
 from modelworks.sdk.service_containers import containers, environment_of, storage
-from modelworks.sdk.service_processors import OWN_SERVER, own_code, processor
+from modelworks.sdk.service_processors import OWN_SERVER, model_entry, own_code, processor
 from modelworks.sdk.translation import Translation, noted, rolling
 
 __all__ = ["Translation", "environment_of", "is_service_json", "translate"]
@@ -68,7 +68,7 @@ def translate(document: Mapping[str, Any]) -> Translation:
             case "model_path":
                 out.once("model", str(value), key)
             case "model_entry":
-                out.spec["entry"] = str(value)
+                pass  # what it means is known when the processor is
             case "warm_up_data_path":
                 out.spec["warm_up"] = str(value)
             case "processor":
@@ -98,6 +98,7 @@ def translate(document: Mapping[str, Any]) -> Translation:
             case _:
                 noted(key, _NOTED, out)
     own_code(document, out)
+    model_entry(document, out)
     service_scaling.finish(out)
     _finish_batching(out)
     if out.errors:

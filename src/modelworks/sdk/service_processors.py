@@ -13,6 +13,7 @@ PROCESSORS = (
     "tfserving", "command", "image",
 )  # fmt: skip
 OWN_SERVER = frozenset(("onnx", "tensorrt", "sklearn", "xgboost", "lightgbm", "torch", "python"))
+_CLASS = re.compile(r"[^:]+\.py:[A-Za-z_]\w*")
 # Other names of ours.
 _ALSO = {
     "tritonserver": "triton", "tf-serving": "tfserving", "tensorflow-serving": "tfserving", "llama.cpp": "llamacpp",
@@ -61,3 +62,20 @@ def own_code(document: Mapping[str, Any], out: Translation) -> None:
     else:
         out.spec["entry"] = text
         out.spec.setdefault("processor", "python")
+
+
+def model_entry(document: Mapping[str, Any], out: Translation) -> None:
+    """The main file of the model. Our engines take it; a class of the user's finds its files by itself."""
+    text = str(document.get("model_entry") or "").removeprefix("./")
+    chosen = out.spec.get("processor")
+    if not text:
+        return
+    if chosen in (None, "python") and _CLASS.fullmatch(text):
+        out.spec.setdefault("entry", text)
+    elif chosen in OWN_SERVER and chosen != "python":
+        out.spec["entry"] = text
+    else:
+        own = (
+            "the class reads what it wants of $MW_MODEL_DIR" if chosen == "python" else f"{chosen} gets the whole model"
+        )
+        out.note("model_entry", own)

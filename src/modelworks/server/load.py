@@ -26,7 +26,16 @@ def load(kind: str, model: Path | None, entry: str | None) -> Processor:
 
     if model is None:
         raise ValueError(f"the processor {kind} needs --model")
-    return TensorProcessor(_engine(kind, model), model)
+    return TensorProcessor(_engine(kind, model if entry is None else _file(model, entry)), model)
+
+
+def _file(model: Path, entry: str) -> Path:
+    """The file of the model that is to be loaded. A model may be one file, with or without a folder around it."""
+    path = model if model.is_file() and model.name == entry else model / entry
+    if not path.is_file():
+        files = [str(one.relative_to(model)) for one in sorted(model.rglob("*")) if one.is_file()]
+        raise FileNotFoundError(f"the model holds no file {entry}; it holds {', '.join(files[:5]) or 'nothing'}")
+    return path
 
 
 def _engine(kind: str, model: Path) -> Engine:

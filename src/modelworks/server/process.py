@@ -186,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m modelworks.server", description="Serve a model over HTTP.")
     parser.add_argument("--processor", choices=PROCESSORS, required=True)
     parser.add_argument("--model", type=Path, default=os.environ.get("MW_MODEL_DIR"), help="the model's directory")
-    parser.add_argument("--entry", help="python: file.py:Class")
+    parser.add_argument("--entry", help="python: file.py:Class; else: the model's file")
     parser.add_argument("--max-batch-size", type=int, help="rows in one call of the model; default: no batches")
     parser.add_argument("--max-batch-delay-ms", type=float, help="how long a batch waits for more rows; default: 0")
     parser.add_argument("--warm-up", type=Path, default=os.environ.get("MW_WARM_UP"), help="a file or folder of bodies")

@@ -14,7 +14,7 @@ from modelworks.kernel.run import Resources
 from modelworks.kernel.spec import Spec
 from modelworks.products.serving.alerts import Alerts
 from modelworks.products.serving.scaling_spec import Autoscaling
-from modelworks.products.serving.traffic_spec import Batching, Canary, Capture, Entry, Text, Traffic
+from modelworks.products.serving.traffic_spec import CLASS_ENTRY, Batching, Canary, Capture, Entry, Text, Traffic
 from modelworks.products.workload import Argument, Command, EnvName, EnvValue, MountPath, VolumeReference, duplicates
 
 _OWN_HEALTH = ("/health", "/v2/health/ready")
@@ -139,7 +139,7 @@ class ServiceSpec(Spec):
     model: Text | None = Field(default=None, description="name:version, name@alias, or s3://bucket/prefix/")
     base_model: Text | None = Field(default=None, description="what a LoRA adapter in `model` was trained on")
     processor: Processor
-    entry: Entry | None = Field(default=None, description="python: file:class")
+    entry: Entry | None = Field(default=None, description="python: file.py:Class; other engines: the model's file")
     code: Text | None = Field(default=None, description="s3:// URI of a folder or a .tar.gz; the CLI uploads a folder")
     command: Command | None = Field(default=None, description="command: an HTTP server that listens on $PORT")
     image: Text | None = Field(default=None, description="image, or a template in a container: registry/name:tag")
@@ -197,8 +197,15 @@ class ServiceSpec(Spec):
             raise ValueError("the processor python needs code: the folder that holds the entry's file")
         if self.command is not None and processor not in (Processor.COMMAND, Processor.IMAGE):
             raise ValueError(f"command is for the processors command and image, not for {processor}")
-        if self.entry is not None and processor is not Processor.PYTHON:
-            raise ValueError(f"entry is for the processor python, not for {processor}")
+        if self.entry is not None and not processor.own_server:
+            raise ValueError(f"entry is for the platform's model server, not for {processor}")
+        if self.entry is not None and (processor is Processor.PYTHON) != bool(CLASS_ENTRY.fullmatch(self.entry)):
+            wanted = (
+                "file and class, such as processor.py:Digits"
+                if processor is Processor.PYTHON
+                else "a file of the model"
+            )
+            raise ValueError(f"the entry of {processor} is {wanted}, not {self.entry!r}")
         if self.image is not None and processor is not Processor.IMAGE and not processor.template:
             raise ValueError(f"image is for the processor image and the templates, not for {processor}")
         if self.image is not None and self.environment is not None:

@@ -13,7 +13,8 @@ from modelworks.kernel.spec import Spec
 from modelworks.products.workload import Argument, Command, EnvName, EnvValue
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_ENTRY = re.compile(r"[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*")
+CLASS_ENTRY = re.compile(r"[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*")
+_FILE_ENTRY = re.compile(r"[^\x00-\x1f\x7f:\\]{1,1024}")
 
 Text = Annotated[str, Field(min_length=1, max_length=2048)]
 
@@ -25,8 +26,11 @@ def _check_header(name: str) -> str:
 
 
 def _check_entry(entry: str) -> str:
-    if not _ENTRY.fullmatch(entry) or entry.startswith("/") or ".." in entry:
-        raise ValueError(f"not an entry: {entry!r}; write file and class, such as processor.py:Digits")
+    known = CLASS_ENTRY.fullmatch(entry) or _FILE_ENTRY.fullmatch(entry)
+    if not known or entry.startswith("/") or ".." in entry.split("/"):
+        raise ValueError(
+            f"not an entry: {entry!r}; write file and class, such as processor.py:Digits, or a model's file"
+        )
     return entry
 
 

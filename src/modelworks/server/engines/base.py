@@ -54,7 +54,7 @@ def find_file(directory: Path, preferred: Sequence[str], suffixes: Sequence[str]
         names = ", ".join(str(path.relative_to(directory)) for path in found[:5])
         raise FileNotFoundError(
             f"several {what} files in the model and none is called {preferred[0]}: {names}; "
-            f"keep one of them, or call the one to serve {preferred[0]}"
+            f"name the one to serve (entry), or call it {preferred[0]}"
         )
     there = ", ".join(str(path.relative_to(directory)) for path in files[:5])
     raise FileNotFoundError(f"no {what} file in the model; it holds {there or 'nothing'}")
