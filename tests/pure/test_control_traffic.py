@@ -36,7 +36,13 @@ class Lab:
 
 
 def document(
-    arrived: int = 0, *, in_flight: int = 0, queued: int = 0, errors: int = 0, hung: tuple[str, ...] = ()
+    arrived: int = 0,
+    *,
+    in_flight: int = 0,
+    queued: int = 0,
+    errors: int = 0,
+    hung: tuple[str, ...] = (),
+    unavailable: int = 0,
 ) -> dict[str, Any]:
     buckets = [0] * (len(LATENCY_BUCKETS) + 1)
     buckets[3] = arrived
@@ -46,7 +52,7 @@ def document(
         "queued": queued,
         "oldest": 0.5 if queued else 0.0,
         "arrived": arrived,
-        "rejected": {"limit-exceeded": 0},
+        "rejected": {"limit-exceeded": 0, "unavailable": unavailable},
         "hung": list(hung),
         "revisions": {"r1": {**counts, "in_flight": in_flight}},
     }
@@ -254,6 +260,10 @@ def test_who_is_woken() -> None:
         lab.now += 1
         lab.report("a", arrived=16, in_flight=1, errors=1, hung=("r1-0-0",))
     assert len(lab.woken) == 8
+    for _ in range(12):
+        lab.now += 1
+        lab.report("a", arrived=16, in_flight=1, errors=1, hung=("r1-0-0",), unavailable=3)
+    assert len(lab.woken) == 9  # nobody answers them
 
 
 def test_samples_are_thinned_and_bounded() -> None:

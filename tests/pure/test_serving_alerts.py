@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from modelworks.kernel.traffic import LATENCY_BUCKETS, RevisionCounts, Sample, Traffic
@@ -16,7 +17,7 @@ class Watch:
     def __init__(self, **fields: Any) -> None:
         self.alerts = Alerts.parse(fields)
         self.now, self.until = START, START
-        self.answered = self.errors = 0
+        self.answered = self.errors = self.refused = 0
         self.buckets = [0] * (len(LATENCY_BUCKETS) + 1)
         self.samples: list[Sample] = []
         self.breaches: dict[str, Breach] = {}
@@ -24,11 +25,25 @@ class Watch:
         self.blind = False
 
     def run(
-        self, seconds: int, *, errors: float = 0.0, latencies: dict[float, int] | None = None, most: str = ""
+        self,
+        seconds: int,
+        *,
+        errors: float = 0.0,
+        latencies: dict[float, int] | None = None,
+        most: str = "",
+        down: bool = False,
+        stopped: bool = False,
     ) -> None:
         for _ in range(seconds):
             self.now += 1
-            if not self.blind:
+            if down:
+                self.until = self.now
+                self.refused += 20
+                refusals = {"unavailable": self.refused, "limit-exceeded": 5 * self.refused}
+                self.samples.append(
+                    replace(self.samples[-1] if self.samples else Sample(self.now), at=self.now, refusals=refusals)
+                )
+            elif not self.blind:
                 self.until = self.now
                 self.answered += 20
                 self.errors += round(20 * errors * (self.now - START)) - round(20 * errors * (self.now - START - 1))
@@ -38,7 +53,7 @@ class Watch:
                 self.samples.append(Sample(self.now, arrived=self.answered, revisions={"r": counts}))
             if (self.now - START) % 10 == 0:
                 traffic = Traffic(tuple(self.samples[-200:]), START, self.until)
-                found = judge(self.alerts, self.breaches, traffic, most, self.now)
+                found = judge(self.alerts, self.breaches, traffic, most, self.now, stopped=stopped)
                 self.breaches = {n: Breach.of(b.document()) for n, b in found.breaches.items()}
                 self.told += [*found.began, *(f"-{name}" for name in found.ended)]
                 assert (found.wake_in is not None) == bool(self.breaches)
@@ -55,6 +70,20 @@ def test_errors_that_last() -> None:
     it.run(60, errors=0.05)
     it.run(120)
     assert it.told == [ERROR_RATE, f"-{ERROR_RATE}"]
+
+
+def test_an_outage_is_errors() -> None:
+    it = Watch()
+    it.run(120)
+    it.run(200, down=True)
+    assert it.told == [ERROR_RATE]
+    it = Watch()
+    it.run(300, down=True)  # nobody has ever answered
+    assert it.told == [ERROR_RATE]
+    assert "100.0% of the answers are errors" in it.breaches[ERROR_RATE].message
+    it = Watch()
+    it.run(600, down=True, stopped=True)
+    assert it.told == []
 
 
 def test_a_moment_of_errors_is_none() -> None:

@@ -57,6 +57,16 @@ def test_rules_name_metrics_that_there_are() -> None:
             assert f'"{family}"' in said or f" {family} " in said, name
 
 
+def test_the_rule_of_errors_sees_who_is_refused_for_want_of_a_replica() -> None:
+    (rule,) = [rule for group in RULES for rule in group["rules"] if rule["alert"] == "ServiceErrorRate"]
+    errors, answers = rule["expr"].split(" > ")[0].split("/")
+    for part, counted in ((errors, "mw_gateway_errors_total"), (answers, "mw_gateway_request_seconds_count")):
+        union = (
+            f'sum by (service) (rate({counted}[2m]) or rate(mw_gateway_rejections_total{{reason="unavailable"}}[2m]))'
+        )
+        assert part.split("> ")[0].strip() == union
+
+
 def test_latency_has_a_rule_only_where_a_service_states_a_bound() -> None:
     (rule,) = [rule for group in RULES for rule in group["rules"] if "quantile" in rule["expr"]]
     assert "mw_service_p99_bound_seconds" in rule["expr"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modelworks.kernel.traffic import NOTHING, PATIENCE, RevisionCounts, Sample, Traffic
+from modelworks.kernel.traffic import NOTHING, PATIENCE, UNAVAILABLE, RevisionCounts, Sample, Traffic
 
 _DENSE = 120.0  # seconds of samples as they came; of those before, one in _SPARSE seconds is kept
 _SPARSE = 5.0
@@ -232,7 +232,7 @@ class TrafficStore:
             self._samples[uid] = _without_former(_thinned(samples, sample.at), reported)
 
     def _urgent(self, uid: str, last: Sample | None, sample: Sample) -> bool:
-        errors = sum(counts.errors for counts in sample.revisions.values())
+        errors = sum(counts.errors for counts in sample.revisions.values()) + sample.refusals.get(UNAVAILABLE, 0)
         told, before = self._woken.setdefault(uid, (0.0, errors))
         woken = sample.at - told
         every, until = self._every.get(uid, (None, 0.0))

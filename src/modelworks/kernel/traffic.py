@@ -19,6 +19,8 @@ LATENCY_BUCKETS = (
 
 # Reports come once a second, and only of what changed: silence for longer than this is not knowing.
 PATIENCE = 5.0
+# The code of refusals (503) for want of a replica that answers.
+UNAVAILABLE = "unavailable"
 _PERIOD = 1.0
 
 

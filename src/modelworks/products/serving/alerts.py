@@ -14,7 +14,7 @@ from pydantic import Field
 
 from modelworks.kernel.quantities import Duration, format_duration
 from modelworks.kernel.spec import Spec
-from modelworks.kernel.traffic import Traffic
+from modelworks.kernel.traffic import UNAVAILABLE, Traffic
 
 ERROR_RATE, LATENCY, MAX_REPLICAS = "AlertErrorRate", "AlertLatency", "AlertMaxReplicas"
 _WINDOW = 60.0  # seconds that shares and percentiles are of
@@ -25,7 +25,9 @@ _LOOK = 10.0  # seconds between two looks while something breaches
 class Alerts(Spec):
     """What is told of as a condition and an event, when it lasts for ``sustained``."""
 
-    error_rate: float = Field(default=0.01, gt=0, le=1, description="5xx answers of all, as a share")
+    error_rate: float = Field(
+        default=0.01, gt=0, le=1, description="share of 5xx answers, those for want of a replica included"
+    )
     p99: Duration | None = Field(default=None, gt=0, le=3600, description="default: any latency is well")
     sustained: Duration = Field(default=120.0, ge=1, le=86_400)
 
@@ -56,18 +58,24 @@ class Judged:
     wake_in: float | None
 
 
-def judge(alerts: Alerts, before: Mapping[str, Breach], traffic: Traffic, at_max: str, now: float) -> Judged:
-    """One look. ``at_max`` says that more replicas are wanted than may be, and is empty when they are not."""
+def judge(
+    alerts: Alerts, before: Mapping[str, Breach], traffic: Traffic, at_max: str, now: float, *, stopped: bool = False
+) -> Judged:
+    """One look. ``at_max`` says that more replicas are wanted than may be, and is empty when they are not. Of a service
+    that is ``stopped``, who is refused is no error: its owner wants it so."""
     found = {MAX_REPLICAS: at_max} if at_max else {}
     lately = traffic.increase(_WINDOW, now)
     if lately is None:
         # Not known: what fires goes on, and nothing begins.
         found |= {name: breach.message for name, breach in before.items() if breach.firing}
-    elif lately.all.answered >= _FEWEST:
-        rate, p99 = lately.all.error_rate or 0.0, lately.all.percentile(0.99) or 0.0
-        if rate > alerts.error_rate:
+    else:
+        # Without a replica there are no answers of one, and every call is refused.
+        refused = 0 if stopped else lately.refusals.get(UNAVAILABLE, 0)
+        answered = lately.all.answered + refused
+        rate, p99 = (lately.all.errors + refused) / max(answered, 1), lately.all.percentile(0.99) or 0.0
+        if answered >= _FEWEST and rate > alerts.error_rate:
             found[ERROR_RATE] = f"{rate:.1%} of the answers are errors; the bound is {alerts.error_rate:.1%}"
-        if alerts.p99 is not None and p99 > alerts.p99:
+        if lately.all.answered >= _FEWEST and alerts.p99 is not None and p99 > alerts.p99:
             bound = format_duration(alerts.p99)
             found[LATENCY] = f"the slowest hundredth of the answers takes {p99:.3g} s or longer; the bound is {bound}"
     after = {name: _lasting(alerts, before.get(name), said, now) for name, said in sorted(found.items())}

@@ -63,7 +63,8 @@ def judged_alerts(spec: ServiceSpec, record: Record, scaled: Autoscaled, traffic
     if scaling is not None and scaling.min < scaling.max == scaled.scale.get("replicas"):
         wanted = scaled.recommended
         at_max = f"{wanted} replicas are wanted and max is {scaling.max}" if wanted >= scaling.max else ""
-    return judge(spec.alerts, record.alerts, traffic, at_max, now)
+    stopped = spec.stopped or (scaling is None and spec.replicas == 0)
+    return judge(spec.alerts, record.alerts, traffic, at_max, now, stopped=stopped)
 
 
 def told_alerts(before: Record, judged: Judged) -> list[Action]:
