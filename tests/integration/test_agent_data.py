@@ -13,7 +13,7 @@ from tests.agents import observe, poll, python, run_spec, wait_ended, wait_for, 
 
 from modelworks.agent.inprocess import InProcessAgent
 from modelworks.home import Home
-from modelworks.kernel.run import Access, Input, Output, RunPhase, RunReason
+from modelworks.kernel.run import FINISHED, Access, Input, Output, RunPhase, RunReason
 from modelworks.objectstore.client import ObjectClient
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.uri import ObjectUri
@@ -154,6 +154,29 @@ def test_a_failed_run_commits_nothing(agent: InProcessAgent, objects: ObjectClie
     assert wait_ended(agent, run.key).outputs == {}
     assert objects.exists(ObjectUri(bucket, "out/model.bin"))
     assert not objects.exists(ObjectUri(bucket, "out/.manifest.json"))
+
+
+@pytest.mark.parametrize(("reason", "committed"), [("Preempted", False), ("Cancelled", False), (FINISHED, True)])
+def test_who_obeys_a_stop_commits_only_what_was_done(
+    agent: InProcessAgent, objects: ObjectClient, bucket: str, reason: str, committed: bool
+) -> None:
+    output = Output(name="model", uri=f"s3://{bucket}/out/", paths=("/mnt/output",))
+    program = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+pathlib.Path(os.environ["MW_OUTPUT_DIR"], "model.bin").write_text("half")
+print("working", flush=True)
+time.sleep(600)
+"""
+    run = python(0, program, outputs=(output,))
+    agent.ensure(run)
+    wait_log(agent, run.key, b"working")
+    agent.stop(run.key, 60.0, reason)
+    seen = wait_ended(agent, run.key)
+    assert (seen.exit_code, seen.reason is RunReason.COMPLETED) == (0, False)
+    assert objects.exists(ObjectUri(bucket, "out/model.bin"))
+    assert objects.exists(ObjectUri(bucket, "out/.manifest.json")) is committed
+    assert bool(seen.outputs) is committed
 
 
 def test_an_output_begins_with_what_earlier_runs_left(

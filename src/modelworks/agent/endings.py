@@ -8,7 +8,7 @@ from typing import Any
 
 from modelworks.agent.lastwords import last_words
 from modelworks.kernel.quantities import format_duration
-from modelworks.kernel.run import RunObservation, RunPhase, RunReason, RunSpec
+from modelworks.kernel.run import FINISHED, RunObservation, RunPhase, RunReason, RunSpec
 from modelworks.runtime.rundir import Exited, Stop
 
 _HINTS = {
@@ -48,6 +48,13 @@ def explain(
         return RunReason.START_FAILED, f"the sandbox could not be made: {last.removeprefix('bwrap: ')}"
     text = describe_exit(exited)
     return RunReason.FAILED, f"{text}: {last[:300]}" if last else text
+
+
+def whole(exited: Exited | None, stop: Stop | None, reason: RunReason) -> bool:
+    """Whether what the run leaves is what it was to make. An exit code of 0 alone says that it heard of its end."""
+    if exited is None or exited.code != 0:
+        return False
+    return reason is RunReason.COMPLETED or (stop is not None and stop.reason == FINISHED)
 
 
 def result(

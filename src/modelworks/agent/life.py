@@ -280,7 +280,7 @@ class RunLife:
                 self.spec, state.exited, self.directory.stop(), killed, lines, self.directory.said_at()
             )
         self.note(phase=RunPhase.FINALIZING, ready=False, reason=RunReason.NONE, message="uploading outputs")
-        good = state.exited is not None and state.exited.code == 0
+        good = endings.whole(state.exited, self.directory.stop(), reason)
         outputs: dict[str, dict[str, Any]] = {}
         await keep(partial(self.tools.call, self.watch.finish), self.spec.key)
         try:

@@ -238,6 +238,10 @@ class RunPhase(StrEnum):
         return self in (RunPhase.EXITED, RunPhase.LOST)
 
 
+FINISHED = "Finished"
+"""For ``stop``: those that the run served have finished, so its work is done, too."""
+
+
 class RunReason(StrEnum):
     """Why a run is where it is, for decisions; the message is for people."""
 

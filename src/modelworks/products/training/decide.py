@@ -26,7 +26,7 @@ from modelworks.kernel.decision import (
 from modelworks.kernel.events import Level
 from modelworks.kernel.quantities import format_duration
 from modelworks.kernel.resource import Resource
-from modelworks.kernel.run import RunObservation, RunPhase, RunReason
+from modelworks.kernel.run import FINISHED, RunObservation, RunPhase, RunReason
 from modelworks.products.mounts import log_uri
 from modelworks.products.training import account, elastic, publish, watchdog
 from modelworks.products.training.attempts import (
@@ -168,7 +168,7 @@ def _dismiss(
     """Whoever worked has finished; those who only served them are ended."""
     message = f"finished: stopping {len(live)} replica{'s' if len(live) > 1 else ''} that served the others"
     ending = replace(record, phase=JobPhase.FINALIZING, message=message)
-    return ending, (*stops(observed, RunReason.STOPPED, grace_period(resource)), *releases(observed))
+    return ending, (*stops(observed, FINISHED, grace_period(resource)), *releases(observed))
 
 
 def _queue_again(job: Job, record: Record, observed: Observed) -> tuple[Record, tuple[Action, ...]]:
