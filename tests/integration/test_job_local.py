@@ -52,6 +52,13 @@ def test_a_job_with_code_inputs_and_output(folder: Path) -> None:
     assert json.loads((folder / "run/output/metrics.json").read_text()) == {"accuracy": 0.5, "loss": 1.0}
 
 
+def test_a_folder_is_also_there_under_its_name(tmp_path: Path) -> None:
+    (tmp_path / "Qwen/model").mkdir(parents=True)
+    (tmp_path / "Qwen/config.json").write_text("{}")
+    command = "ls /mnt/model/Qwen/config.json && test -d /ml/input/data/model/model"
+    assert run(job(command=command, inputs={"model": str(tmp_path / "Qwen")}), tmp_path / "run") == 0
+
+
 def test_event_files_have_a_folder(tmp_path: Path) -> None:
     command = 'test "$PAI_OUTPUT_TENSORBOARD" = "$MW_TENSORBOARD_DIR" && echo x > /ml/output/tensorboard/events'
     assert run(job(command=command), tmp_path) == 0

@@ -9,6 +9,7 @@ from modelworks.home import Home
 from modelworks.kernel.errors import Invalid
 from modelworks.kernel.run import RunSpec, Transport
 from modelworks.runtime import container, exchange, launch, limits, sandbox
+from modelworks.runtime.aliases import laid_out
 from modelworks.runtime.container import Engine
 from modelworks.runtime.launch import Prepared
 from modelworks.runtime.mounts import check_hidden, check_sources, check_targets
@@ -28,7 +29,10 @@ def write_launch(spec: RunSpec, directory: RunDirectory, home: Home, prepared: P
     inside, outside = _ports(spec, engine)
     volumes = [(v.name, Mount(Path(v.source), v.path, not v.read_only)) for v in spec.volumes]
     check_sources(volumes, home)
-    own = [*launch.own_mounts(spec, directory, prepared), *_platform(spec, directory)]
+    own = [
+        *laid_out(launch.own_mounts(spec, directory, prepared), directory.files),
+        *_platform(spec, directory),
+    ]
     check_targets(own, volumes)
     check_hidden(own, home)
     env = launch.variables(spec, directory, home, _AS_IF, prepared, {}, inside)

@@ -8,13 +8,14 @@ import re
 import shutil
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelworks.home import Home
 from modelworks.kernel.run import Listen, RunSpec, Transport
 from modelworks.runtime import exchange, limits, sandbox
+from modelworks.runtime.aliases import laid_out
 from modelworks.runtime.mounts import Volumes, check_hidden, check_sources, check_targets
 from modelworks.runtime.rundir import RunDirectory, remove_tree, write_file
 from modelworks.runtime.sandbox import PACKAGE_MOUNT, RUN_MOUNT, SOCKET_NAME, Isolation, Mount
@@ -164,7 +165,7 @@ def _argv(
     if not isolation.enabled or isolation.bwrap is None:
         return sandbox.entry_argv(python, str(sandbox.PACKAGE), str(directory.path))
     own = [
-        *own_mounts(spec, directory, prepared),
+        *laid_out(own_mounts(spec, directory, prepared), directory.files),
         *sandbox.interpreter_mounts(prepared.python),
         *sandbox.interpreter_mounts(python),
         Mount(sandbox.PACKAGE, f"{PACKAGE_MOUNT}/{sandbox.PACKAGE.name}"),
@@ -196,13 +197,24 @@ def own_mounts(spec: RunSpec, directory: RunDirectory, prepared: Prepared) -> li
 
     Where the run works there is a copy of the code, since people write beside it.
     """
-    found = [Mount(prepared.inputs[i.channel], path) for i in spec.inputs for path in i.paths if path != spec.workdir]
+    found = [
+        Mount(prepared.inputs[i.channel], path)
+        for i in spec.inputs
+        for path in i.paths
+        if path != spec.workdir and not _is_there(path, i.paths, prepared.inputs[i.channel])
+    ]
     found += [Mount(directory.output(o.name), path, writable=True) for o in spec.outputs for path in o.paths]
     found += [Mount(directory.files / str(number), file.path) for number, file in enumerate(spec.files)]
     taken = [*(mount.target for mount in found), *(volume.path for volume in spec.volumes)]
     if not any(spec.workdir == target or spec.workdir.startswith(f"{target}/") for target in taken):
         found.append(Mount(directory.work, spec.workdir, writable=True))
     return found
+
+
+def _is_there(path: str, paths: Sequence[str], source: Path) -> bool:
+    """Whether what is at another path has something of that name itself, which the mount would hide."""
+    parent, _, name = path.rpartition("/")
+    return parent in paths and os.path.lexists(source / name)
 
 
 def variables(

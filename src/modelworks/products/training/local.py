@@ -24,6 +24,7 @@ from modelworks.kernel.errors import FieldError, Invalid
 from modelworks.kernel.resource import Manifest
 from modelworks.kernel.run import Resources
 from modelworks.products.training import frameworks
+from modelworks.products.training.channels import places
 from modelworks.products.training.gang import Gang, Place, role_of
 from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.ranks import (
@@ -97,7 +98,8 @@ def _folders(name: str, spec: TrainingJobSpec, gang: Gang, directory: Path, rank
     }
     for channel, source in spec.inputs.items():
         folder = _local(source, f"spec.inputs.{channel}")
-        paths |= {f"/mnt/{channel}": folder, f"/ml/input/data/{channel}": folder}
+        usual, named = places(spec, channel)[:2], places(spec, channel)[2:]
+        paths |= dict.fromkeys((*usual, *(n for n in named if not (folder / Path(n).name).exists())), folder)
     for path, source in spec.mounts.items():
         paths[path] = _local(source, f"spec.mounts.{path}")
     if spec.framework is Framework.MPI:

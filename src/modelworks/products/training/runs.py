@@ -22,6 +22,7 @@ from modelworks.kernel.run import (
 from modelworks.products.kind import ClaimView
 from modelworks.products.mounts import code_input, log_uri, volume_mounts, workspace_bucket
 from modelworks.products.training import frameworks, tracking, watchdog
+from modelworks.products.training.channels import places
 from modelworks.products.training.gang import Gang, Member, Place, role_names, role_of
 from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.prices import price_of
@@ -265,7 +266,7 @@ def _inputs(spec: TrainingJobSpec, resolved: Mapping[str, Any]) -> tuple[Input, 
         Input(
             channel=channel,
             uri=uris[channel],
-            paths=(f"/mnt/{channel}", f"/ml/input/data/{channel}"),
+            paths=places(spec, channel),
             env=channel_variable(channel),
         )
         for channel in sorted(spec.inputs)
