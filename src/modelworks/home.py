@@ -157,7 +157,7 @@ class Home:
 
     @property
     def relay_state(self) -> Path:
-        """``{pid, port}`` of the last relay."""
+        """``{pid, port, release}`` of the last relay."""
         return self.run / "relay.json"
 
     @property

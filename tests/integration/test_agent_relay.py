@@ -21,6 +21,7 @@ from modelworks.courier.outcome import Answer, Broken
 from modelworks.gateway.table import parse_address
 from modelworks.home import Home
 from modelworks.kernel.run import Listen, RunSpec
+from modelworks.runtime.launch import free_port
 
 CIPHER = Cipher(b"k" * 32)
 
@@ -125,3 +126,50 @@ def test_a_port_that_is_taken_is_said(home: Home) -> None:
             found = wait_for(agent.client, run.key, lambda seen: seen.address is not None)
             assert found.address == f"tcp:127.0.0.1:{port}"
             assert answers(found.address, run)
+
+
+def test_what_is_no_port_is_said_and_costs_nothing(home: Home) -> None:
+    with running_agent(home, MW_NODE_ADDRESS="127.0.0.1", MW_RELAY_PORT="abc") as agent:
+        run = served(0)
+        agent.client.ensure(run)
+        said = wait_for(agent.client, run.key, lambda seen: seen.ready and "relay" in seen.message)
+        assert "MW_RELAY_PORT is 'abc', and not a port" in said.message
+        assert not home.relay_lock.exists()  # no relay was even started
+
+
+def entered(address: str, run: RunSpec) -> socket.socket:
+    """A connection on which the replica's bytes pass."""
+    host, port = address.removeprefix("tcp:").rsplit(":", 1)
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(relay.Secrets(lambda: CIPHER).preface(run.key))
+    assert connection.makefile("rb").readline() == relay.ACCEPTED
+    return connection
+
+
+def test_another_port_or_release_has_another_relay_and_what_passes_goes_on(home: Home) -> None:
+    run = served(0)
+    with running_agent(home, MW_NODE_ADDRESS="127.0.0.1") as agent:
+        agent.client.ensure(run)
+        first = wait_for(agent.client, run.key, lambda seen: seen.address is not None).address
+        assert first is not None
+        before = entered(first, run)
+        agent.kill()
+        wished = free_port()
+        agent.env["MW_RELAY_PORT"] = str(wished)
+        agent.start()
+        other = f"tcp:127.0.0.1:{wished}"
+        assert wait_for(agent.client, run.key, lambda seen: seen.address == other).ready
+        assert answers(other, run)
+        with pytest.raises(ConnectionRefusedError):
+            entered(first, run)
+        before.sendall(b"GET / HTTP/1.1\r\nHost: replica\r\nConnection: close\r\n\r\n")
+        assert before.makefile("rb").read().endswith(b"ok")
+        agent.kill()
+        # As a relay of an earlier release left it.
+        left = state(home)
+        home.relay_state.write_text(json.dumps({"pid": left["pid"], "port": left["port"]}))
+        agent.start()
+        poll(lambda: state(home)["pid"] != left["pid"])
+        assert wait_for(agent.client, run.key, lambda seen: seen.address == other).ready
+        poll(lambda: answers(other, run))
+    poll(lambda: not running(home))

@@ -1,12 +1,14 @@
 """The relay's process: one TCP port of a node, behind it the replicas' own sockets, for those who know a secret.
 
 It outlives the agent that started it, as replicas do, and needs nothing of it: ``run/relay/<digest of a secret>`` is a
-link to the socket of the replica that the secret opens. It ends when there is neither an agent nor a replica.
+link to the socket of the replica that the secret opens. It ends when there is neither an agent nor a replica. At SIGHUP
+it lets go of port and lock, so that another one may begin, and ends with the connections that it has.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import json
@@ -17,20 +19,24 @@ import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
 import uvloop
 
+import modelworks
 from modelworks import relay
+from modelworks.agent import relayport
 from modelworks.home import Home
 from modelworks.replicasocket import unredirected
 
-ADDRESS, PORT = "MW_NODE_ADDRESS", "MW_RELAY_PORT"
 _GREETING = 5.0  # seconds until the secret must have come
 _MOST_GREETING = 256
 _MOST = 8192  # connections
-_LOOK = 1.0
+_LOOK, _NAP = 1.0, 0.02
+_TAKING_OVER = 5.0  # seconds until the relay before has let go
+_LEAVING = 600.0  # seconds for what passes through a relay in whose place there is another
 _HIGH_WATER = 256 * 1024  # bytes that one side may be ahead of the other
 _RESET = struct.pack("ii", 1, 0)
 log = logging.getLogger(__name__)
@@ -190,6 +196,11 @@ class Gate:
         self._greeting[caller] = None
         return True
 
+    @property
+    def passing(self) -> int:
+        """How many connections there are."""
+        return len(self._callers)
+
     def greeted(self, caller: Caller) -> None:
         self._greeting.pop(caller, None)
 
@@ -212,62 +223,64 @@ def run(home: Home) -> None:
     """Serve; tells ``{port}`` or ``{problem}`` as a line on standard output, which is closed then."""
     _raise_descriptor_limit()
     home.relay_links.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(home.relay_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        listening = _bound(home)
+        lock = _locked(home)
+        listening = relayport.bound(home)
     except OSError as error:
         _tell({"problem": error.strerror or str(error)})
         return
     port = int(listening.getsockname()[1])
     temporary = home.relay_state.with_suffix(".next")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "port": port}))
+    temporary.write_text(json.dumps({"pid": os.getpid(), "port": port, "release": modelworks.__version__}))
     temporary.rename(home.relay_state)
-    uvloop.run(_serve(home, listening, port))
+    uvloop.run(_serve(home, listening, lock))
 
 
-async def _serve(home: Home, listening: socket.socket, port: int) -> None:
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    gate = Gate(home.relay_links)
+def _locked(home: Home) -> int:
+    """The lock, for which it waits a little: whose place this one takes may be about to let go of it."""
+    lock = os.open(home.relay_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _TAKING_OVER
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BlockingIOError(errno.EAGAIN, "another relay has the node, and does not let go of it") from None
+            time.sleep(_NAP)
+        else:
+            return lock
+
+
+async def _serve(home: Home, listening: socket.socket, lock: int) -> None:
+    loop, told, heard = asyncio.get_running_loop(), asyncio.Event(), set[int]()
+
+    def hear(number: int) -> None:
+        heard.add(number)
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, hear, number)
+    gate, port = Gate(home.relay_links), int(listening.getsockname()[1])
     server = await loop.create_server(lambda: Caller(gate), sock=listening, backlog=1024)
     _tell({"port": port})
     log.info("relay ready: port %d", port)
-    while not stopping.is_set() and not await asyncio.to_thread(_needless, home):
-        try:
-            await asyncio.wait_for(stopping.wait(), _LOOK)
-        except TimeoutError:
-            continue
+    while not heard and not await asyncio.to_thread(_needless, home):
+        await _look(told)
     server.close()
+    if heard == {signal.SIGHUP}:
+        told.clear()
+        while listening.fileno() >= 0:  # the loop closes it in a turn of its own
+            await asyncio.sleep(0)
+        os.close(lock)
+        log.info("another relay takes over: %d connections stay", gate.passing)
+        until = loop.time() + _LEAVING
+        while gate.passing and loop.time() < until and heard == {signal.SIGHUP}:
+            await _look(told)
 
 
-def _bound(home: Home) -> socket.socket:
-    """At the node's own address, on the port that is set, else on that of the relay before."""
-    address, wished = os.environ.get(ADDRESS) or "127.0.0.1", os.environ.get(PORT)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"
-    if wished and not (wished.isdecimal() and 0 < int(wished) < 1 << 16):
-        raise OSError(errno.EINVAL, f"{PORT} is {wished!r}, and not a port")
-    ports = [int(wished)] if wished else [_former(home), 0]
-    for port in ports:
-        for host in (address, everywhere):
-            try:
-                return socket.create_server((host, port), family=family, backlog=1024)
-            except OSError as error:
-                if error.errno == errno.EADDRNOTAVAIL and host == address:
-                    continue  # behind a translation of addresses: no interface of ours has it
-                if error.errno == errno.EADDRINUSE and port != ports[-1]:
-                    break
-                raise OSError(error.errno, f"{host} port {port} cannot be listened at: {error.strerror}") from error
-    raise AssertionError("unreachable")
-
-
-def _former(home: Home) -> int:
-    try:
-        return int(json.loads(home.relay_state.read_text())["port"])
-    except (OSError, ValueError, KeyError):
-        return 0
+async def _look(told: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(told.wait(), _LOOK)
 
 
 def _needless(home: Home) -> bool:

@@ -14,14 +14,24 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import modelworks
+from modelworks.agent import relayport
 from modelworks.agent.waiting import readable
 from modelworks.home import Home
 from modelworks.kernel.run import RunSpec
 from modelworks.runtime import launch
 
-_LOOK = 1.0  # seconds between looks at the relay
+_LOOK, _LONGEST = 1.0, 30.0  # seconds between looks at the relay, and at most between tries to have one
 _ENDING = 5.0
 log = logging.getLogger(__name__)
+
+
+def pause_after(vain: int) -> float:
+    """Seconds until the next look, after so many tries in vain to start a relay.
+
+    Each try is an interpreter, and what is in the way may stay for ever.
+    """
+    return min(_LOOK * 2.0 ** min(vain, 16), _LONGEST)
 
 
 class RelayKeeper:
@@ -49,29 +59,33 @@ class RelayKeeper:
             (self._home.relay_links / spec.relay).unlink(missing_ok=True)
 
     def wake(self) -> None:
-        """Runs have begun or ended."""
+        """A run has begun that may be the first to need it. Ends of runs are seen by the next look."""
         self._woken.set()
 
     async def keep(self, wanted: Callable[[], bool], changed: Callable[[], None]) -> None:
         """See to it until cancelled. ``wanted``: whether a run is to be reached; ``changed`` is called when ``address``
         or ``problem`` are others."""
+        vain = 0
         while True:
             self._woken.clear()
             before, needed = (self.address, self.problem), wanted()
             try:
                 if needed:
-                    port = self._running() or await self._start()
+                    port = await self._port()
                     self.address, self.problem = f"tcp:{self._host}:{port}", ""
                 else:
                     await self.end()
+                vain = 0
             except OSError as error:
-                self.address, self.problem = None, f"the relay of this node cannot start: {error}"
+                self.address, self.problem = None, f"the relay of this node cannot start: {error.strerror or error}"
+                vain += 1
             if before != (self.address, self.problem):
                 if self.problem:
                     log.warning("%s", self.problem)
                 changed()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), _LOOK if needed else None)
+                await asyncio.wait_for(self._woken.wait(), pause_after(vain) if needed else None)
+                vain = 0
 
     async def end(self) -> None:
         """No relay any more."""
@@ -96,6 +110,17 @@ class RelayKeeper:
     def _collect(self) -> None:
         if self._child is not None and self._child.poll() is not None:
             self._child = None
+
+    async def _port(self) -> int:
+        """Of the relay that is wished: of this release, and at the port that is set. Another one lets go for it."""
+        wished, port = relayport.wished(), self._running()
+        if port and (not wished or port == wished) and self._state().get("release") == modelworks.__version__:
+            return port
+        if port:
+            log.info("the relay at port %d is of another release, or not where it is wished: it is replaced", port)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(self._state()["pid"]), signal.SIGHUP)
+        return await self._start()
 
     def _running(self) -> int:
         """The port of a living relay, whoever started it, else 0."""

@@ -64,7 +64,10 @@ class AgentHost:
         except OSError as error:
             self.problem = f"the home of the agent cannot be used: {error}; set MW_AGENT_HOME where Ray is started"
             return
-        digest = hashlib.sha256(json.dumps([modelworks.__version__, configuration["env"]]).encode()).hexdigest()[:16]
+        # What is set where Ray is started counts as well: an agent that outlived its raylet knows the former values.
+        own = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MW_")}
+        known = json.dumps([modelworks.__version__, configuration["env"], own])
+        digest = hashlib.sha256(known.encode()).hexdigest()[:16]
         self._wanted = {**configuration["env"], "MW_NODE_NAME": self.name, "MW_AGENT_CONFIGURATION": digest}
         await self._try()
         if self._keeper is None:
