@@ -14,9 +14,12 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from modelworks.kernel.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from modelworks.cipher import Cipher  # which takes a cryptographic library, and agents need none
 
 _MARK = b"MW-RELAY/1 "
 ACCEPTED = _MARK + b"ok\n"
@@ -28,13 +31,7 @@ _UNACKNOWLEDGED = 15_000  # milliseconds
 _KEEPALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2))
 
 
-class Deriving(Protocol):
-    """``cipher.Cipher``, as far as it is needed here."""
-
-    def derive(self, label: str) -> bytes: ...
-
-
-def secret(cipher: Deriving, key: str) -> str:
+def secret(cipher: Cipher, key: str) -> str:
     """What opens the way to the run ``key``."""
     return cipher.derive(f"relay/{key}").hex()
 
@@ -54,9 +51,9 @@ def claimed(line: bytes) -> str | None:
 class Secrets:
     """The caller's side of secrets. ``load`` reads the master key, when the first one is needed."""
 
-    def __init__(self, load: Callable[[], Deriving] | None = None) -> None:
+    def __init__(self, load: Callable[[], Cipher] | None = None) -> None:
         self._load = load
-        self._cipher: Deriving | None = None
+        self._cipher: Cipher | None = None
 
     def preface(self, key: str) -> bytes:
         """The line for the run ``key``. Raises ConnectionError when there is no master key."""

@@ -1,4 +1,4 @@
-"""Connecting to a socket that a workload made. Neutral: used by gateway and agent.
+"""Connecting to a socket that a workload made. Neutral: used by gateway, courier, relay and agent.
 
 The workload owns the directory, so it may put a link there to a socket of the platform's own, such as the agent's or
 PostgreSQL's, and have it asked by whoever may reach them.

@@ -117,8 +117,8 @@ class Preparation:
             url = None
         if not url or self.spec.listen is not None:
             return {}
-        tracked = tokens.VARIABLE in self.spec.env and "MLFLOW_TRACKING_URI" not in self.spec.env
-        return {"MW_API": str(url), **({"MLFLOW_TRACKING_URI": f"{url}{tokens.PATH}"} if tracked else {})}
+        tracked = tokens.VARIABLE in self.spec.env and tokens.ADDRESS not in self.spec.env
+        return {"MW_API": str(url), **({tokens.ADDRESS: f"{url}{tokens.PATH}"} if tracked else {})}
 
     def write_launch(self, prepared: Prepared) -> None:
         """Directories, limits, and at last ``launch.json``."""

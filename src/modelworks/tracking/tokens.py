@@ -11,7 +11,10 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelworks.cipher import Cipher  # which takes a cryptographic library, and agents need none
 
 MARK = "MLFLOW_RUN_ID"
 """The variable of a run that is to have a token: ``control.act`` gives it, the agent adds the server's address."""
@@ -20,12 +23,6 @@ ADDRESS = "MLFLOW_TRACKING_URI"
 PATH = "/mlflow"
 """Where the gateway serves the tracking server."""
 _TOKEN = re.compile(r"mwj_([0-9a-f]{16})\.([1-9][0-9]{0,5})\.([A-Za-z0-9_-]{43})")
-
-
-class Deriving(Protocol):
-    """``cipher.Cipher``, as far as it is needed here."""
-
-    def derive(self, label: str) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,12 @@ def wanted(resolved: Mapping[str, Any], env: Mapping[str, str]) -> bool:
     return bool(resolved.get("tracking")) and MARK in env and VARIABLE not in env and ADDRESS not in env
 
 
-def token(cipher: Deriving, uid: str, attempt: int) -> str:
+def token(cipher: Cipher, uid: str, attempt: int) -> str:
     """The token of one attempt of a job."""
     return f"mwj_{uid}.{attempt}.{_signature(cipher, uid, attempt)}"
 
 
-def claimed(cipher: Deriving, text: str) -> Claimed | None:
+def claimed(cipher: Cipher, text: str) -> Claimed | None:
     """What a token says, when it is one of ours."""
     found = _TOKEN.fullmatch(text)
     if found is None:
@@ -58,5 +55,5 @@ def claimed(cipher: Deriving, text: str) -> Claimed | None:
     return Claimed(uid, attempt) if hmac.compare_digest(found[3], _signature(cipher, uid, attempt)) else None
 
 
-def _signature(cipher: Deriving, uid: str, attempt: int) -> str:
+def _signature(cipher: Cipher, uid: str, attempt: int) -> str:
     return base64.urlsafe_b64encode(cipher.derive(f"tracking/{uid}/{attempt}")).decode().rstrip("=")
