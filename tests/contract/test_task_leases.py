@@ -128,12 +128,13 @@ def test_one_result_is_kept(database: psycopg.Connection) -> None:
         @invariant()
         def table_is_the_model(self) -> None:
             rows = database.execute(
-                "SELECT id, due_at <= now(), lease, attempts, result FROM tasks ORDER BY seq"
+                "SELECT id, due_at <= now(), lease, attempts, result, body FROM tasks ORDER BY seq"
             ).fetchall()
             assert [row[0] for row in rows] == list(self.tasks)
-            for id, due, lease, attempts, result in rows:
+            for id, due, lease, attempts, result, body in rows:
                 task = self.tasks[id]
                 assert (lease, attempts, result) == (task.lease, task.attempts, task.result)
+                assert body == (b"body" if result is None else b""), "only what is not done needs its request"
                 if result is None:
                     assert due == task.due
                     assert due or lease is not None, "a task that nobody can ever take up is lost"

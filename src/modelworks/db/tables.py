@@ -267,7 +267,7 @@ tasks = Table(
     Column("lease", Text),  # a token of who works on it
     Column("leased_until", DateTime(timezone=True)),
     Column("request", JSONB, nullable=False),  # method, path, headers
-    Column("body", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # empty once finished
     Column("finished_at", DateTime(timezone=True)),
     Column("status", Integer),  # HTTP, once finished
     Column("answer", JSONB),  # headers

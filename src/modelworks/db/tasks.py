@@ -42,15 +42,16 @@ UPDATE tasks SET lease = NULL, leased_until = NULL, attempts = attempts - %(refu
     due_at = now() + make_interval(secs => %(delay)s)
 WHERE id = %(id)s AND lease = %(lease)s AND finished_at IS NULL"""
 
+# A request is done with: what is kept is its result.
 FINISH = """
-UPDATE tasks SET finished_at = now(), lease = NULL, leased_until = NULL, status = %(status)s, answer = %(answer)s,
-    result = %(result)s, expires_at = now() + make_interval(secs => %(ttl)s),
+UPDATE tasks SET finished_at = now(), lease = NULL, leased_until = NULL, body = '', status = %(status)s,
+    answer = %(answer)s, result = %(result)s, expires_at = now() + make_interval(secs => %(ttl)s),
     notify_at = CASE WHEN webhook IS NULL THEN NULL ELSE now() END
 WHERE id = %(id)s AND lease = %(lease)s AND finished_at IS NULL"""
 
 # A pending task only. Nobody is told of it.
 CANCEL = """
-UPDATE tasks SET finished_at = now(), status = %(status)s, answer = %(answer)s, result = %(result)s,
+UPDATE tasks SET finished_at = now(), body = '', status = %(status)s, answer = %(answer)s, result = %(result)s,
     expires_at = now() + make_interval(secs => %(ttl)s), webhook = NULL
 WHERE id = %(id)s AND uid = %(uid)s AND lease IS NULL AND finished_at IS NULL
 RETURNING id"""
