@@ -102,6 +102,12 @@ def test_what_waits_is_bounded_in_bytes_too(home: Home, listening: socket.socket
         assert memory(child, "VmHWM") - before <= 64 * _MIB
 
 
+def silences(home: Home) -> list[tuple[str, float]]:
+    """Which replicas were taken out, and how long each had said nothing then, by the gateway's clock."""
+    lines = [json.loads(line) for line in (home.logs / "gateway.log").read_text().splitlines()]
+    return [(line["replica"], line["silent"]) for line in lines if "silent" in line]
+
+
 def test_a_replica_that_stands_still_is_out_within_ten_seconds(home: Home, listening: socket.socket) -> None:
     second = home.run / "second.sock"
     with service(home, listening) as (target, _):
@@ -114,6 +120,33 @@ def test_a_replica_that_stands_still_is_out_within_ten_seconds(home: Home, liste
         calls = send(target, 20, 1, patience=0.5)
         assert statuses(calls)[200] < 20
         # Clients that give up soon do not hide it: what they waited counts together.
+        rounds = 0
         while hung(home) != ["1-0"]:
+            rounds += 1
+            assert rounds < 100, "it is never taken out"
             send(target, 50, 1, patience=0.5)
+        ((replica, silent),) = silences(home)
+        assert replica == "1-0"
+        assert 5.0 <= silent <= 10.0
         assert statuses(send(target, 50, 1)) == {200: 50}
+
+
+def test_the_only_replica_that_hangs_on_the_first_request_after_a_restart_is_out(
+    home: Home, listening: socket.socket
+) -> None:
+    second = home.run / "second.sock"
+    second.parent.mkdir(parents=True, exist_ok=True)
+    only = [{"id": "1-0", "address": f"unix:{second}", "revision": "r1"}]
+    with paced(second, 0.01) as pid:
+        with service(home, listening, replicas=only) as (target, _):
+            assert statuses(send(target, 50, 0.5)) == {200: 25}
+        with service(home, listening, replicas=only) as (target, _):
+            os.kill(pid, signal.SIGSTOP)
+            rounds = 0
+            while hung(home) != ["1-0"]:
+                rounds += 1
+                assert rounds < 100, "it is never taken out"
+                send(target, 2, 0.5, patience=1.0)
+            ((replica, silent),) = silences(home)
+            assert replica == "1-0"
+            assert 5.0 <= silent <= 10.0

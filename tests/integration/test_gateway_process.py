@@ -69,12 +69,14 @@ def listening() -> Iterator[socket.socket]:
 
 
 def start(home: Home, listening: socket.socket) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "modelworks.main", "gateway", "--home", str(home.root)],
-        env={**os.environ, "MW_LISTEN_FDS": str(listening.fileno())},
-        pass_fds=[listening.fileno()],
-        stderr=subprocess.DEVNULL,
-    )
+    home.logs.mkdir(parents=True, exist_ok=True)
+    with (home.logs / "gateway.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "modelworks.main", "gateway", "--home", str(home.root)],
+            env={**os.environ, "MW_LISTEN_FDS": str(listening.fileno())},
+            pass_fds=[listening.fileno()],
+            stderr=log,
+        )
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway_lab import AUTH, QUICK, Client, Lab, Replica, header, request
+from tests.gateway_lab import AUTH, QUICK, Client, Lab, Replica, header, lab, request
 from tests.integration.test_gateway_limits import Gate, posting, until
 from tests.integration.test_gateway_proxy import run
 
@@ -20,6 +20,7 @@ from modelworks.gateway.common import Hub
 from modelworks.gateway.control import ControlSocket
 from modelworks.gateway.reports import document
 from modelworks.gateway.table import EMPTY
+from modelworks.gateway.usual import Usual
 from modelworks.kernel.traffic import Sample
 
 
@@ -251,24 +252,109 @@ def test_who_speaks_or_waits_for_the_client_does_not_hang(tmp_path: Path) -> Non
     run(tmp_path, body, replace(QUICK, stall_timeout=5.0))
 
 
-def test_a_service_without_answers_so_far_is_not_taken_for_hung(tmp_path: Path) -> None:
+def test_a_service_without_answers_so_far_is_hung_when_it_breaks_its_own_word(tmp_path: Path) -> None:
     async def body(lab: Lab) -> None:
         gate = Gate()
-        revisions(lab, ("a", await lab.replica(gate)))
+        revisions(lab, ("a", await lab.replica(gate)), keepalive=600.0)
         (client,) = await posting(lab, 1)
         service = lab.gateway.services[b"digits"]
         (slot,) = service.admission.slots
-        slot.heard -= 3600.0
+        slot.heard -= 400.0
         service.sweep(lab.gateway.now(), 0.0)
         assert not service.hung
-        service.silence.note(0.01)
-        service.sweep(lab.gateway.now(), 3600.0)  # it was us who slept
+        slot.heard -= 100.0
+        service.sweep(lab.gateway.now(), 200.0)  # it was us who slept
         assert not service.hung
-        slot.heard -= 3600.0
+        slot.heard -= 400.0
         service.sweep(lab.gateway.now(), 0.0)
         assert service.hung == {"a-0"}
         gate.open.set()
         assert (await client.answer())[0] == 200
+        assert not service.hung
+        # From here on it is known what is usual.
+        gate.open.clear()
+        await client.send(request())
+        await until(lambda: gate.inside == 1)
+        slot.heard -= 6.0
+        service.sweep(lab.gateway.now(), 0.0)
+        assert service.hung == {"a-0"}
+
+    run(tmp_path, body)
+
+
+def test_what_is_usual_is_known_after_a_restart(tmp_path: Path) -> None:
+    files = tmp_path / "gateway"
+
+    def remembering(one: Lab, name: str) -> Usual:
+        return Usual(files, name, lambda: one.gateway.services.values())
+
+    async def hangs_after(silence: float, usual: Callable[[Lab], Usual]) -> bool:
+        async with lab(tmp_path) as one:
+            revisions(one, ("a", await one.replica(Gate(), "gate.sock")), keepalive=600.0)
+            usual(one).load()
+            await posting(one, 1)
+            service = one.gateway.services[b"digits"]
+            (slot,) = service.admission.slots
+            slot.heard -= silence
+            service.sweep(one.gateway.now(), 0.0)
+            return service.hung == {"a-0"}
+
+    async def body(one: Lab) -> None:
+        assert not await hangs_after(6.0, lambda other: remembering(other, "gateway"))
+        revisions(one, ("a", await one.replica()))
+        assert (await (await one.client()).post())[0] == 200
+        before = remembering(one, "gateway")
+        before.save()
+        assert await hangs_after(6.0, lambda other: remembering(other, "gateway"))
+        assert await hangs_after(6.0, lambda other: remembering(other, "gateway-2"))  # what another one has seen
+        one.gateway.services[b"digits"].silence.note(3.0)
+        before.save()
+        assert not await hangs_after(11.0, lambda other: remembering(other, "gateway"))
+        assert await hangs_after(13.0, lambda other: remembering(other, "gateway"))
+        (file,) = files.iterdir()
+        file.write_text("[1, 2")
+        assert not await hangs_after(13.0, lambda other: remembering(other, "gateway"))
+
+    run(tmp_path, body)
+
+
+def test_replicas_that_are_replaced_in_vain_get_more_time(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        gate = Gate()
+        replica = await lab.replica(gate)
+
+        def place(number: int) -> None:
+            found = [{"id": f"{number}", "address": f"unix:{replica.path}", "revision": "a"}]
+            lab.route(replicas=found, keepalive=600.0)
+
+        async def hangs_after(silence: float) -> bool:
+            (client,) = await posting(lab, 1)
+            service = lab.gateway.services[b"digits"]
+            (slot,) = service.admission.slots
+            slot.heard -= silence
+            service.sweep(lab.gateway.now(), 0.0)
+            client.close()
+            await until(lambda: not slot.in_flight)
+            found = bool(service.hung)
+            slot.silent = 0.0
+            return found
+
+        place(0)
+        service = lab.gateway.services[b"digits"]
+        service.silence.note(0.01)
+        for number in range(1, 3):
+            assert not await hangs_after(3.0)
+            assert await hangs_after(6.0)
+            place(number)
+        assert not await hangs_after(6.0)  # what was replaced twice may not hang, but compute
+        assert await hangs_after(11.0)
+        place(3)
+        assert not await hangs_after(11.0)
+        gate.open.set()
+        assert (await (await lab.client()).post())[0] == 200
+        gate.open.clear()
+        service.sweep(lab.gateway.now(), 0.0)
+        assert await hangs_after(6.0)
 
     run(tmp_path, body)
 

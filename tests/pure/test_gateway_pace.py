@@ -90,25 +90,62 @@ def slots(count: int) -> tuple[Slot, ...]:
     return tuple(Slot(Replica(f"{i}", f"unix:/{i}", "r"), 4, door, lane) for i in range(count))
 
 
+KEEPALIVE = 600.0
+
+
 def test_the_silence_that_is_usual() -> None:
     silence = Silence()
-    assert silence.allowed(None) is None
-    assert silence.allowed(0.5) == 0.5
-    silence.note(0.01)
-    assert silence.allowed(None) == 5.0
+    assert silence.allowed(None, KEEPALIVE) == KEEPALIVE  # all that is known is what the service declares
+    assert silence.allowed(0.5, KEEPALIVE) == 0.5
+    silence.note(0.0)  # within a tick of the clock
+    assert silence.allowed(None, KEEPALIVE) == 5.0
     silence.note(3.0)
-    assert silence.allowed(None) == 12.0
+    silence.note(0.01)
+    assert silence.allowed(None, KEEPALIVE) == 12.0
     for minute in range(1, 4):
         silence.sweep(minute * 60.0)
         silence.note(0.01)
-    assert silence.allowed(None) == 12.0
+    assert silence.allowed(None, KEEPALIVE) == 12.0
     for minute in range(4, 12):
         silence.note(0.01)
         silence.sweep(minute * 60.0)
-    assert silence.allowed(None) == 5.0
+    assert silence.allowed(None, KEEPALIVE) == 5.0
     for minute in range(12, 1000):
         silence.sweep(minute * 60.0)
-    assert silence.allowed(None) == 5.0  # nothing new was seen: what was is still all that is known
+    assert silence.allowed(None, KEEPALIVE) == 5.0  # nothing new was seen: what was is still all that is known
+
+
+def test_what_an_earlier_process_saw_is_known_until_enough_is_seen_here() -> None:
+    silence = Silence()
+    silence.recall(8.0)
+    assert silence.allowed(None, KEEPALIVE) == 32.0
+    for minute in range(1, 6):
+        silence.note(0.01)
+        silence.sweep(minute * 60.0)
+    assert silence.allowed(None, KEEPALIVE) == 5.0
+
+
+@given(
+    seen=st.lists(st.floats(0.001, 1000.0), max_size=8),
+    keepalive=st.floats(0.5, 5000.0),
+    fruitless=st.integers(0, 5000),
+)
+def test_a_silence_is_allowed_for_as_long_as_is_usual_and_declared(
+    seen: list[float], keepalive: float, fruitless: int
+) -> None:
+    silence = Silence()
+    for seconds in seen:
+        silence.note(seconds)
+    silence.fruitless = fruitless
+    allowed = silence.allowed(None, keepalive)
+    assert 5.0 <= allowed <= max(5.0, keepalive)
+    if not seen or fruitless > 30:
+        assert allowed == max(5.0, keepalive)
+    elif fruitless <= 1:
+        assert allowed == max(5.0, min(4.0 * max(seen), keepalive))
+    assert allowed >= min(max(seen, default=0.0), keepalive)  # who is as slow as was seen is never taken for hung
+    silence.fruitless = fruitless + 1
+    assert silence.allowed(None, keepalive) >= allowed
 
 
 def test_who_owes_a_word() -> None:
@@ -117,7 +154,6 @@ def test_who_owes_a_word() -> None:
         slot.in_flight = 2
     uploading.excused = 2
     talking.heard = 9.0
-    assert hanging(found, 10.0, None) == []
     assert hanging(found, 10.0, 10.0) == []
     assert hanging(found, 10.1, 10.0) == [busy]
     busy.hung = True

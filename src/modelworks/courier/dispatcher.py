@@ -296,11 +296,12 @@ class Dispatcher:
         for lane in lanes:
             lane.heard += deaf
         station.silence.sweep(now)
-        for lane in hanging(lanes, now, station.silence.allowed(station.service.route.hang_timeout)):
+        route = station.service.route
+        for lane in hanging(lanes, now, station.silence.allowed(route.hang_timeout, route.keepalive)):
             lane.hung = True
             log.warning(
                 "replica %s of %s holds %d tasks and has said nothing for %.1f s: it gets no more",
-                lane.replica.id, station.service.route.service, lane.owed, now - lane.heard,
+                lane.replica.id, route.service, lane.owed, now - lane.heard,
             )  # fmt: skip
         for lane in forgiven(lanes, now):
             lane.forgive()

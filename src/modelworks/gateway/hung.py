@@ -1,7 +1,7 @@
 """Replicas that hold requests and say nothing. Pure.
 
 A health check can be answered by a process whose requests hang, so what counts is bytes on the requests themselves. How
-long a silence is usual, the service's own answers have shown.
+long a silence is usual, the service's own answers have shown; while they have not, what it declares of them bounds it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ _TIMES = 4.0
 _PERIOD = 60.0
 _PERIODS = 5
 _ANOTHER_CHANCE = 30.0
+_MOST_DOUBLINGS = 20
+_TICK = 0.001  # of the loop's clock: within one no time passes, and yet it was answered
 
 
 class Listened(Protocol):
@@ -35,20 +37,31 @@ L = TypeVar("L", bound=Listened)
 
 class Silence:
     """``longest``: between the end of a request and the first byte of its answer, in the last minutes. Not usual is
-    one of ``times`` that, and of ``least`` seconds."""
+    one of ``times`` that, and of ``least`` seconds. ``fruitless``: how often hung replicas were replaced since anything
+    was answered."""
 
-    __slots__ = ("_former", "_least", "_next", "_times", "longest")
+    __slots__ = ("_former", "_least", "_next", "_times", "fruitless", "longest")
 
     def __init__(self, least: float = _LEAST, times: float = _TIMES) -> None:
         self.longest = 0.0
+        self.fruitless = 0
         self._least, self._times = least, times
         self._former: list[float] = []
         self._next = 0.0
 
+    @property
+    def usual(self) -> float:
+        """The longest of the last minutes, in seconds; 0 when nothing is known of its answers."""
+        return max((self.longest, *self._former))
+
+    def recall(self, seconds: float) -> None:
+        """So long it was for an earlier process, or is for another one; forgotten as what was seen here is."""
+        self._former = [*self._former, seconds][-_PERIODS:]
+
     def note(self, seconds: float) -> None:
         """An answer has begun after ``seconds`` of silence."""
-        if seconds > self.longest:
-            self.longest = seconds
+        if seconds >= self.longest:
+            self.longest = max(seconds, _TICK)
 
     def sweep(self, now: float) -> None:
         """Called now and then: what is long ago is forgotten, but for the last that was seen."""
@@ -59,18 +72,23 @@ class Silence:
             self._former = [*self._former, self.longest][-_PERIODS:]
             self.longest = 0.0
 
-    def allowed(self, hang_timeout: float | None) -> float | None:
-        """How long a replica may say nothing; None when nothing is known of its answers."""
+    def allowed(self, hang_timeout: float | None, keepalive: float) -> float:
+        """How long a replica may say nothing, in seconds. ``keepalive``: to an answer's first byte, as the service
+        declares it; that bounds what is learnt, and is all that holds while nothing is."""
         if hang_timeout is not None:
             return hang_timeout
-        longest = max((self.longest, *self._former))
-        return max(self._least, self._times * longest) if longest else None
+        bound = max(self._least, keepalive)
+        usual = self.usual
+        if not usual:
+            return bound
+        # When one after the other was replaced for nothing, they may not hang, but compute for longer than those did
+        # that this was learnt from (another revision, other requests): they need the time to show it.
+        doublings = min(max(0, self.fruitless - 1), _MOST_DOUBLINGS)
+        return min(max(self._least, self._times * usual) * 2.0**doublings, bound)
 
 
-def hanging(slots: Iterable[L], now: float, allowed: float | None) -> list[L]:
+def hanging(slots: Iterable[L], now: float, allowed: float) -> list[L]:
     """Who has to be taken out now."""
-    if allowed is None:
-        return []
     return [
         slot for slot in slots if not slot.hung and (since := slot.silent_since) is not None and now - since > allowed
     ]

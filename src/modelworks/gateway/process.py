@@ -21,6 +21,7 @@ from modelworks.gateway.gateway import Gateway
 from modelworks.gateway.limits import Limits
 from modelworks.gateway.signature import Signatures
 from modelworks.gateway.source import Source
+from modelworks.gateway.usual import Usual
 from modelworks.heap import keep_freed
 from modelworks.home import Home
 from modelworks.relay import Secrets
@@ -55,19 +56,24 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     source = Source(home, gateway.apply)
     gateway.refresh = source.refresh
     source.load_snapshot()
+    usual = Usual(home.gateway_snapshot.parent, name, lambda: gateway.services.values())
+    usual.load()
     control = ControlSocket(home.gateway_socket.with_name(f"{name}.sock"), gateway, listening)
     await control.start()
     for one in listening:
         await gateway.listen(one)
     following = asyncio.create_task(source.follow())
+    learning = asyncio.create_task(usual.follow())
     # What exists now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    following.cancel()
     stopped.cancel()
-    await gateway.drain()
+    await gateway.drain()  # by the routes as they come: those who wait for a replica may be given a new one
+    following.cancel()
+    learning.cancel()
+    usual.save()
     await gateway.close()
     control.stop()
     with contextlib.suppress(asyncio.CancelledError):

@@ -89,6 +89,7 @@ class Service(Refusals):
         self._loop = loop
         self._limits = limits
         self._hung: frozenset[str] = frozenset()
+        self._answered = 0  # when a hung replica had been replaced
         self._timer: asyncio.TimerHandle | None = None
         self._due_at = math.inf
         self.admission = Admission(self._open, route) if hub is None else SharedAdmission(self._open, route, hub)
@@ -98,7 +99,11 @@ class Service(Refusals):
         """Follow the table; answers those who waited for what will not come."""
         self.route = route
         waiting = self.admission.flush() if route.state in ("failed", "stopped") else []
-        self._let_go(self.admission.update(route, self._loop.time()))
+        left = self.admission.update(route, self._loop.time())
+        if any(slot.hung for slot in left):
+            self.silence.fruitless += 1
+            self._answered = self._answers()
+        self._let_go(left)
         self.metrics.forget(slot.replica.revision for slot in (*self.admission.slots, *self.admission.leaving))
         self._follow()
         return waiting
@@ -245,6 +250,9 @@ class Service(Refusals):
             waiter.expired(due)
         self._arm()
 
+    def _answers(self) -> int:
+        return sum(self.metrics.answers.values())
+
     def _find_hung(self, now: float, gap: float) -> None:
         slots = self.admission.slots
         if gap > self._limits.asleep:
@@ -252,11 +260,14 @@ class Service(Refusals):
             for slot in slots:
                 slot.heard += gap
         self.silence.sweep(now)
-        for slot in hanging(slots, now, self.silence.allowed(self.route.hang_timeout)):
+        if self.silence.fruitless and self._answers() > self._answered:
+            self.silence.fruitless = 0
+        for slot in hanging(slots, now, self.silence.allowed(self.route.hang_timeout, self.route.keepalive)):
             slot.hung = slot.watched = True
             log.warning(
                 "replica %s of %s holds %d requests and has said nothing for %.1f s: it gets no more",
                 slot.replica.id, self.route.service, slot.in_flight, now - slot.heard,
+                extra={"replica": slot.replica.id, "silent": round(now - slot.heard, 3)},
             )  # fmt: skip
             self.admission.shut(slot, now)
         for slot in forgiven(slots, now):
