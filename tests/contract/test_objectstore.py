@@ -8,6 +8,7 @@ import hmac
 import json
 import os
 import secrets
+import socket
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -25,6 +26,8 @@ from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.publish import publish
 from modelworks.objectstore.transfer import download, download_tree, upload, upload_tree
 from modelworks.objectstore.uri import ObjectUri
+from modelworks.products.training.inputs import small_files
+from modelworks.products.training.spec import TrainingJobSpec
 
 
 class Counted:
@@ -76,6 +79,18 @@ def test_a_store_that_is_away_is_unavailable(store: Credentials) -> None:
         ObjectClient(away, deadline=0.0).get(ObjectUri("bucket", "x"))
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
         buckets.list_buckets(away)
+
+
+def test_a_store_that_takes_a_call_and_says_nothing_is_waited_for_no_longer_than_is_said(store: Credentials) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        deaf = store.model_copy(update={"endpoint": f"http://127.0.0.1:{server.getsockname()[1]}"})
+        client = ObjectClient(deaf, deadline=0.0, timeout=0.2)
+        with pytest.raises(Unavailable):
+            client.first(ObjectUri("bucket", "x/"), 1000)
+        # By default it would be ten minutes; no note is worth more than what is left of the patience.
+        spec = TrainingJobSpec.parse({"command": "true", "replicas": 2, "inputs": {"a": "s3://bucket/a/"}}, at="spec")
+        resolved = {"mounts": {"/mnt/b": "s3://bucket/b/"}}
+        assert small_files(lambda: deaf, spec, resolved, 0.2) == []
 
 
 def test_wrong_keys_are_forbidden(store: Credentials, bucket: str) -> None:

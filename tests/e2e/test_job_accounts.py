@@ -41,12 +41,14 @@ def test_many_small_files_are_told_of_when_a_job_of_several_replicas_is_submitte
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: client.put(folder / f"{number}.txt", b"x"), range(500)))
     spec = {"command": "true", "resources": {"cpu": "100m", "memory": "64Mi"}, "inputs": {"data": "s3://small/"}}
+    spec |= {"mounts": {"/mnt/more": "s3://small/"}}
     for command, replicas, notes in ((["job", "submit"], 2, 1), (["apply"], 2, 1), (["apply"], 1, 0)):
         name = f"{command[-1]}-{replicas}"
         document = {"kind": "TrainingJob", "metadata": {"name": name}, "spec": {**spec, "replicas": replicas}}
         done = mw(*command, "-f", "-", stdin=yaml.safe_dump(document))
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("the channel data has 500 files of 1B on average") == notes, done.stderr
+        for what in ("the channel data", "what is at /mnt/more"):
+            assert done.stderr.count(f"{what} has 500 files of 1B on average") == notes, done.stderr
         mw.ok("job", "cancel", name)
 
 

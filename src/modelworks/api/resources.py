@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -28,7 +29,7 @@ from modelworks.kernel.errors import FieldError, Invalid, NotFound
 from modelworks.kernel.principal import Principal
 from modelworks.kernel.resource import DEFAULT_WORKSPACE, Ref
 from modelworks.products.context import Context, ContextOf, NamePath, PageSize, PrincipalOf, WorkspaceOf
-from modelworks.products.kind import Kind, check_may_write
+from modelworks.products.kind import ADVICE_PATIENCE, Kind, check_may_write
 from modelworks.products.named import named
 
 router = APIRouter(tags=["resources"])
@@ -46,16 +47,20 @@ def apply_manifests(
         context.engine, manifests, context.settings, context.kinds, principal=principal, dry_run=body.dry_run
     )
     if not body.dry_run:
-        applied = [_advised(result, context) for result in applied]
+        until = time.monotonic() + ADVICE_PATIENCE
+        applied = [_advised(result, context, until) for result in applied]
     return ApplyResults(results=[AppliedDocument.of(result) for result in applied])
 
 
-def _advised(result: Applied, context: Context) -> Applied:
-    """With what its kind says about something new, once it is stored: a note holds nothing back."""
-    advise = context.kinds[result.resource.ref.kind].advise
-    if advise is None or result.action is not Outcome.CREATED:
+def _advised(result: Applied, context: Context, until: float) -> Applied:
+    """With what its kind says about something new, once it is stored: a note holds nothing back.
+
+    There is none behind ``until`` (monotonic): however many manifests a request has, it waits once.
+    """
+    advise, left = context.kinds[result.resource.ref.kind].advise, until - time.monotonic()
+    if advise is None or result.action is not Outcome.CREATED or left <= 0:
         return result
-    return replace(result, notes=(*result.notes, *advise(result.resource, context.credentials)))
+    return replace(result, notes=(*result.notes, *advise(result.resource, context.credentials, left)))
 
 
 @router.get("/kinds", summary="What can be declared", operation_id="listKinds")

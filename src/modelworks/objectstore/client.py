@@ -22,6 +22,7 @@ from modelworks.objectstore.uri import ObjectUri
 CredentialSource = Credentials | Callable[[], Credentials]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between attempts while the store does not answer
+_CONNECT, _LONGEST_CALL = 5.0, 600.0  # seconds
 _PIECE = 8 << 20  # bytes of an object in memory at once
 _T = TypeVar("_T")
 
@@ -40,12 +41,15 @@ class ObjectClient:
     """Calls raise NotFound (naming the URI), Forbidden, or Unavailable once the store was away for ``deadline`` s.
 
     ``credentials`` may be a function, which is asked before every call: it renews what is short-lived. One client may
-    be used by many threads.
+    be used by many threads. A call may take ten minutes, since it may be a transfer, or ``timeout`` s.
     """
 
-    def __init__(self, credentials: CredentialSource, *, deadline: float = 30.0) -> None:
+    def __init__(
+        self, credentials: CredentialSource, *, deadline: float = 30.0, timeout: float = _LONGEST_CALL
+    ) -> None:
         self._credentials = credentials
         self._deadline = deadline
+        self._timeout = timeout
         self._stores: dict[str, tuple[Credentials, S3Store]] = {}
 
     @property
@@ -164,11 +168,11 @@ class ObjectClient:
         known = self._stores.get(bucket)
         if known is None or known[0] != credentials:
             # Earlier credentials are of no use any more, nor is an endpoint that has moved.
-            known = self._stores[bucket] = (credentials, _connect(credentials, bucket))
+            known = self._stores[bucket] = (credentials, _connect(credentials, bucket, self._timeout))
         return known[1]
 
 
-def _connect(credentials: Credentials, bucket: str) -> S3Store:
+def _connect(credentials: Credentials, bucket: str, timeout: float) -> S3Store:
     options: dict[str, Any] = {
         "endpoint": credentials.endpoint,
         "region": credentials.region,
@@ -181,8 +185,16 @@ def _connect(credentials: Credentials, bucket: str) -> S3Store:
     return S3Store(
         bucket,
         **options,
-        client_options={"allow_http": True, "timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=5)},
-        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=5)},
+        client_options={
+            "allow_http": True,
+            "timeout": timedelta(seconds=timeout),
+            "connect_timeout": timedelta(seconds=min(timeout, _CONNECT)),
+        },
+        # The library's own repetitions would each have the time of one.
+        retry_config={
+            "max_retries": 2 if timeout > _CONNECT else 0,
+            "retry_timeout": timedelta(seconds=min(timeout, 5.0)),
+        },
     )
 
 

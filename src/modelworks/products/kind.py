@@ -107,13 +107,17 @@ def resolve_nothing(metadata: Metadata, spec: Any, lookup: Lookup) -> Resolved:
     return Resolved()
 
 
+ADVICE_PATIENCE = 1.0
+"""Seconds that all advice of one request may take."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind. ``decide`` is None for kinds that are data only (an instance type): they are ready once stored.
 
     ``immutable`` spec paths may not change in an update (apply answers Conflict); ``check_delete`` raises Conflict for
-    what may not be deleted now. ``advise`` looks at the object store for notes about what was just created, and takes a
-    second at most. What is for ``administrators`` only keys of the whole platform write.
+    what may not be deleted now. ``advise`` looks at the object store for notes about what was just created, for so many
+    seconds at most. What is for ``administrators`` only keys of the whole platform write.
     """
 
     name: str
@@ -125,6 +129,6 @@ class Kind:
     decide: Callable[[Resource, Any, datetime], Decision] | None = None
     immutable: tuple[str, ...] = ()
     check_delete: Callable[[Resource, Connection], None] | None = None
-    advise: Callable[[Resource, Callable[[], Credentials]], Sequence[str]] | None = None
+    advise: Callable[[Resource, Callable[[], Credentials], float], Sequence[str]] | None = None
     administrators: bool = False
     example: dict[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from modelworks.kernel.resource import Manifest, Ref, Resource
 from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
-from modelworks.products.kind import Lookup
+from modelworks.products.kind import ADVICE_PATIENCE, Lookup
 from modelworks.products.logs import Parts, stream
 from modelworks.products.merged import Gang, Wanted, merged
 from modelworks.products.named import named
@@ -76,7 +76,7 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
         # Volumes are locked while they are looked at; nothing is kept.
         connection.rollback()
     answer = estimates.of(spec, found.data, context.settings.currency, before)
-    notes = [*found.notes, *small_files(context.credentials, spec, found.data)]
+    notes = [*found.notes, *small_files(context.credentials, spec, found.data, ADVICE_PATIENCE)]
     if answer.at_most is not None and spec.time_limit is not None:
         limit = f"in its time limit of {format_duration(spec.time_limit)}"
         why = "its budget" if answer.at_most == spec.budget else limit
