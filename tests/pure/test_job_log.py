@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 
+from modelworks.kernel.errors import Unavailable
 from modelworks.products.context import Context
-from modelworks.products.logs import Parts, stream
+from modelworks.products.logs import LogResponse, Parts, stream
 
 
 class Node:
@@ -79,3 +83,38 @@ def test_a_follower_sees_what_is_written_before_the_end_is_known() -> None:
 def test_a_deleted_job_ends_the_log() -> None:
     answers = iter([Parts(("a1",), 0), None])
     assert collect({"a1": b"x"}, lambda: next(answers), follow=True) == b"x"
+
+
+def answer(parts: Callable[[], Parts | None], **logs: bytes) -> httpx.Response:
+    app = FastAPI()
+
+    @app.exception_handler(Unavailable)
+    def problem(_: Any, error: Unavailable) -> Any:
+        return JSONResponse(error.problem(), error.status)
+
+    @app.get("/log", response_class=LogResponse)
+    def log() -> LogResponse:
+        return LogResponse(stream(cast(Context, Shared(logs)), "default", parts, 0, follow=True))
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mw.test") as client:
+            return await client.get("/log")
+
+    return asyncio.run(ask())
+
+
+def test_what_is_wrong_at_the_first_look_is_a_problem() -> None:
+    def away() -> Parts | None:
+        raise Unavailable("the object store does not answer")
+
+    found = answer(away)
+    assert (found.status_code, found.json()["detail"]) == (503, "the object store does not answer")
+    assert answer(lambda: Parts(("a1", "a2"), 2, complete=True), **LOGS).content == WHOLE
+    assert answer(lambda: Parts(complete=True)).content == b""
+
+
+def test_a_silent_log_is_answered() -> None:
+    async def first() -> bytes:
+        return await anext(stream(cast(Context, Shared({})), "default", lambda: Parts(("a1",)), 0, follow=True))
+
+    assert asyncio.run(first()) == b""

@@ -191,6 +191,21 @@ def test_a_log_that_never_comes_back_is_given_up() -> None:
         list(client_of(refuse).job_log("j", follow=True))
 
 
+def test_an_answer_that_is_cut_each_time_is_given_up() -> None:
+    clock = Clock()
+    with pytest.raises(PlatformUnreachable, match="answers, and breaks off each time: peer closed connection"):
+        list(client_of(lambda _: httpx.Response(200, stream=Cut()), clock).job_log("j"))
+    assert 30 < clock.now < 120
+
+
+def test_a_store_that_is_away_is_told_as_such() -> None:
+    clock = Clock()
+    problem = Unavailable("the object store does not answer").problem()
+    with pytest.raises(Unavailable, match="the object store does not answer"):
+        list(client_of(lambda _: httpx.Response(503, json=problem), clock).job_log("j"))
+    assert 30 < clock.now < 120
+
+
 def test_a_missing_job_has_no_log() -> None:
     client = client_of(lambda _: httpx.Response(404, json=NotFound("there is no job j").problem()))
     with pytest.raises(NotFound, match="no job j"):

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Send
 
 from modelworks.kernel.errors import NotFound, Unavailable
 from modelworks.objectstore.client import ObjectClient
@@ -67,12 +69,32 @@ def _object(workspace: str, key: str, name: str) -> ObjectUri:
     return ObjectUri.parse(f"{log_uri(workspace, key)}{name}")
 
 
+class LogResponse(StreamingResponse):
+    """A log as it comes. What is wrong at the first look is a problem with its words, not an answer that is cut."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(chunks, media_type="text/plain; charset=utf-8")
+        self._chunks = chunks
+
+    async def stream_response(self, send: Send) -> None:
+        first = await anext(self._chunks, b"")
+        self.body_iterator = _after(first, self._chunks)
+        await super().stream_response(send)
+
+
+async def _after(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
+
+
 async def stream(
     context: Context, workspace: str, parts: Callable[[], Parts | None], offset: int, *, follow: bool
 ) -> AsyncIterator[bytes]:
     """The bytes from ``offset`` of all parts one after the other; ``parts`` None: the resource is gone.
 
-    With ``follow`` it goes on until the last part has ended. Offsets count over all parts, so that a client whose
+    With ``follow`` it goes on until the last part has ended; while nothing comes it yields nothing, literally, so that
+    who waits for an answer knows that there is one. Offsets count over all parts, so that a client whose
     connection was cut goes on behind what it has.
     """
     known, index, inside, skip, wait = Parts(), 0, 0, offset, _SHORTEST_WAIT
@@ -101,5 +123,6 @@ async def stream(
             continue
         if not follow or (known.complete and (ended or not known.keys)):
             return
+        yield b""
         await asyncio.sleep(wait)
         wait = min(wait * 1.5, _LONGEST_WAIT)

@@ -146,8 +146,7 @@ async def merged(
     left = offset
     async for text in _lines(context, workspace, gangs, wanted, follow=follow):
         shown, left = text[left:], max(left - len(text), 0)
-        if shown:
-            yield shown
+        yield shown  # also when it is empty: there is an answer
 
 
 async def _lines(
@@ -169,6 +168,7 @@ async def _lines(
         if index >= len(attempts):
             if complete or not follow:
                 return
+            yield b""
             await asyncio.sleep(_WAIT)
             continue
         gang = attempts[index]

@@ -93,25 +93,36 @@ class Http:
     def resumed(self, once: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
         """Chunks of ``once()``, called again after every cut; ``once`` begins where the last chunk ended.
 
-        An empty chunk is not passed on: it tells that there was an answer, and so that silence is no failure.
+        An empty chunk is not passed on: it tells that there is an answer. One that stays open for longer than anybody
+        waits for an answer was silent, and no failure; one that is cut before is, unless it brought something.
         """
         deadline: float | None = None
         attempt = 0
         while True:
+            opened: float | None = None
             try:
                 for chunk in once():
-                    deadline = None
                     if chunk:
-                        attempt = 0
+                        deadline, attempt = None, 0
                         yield chunk
+                    else:
+                        opened = self._clock()
                 return
             except (httpx.TransportError, Unavailable) as error:
                 now = self._clock()
+                if opened is not None and now - opened > self.patience:
+                    deadline, attempt = None, 0
                 deadline = now + 4 * self.patience if deadline is None else deadline
                 if now >= deadline:
-                    raise self._unreachable(error) from error
+                    raise self._cut(error) if opened is not None else self._unreachable(error) from error
                 self._sleep(_BACK_OFF[min(attempt, len(_BACK_OFF) - 1)])
                 attempt += 1
+
+    def _cut(self, error: Exception) -> ModelworksError:
+        if isinstance(error, ModelworksError):
+            return error
+        said = f"the platform at {self.url} answers, and breaks off each time: {error}"
+        return PlatformUnreachable(said, remedy="see `mw status`, and controller.log in the folder of its logs")
 
     def _patiently(self, once: Callable[[], Any], may_repeat: bool) -> Any:
         began, attempt = self._clock(), 0

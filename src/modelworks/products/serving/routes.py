@@ -13,7 +13,7 @@ from modelworks.kernel.errors import Conflict, FieldError, Forbidden, Invalid, N
 from modelworks.kernel.quantities import parse_duration
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
-from modelworks.products.logs import Parts, stream
+from modelworks.products.logs import LogResponse, Parts, stream
 from modelworks.products.named import named
 from modelworks.products.serving import explain, metrics, releases, tasks, usage
 from modelworks.products.serving.facade import SERVICE
@@ -119,7 +119,7 @@ def log(
     previous: Annotated[bool, Query(description="Of the replica's run that ended last, though another runs.")] = False,
     follow: Annotated[bool, Query(description="Go on until the replica has ended.")] = False,
     offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to leave out.")] = 0,
-) -> StreamingResponse:
+) -> LogResponse:
     """Standard output and error of a replica as text: of the one that runs, else of the one that ended last."""
     with context.engine.connect() as connection:
         service = named(connection, SERVICE.name, workspace, name)
@@ -143,6 +143,4 @@ def log(
         live = any(found["key"] == key for found in now.status.get("replicas", ()))
         return Parts((key,), 0 if live else 1, not live)
 
-    return StreamingResponse(
-        stream(context, workspace, parts, offset, follow=follow), media_type="text/plain; charset=utf-8"
-    )
+    return LogResponse(stream(context, workspace, parts, offset, follow=follow))

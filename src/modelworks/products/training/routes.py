@@ -18,7 +18,7 @@ from modelworks.kernel.run import RunKey
 from modelworks.kernel.spec import Spec
 from modelworks.products.context import Context, ContextOf, NamePath, PrincipalOf, ReplicaQuery, WorkspaceOf
 from modelworks.products.kind import ADVICE_PATIENCE, Lookup
-from modelworks.products.logs import Parts, stream
+from modelworks.products.logs import LogResponse, Parts, stream
 from modelworks.products.merged import Gang, Wanted, merged
 from modelworks.products.named import named
 from modelworks.products.training import estimates, metrics
@@ -110,7 +110,7 @@ def log(
     grep: Annotated[str, Query(max_length=1000, description="Only lines that hold this text.")] = "",
     ignore_case: Annotated[bool, Query(description="Of `grep`.")] = False,
     since: Annotated[float | None, Query(ge=0, description="Only lines that came then or later, Unix seconds.")] = None,
-) -> StreamingResponse:
+) -> LogResponse:
     """Standard output and error of a replica as text, across its attempts.
 
     A client that was cut off asks again with the number of bytes it has as ``offset``. With ``all``, ``grep`` or
@@ -136,16 +136,14 @@ def log(
             return None if now is None else _gangs(now, ranks, attempt)
 
         lines = merged(context, workspace, gangs, wanted, offset=offset, follow=follow)
-        return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
+        return LogResponse(lines)
 
     def parts() -> Parts | None:
         with context.engine.connect() as connection:
             now = resources.get_by_uid(connection, job.uid)
         return None if now is None else log_parts(now, replica, attempt)
 
-    return StreamingResponse(
-        stream(context, workspace, parts, offset, follow=follow), media_type="text/plain; charset=utf-8"
-    )
+    return LogResponse(stream(context, workspace, parts, offset, follow=follow))
 
 
 def _beyond(what: str, number: int, count: int, *, first: int) -> Invalid:
