@@ -194,6 +194,22 @@ def test_the_attempt_after_a_finding_prefers_other_nodes() -> None:
     assert [claim.avoid for action in reserved for claim in action.claims] == [node]
 
 
+def test_a_node_is_avoided_though_the_room_of_the_next_attempt_is_wanted_back_before_it_began() -> None:
+    it = loop(job())
+    it.settle()
+    it.world.end(key(), RunReason.PREFLIGHT_FAILED, None, "node a has 3Gi free where runs write")
+    node = it.world.runs[key()].node
+    it.settle()
+    it.world.now += 5
+    it.step()
+    it.world.evict(key(2), 30.0)
+    decision = it.step()
+    assert it.status["phase"] == "Queued"
+    assert "queued again" in it.status["message"]
+    reserved = [action for action in decision.actions if isinstance(action, Reserve)]
+    assert [claim.avoid for action in reserved for claim in action.claims] == [node]
+
+
 def test_a_finding_after_work_is_the_first_one_again() -> None:
     it = loop(job())
     for attempt, reason in enumerate((RunReason.PREFLIGHT_FAILED, RunReason.LOST, RunReason.PREFLIGHT_FAILED), 1):

@@ -175,7 +175,7 @@ def _queue_again(job: Job, record: Record, observed: Observed) -> tuple[Record, 
     """The room is wanted back before anything was started in it."""
     message = f"{record.notice.message}; queued again" if record.notice else record.message
     queued = replace(record, phase=JobPhase.QUEUED, message=message, notice=None, size=None)
-    return queued, (*releases(observed), Reserve(job.claims(record.attempt)))
+    return queued, (*releases(observed), Reserve(job.claims(record.attempt, avoided(record))))
 
 
 def _start(
