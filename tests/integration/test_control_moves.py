@@ -99,6 +99,8 @@ def test_room_that_no_cluster_has_granted_is_looked_for_on_the_machine_again(eng
         assert [one.granted for one in reservations.everything(connection)] == [False]
     here(engine, "laptop", None)
     with engine.begin() as connection:
+        (claim,) = claims.of(connection, [made.uid])[made.uid]
+        assert claims.evict(connection, [claim.key], 30.0, "node n1 is drained", "other/a1") == [made.uid]
         nodes.away(connection, "n1")
     watch = Nodes([Nobody()], Fleet(expected=1), engine, lambda uid: None, tmp_path / "lock")
     watch.look()
@@ -106,4 +108,5 @@ def test_room_that_no_cluster_has_granted_is_looked_for_on_the_machine_again(eng
     with engine.connect() as connection:
         (claim,) = claims.of(connection, [made.uid])[made.uid]
         assert (claim.node, reservations.everything(connection)) == ("laptop", [])
+        assert (claim.evict_at, claim.evict_reason) == (None, "")
     watch.stop()

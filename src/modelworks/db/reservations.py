@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
@@ -94,7 +95,8 @@ def refuse(connection: Connection, reservation: Reservation, reason: str, rest: 
 def abandon(connection: Connection) -> None:
     """There is no cluster any more that could grant anything: what it has not granted waits again."""
     statement = update(table).where(table.c.reservation.is_not(None), table.c.placed_at.is_(None))
-    values = {"node": None, "reservation": None, "retry_at": None, "reason": "waits for admission"}
+    values: dict[str, Any] = {"node": None, "reservation": None, "retry_at": None, "reason": "waits for admission"}
+    values |= {"evict_at": None, "evict_reason": "", "evict_for": ""}  # as in ``refuse``
     uids = set(connection.scalars(statement.values(**values).returning(table.c.uid)))
     if uids:
         notify(connection, CLAIMS)
