@@ -56,6 +56,13 @@ def test_packages_and_indexes_are_accepted(line: str) -> None:
     assert EnvironmentSpec.parse({"requirements": [line]}).requirements == (line,)
 
 
+@pytest.mark.parametrize("more", [{"requirements": ["peft"]}, {"python": "3.11"}])
+def test_nothing_is_installed_into_an_image(more: dict[str, object]) -> None:
+    with pytest.raises(Invalid, match=f"give either image or {next(iter(more))}, not both") as caught:
+        EnvironmentSpec.parse({"image": "registry/torch:2", **more}, at="spec.environment")
+    assert caught.value.fields[0].path == "spec.environment"
+
+
 @pytest.mark.parametrize("line", BAD)
 def test_files_and_variables_of_the_node_are_refused(line: str) -> None:
     with pytest.raises(Invalid):

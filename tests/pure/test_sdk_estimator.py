@@ -80,6 +80,10 @@ def test_fit_submits_a_job_and_shows_its_log(
 def test_requirements_make_the_environment(session: Session) -> None:
     estimator = Estimator(command="x", requirements=["torch"], session=session)
     assert estimator.manifest("j")["spec"]["environment"] == {"requirements": ["torch"]}
+    with pytest.warns(UserWarning, match=r"in place of the image registry/torch:2") as told:
+        both = Estimator(command="x", image_uri="registry/torch:2", requirements=["peft"], session=session)
+    assert told[0].filename == __file__
+    assert both.manifest("j")["spec"]["environment"] == {"requirements": ["peft"]}
 
 
 def test_the_whole_constructor_becomes_one_spec(session: Session) -> None:

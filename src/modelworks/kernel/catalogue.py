@@ -6,9 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from modelworks.kernel.run import EnvironmentRef, Resources
 from modelworks.kernel.spec import Spec
@@ -68,12 +68,22 @@ Image = Annotated[str, AfterValidator(_check_image)]
 
 
 class EnvironmentSpec(Spec):
-    """A set of packages. ``requirements`` are pip lines; ``python`` such as ``3.11`` (None: the platform's own)."""
+    """A set of packages, or an ``image``. ``requirements`` are pip lines; ``python`` such as ``3.11`` (None: ours)."""
 
     requirements: tuple[Requirement, ...] = Field(default=(), max_length=1000)
     python: str | None = Field(default=None, pattern=r"^3\.\d{1,2}$")
     image: Image | None = None
     description: str = Field(default="", max_length=4096)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.image is not None and (self.requirements or self.python is not None):
+            other = "requirements" if self.requirements else "python"
+            raise ValueError(
+                f"give either image or {other}, not both: nothing is installed into an image. Install the packages in "
+                "the image's own build, or leave the image out"
+            )
+        return self
 
     def ref(self, name: str | None = None) -> EnvironmentRef:
         """The content-addressed environment that a run names."""

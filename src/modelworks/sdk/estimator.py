@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -71,6 +72,9 @@ class Estimator:
                 "settings": settings,
             },
         )
+        if image_uri and requirements:
+            said = f"Estimator: the requirements make an environment of their own, in place of the image {image_uri}"
+            warnings.warn(said, UserWarning, stacklevel=2)
         if not command:
             raise Invalid("an Estimator needs a command", remedy='Estimator(command="python train.py", …)')
         self.image_uri = image_uri
