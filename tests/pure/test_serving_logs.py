@@ -31,6 +31,17 @@ def test_the_run_before_is_asked_for_whether_or_not_another_lives(incarnation: i
     assert replica_key(UID, lives, 0, previous=True) == ended
 
 
+@given(tried=st.integers(min_value=1, max_value=20), began=st.integers(min_value=0, max_value=20), waits=st.booleans())
+def test_while_a_replica_moves_what_it_moves_from_has_not_ended(tried: int, began: int, waits: bool) -> None:
+    """``tried`` runs elsewhere, of which the last one lives unless it ``waits`` to begin."""
+    serves, newest = running(0, began), began + tried
+    moves = status(newest, serves, *(() if waits else (running(0, newest),)))
+    ended = newest - 1 if tried > 1 else began - 1
+    expected = str(RunKey(UID, "r2", 0, ended)) if ended >= 0 else None
+    assert replica_key(UID, moves, 0, previous=True) == expected
+    assert replica_key(UID, moves, 0) == str(RunKey(UID, "r2", 0, began if waits else newest))
+
+
 def test_a_first_run_has_none_before_it() -> None:
     assert replica_key(UID, status(0, running(0, 0)), 0, previous=True) is None
     assert replica_key(UID, status(0), 0, previous=True) is None
