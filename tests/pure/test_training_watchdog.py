@@ -18,6 +18,7 @@ from modelworks.kernel.events import Level
 from modelworks.kernel.run import Progress, RunObservation, RunPhase, RunReason
 from modelworks.products.training import watchdog
 from modelworks.products.training.policy_spec import Watchdog
+from modelworks.products.training.spec import TrainingJobSpec
 
 REPORT = Watchdog()
 
@@ -107,6 +108,8 @@ def test_restart_ends_the_attempt_within_the_jobs_retries() -> None:
         stops = [action for action in decision.actions if isinstance(action, StopRun)]
         assert [(stop.reason, stop.grace) for stop in stops] == [("Stalled", 7.0)] * 2
         assert captured(decision) == [0, 1]
+        ending = "to be repeated" if attempt == 1 else "and not repeated (retries: 1)"
+        assert decision.status["message"].endswith(f"; it is stopped, {ending}")
         it.resource = replace(it.resource, status=dict(decision.status))
         for rank in range(2):
             it.world.end(key(attempt, rank), RunReason.STALLED, 143, "stopped")
@@ -121,6 +124,21 @@ def test_restart_ends_the_attempt_within_the_jobs_retries() -> None:
     assert (it.status["phase"], it.status["reason"]) == ("Failed", "Stalled")
     assert it.status["message"].startswith("failed after 2 attempts: no output, no step, no CPU or GPU at work since")
     assert "(all 2 replicas)" in it.status["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "since retries is 0"),
+        ({"retries": 2, "restart_policy": "Never"}, "since restart_policy is Never"),
+        ({"retries": 1}, ""),
+        ({"watchdog": {"policy": "stop"}}, ""),
+    ],
+)
+def test_who_wants_a_restart_and_allows_none_is_told(given: dict[str, Any], said: str) -> None:
+    spec = TrainingJobSpec.parse({"command": "true", "watchdog": {"policy": "restart"}} | given, at="spec")
+    notes = watchdog.advice(spec)
+    assert [said in note for note in notes] == [True] * bool(said)
 
 
 def test_stop_ends_the_job_whatever_its_retries_are() -> None:

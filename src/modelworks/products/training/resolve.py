@@ -9,7 +9,7 @@ from modelworks.kernel.resource import Metadata
 from modelworks.products.catalogue.facade import Shape, resolve_shape
 from modelworks.products.kind import Lookup, Resolved
 from modelworks.products.resolution import DEFAULT_INSTANCE_TYPE, Resolution
-from modelworks.products.training import tracking
+from modelworks.products.training import tracking, watchdog
 from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.spec import TrainingJobSpec
 from modelworks.products.workload import VolumeReference
@@ -57,6 +57,7 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
             "hyperparameters are not appended to the command: it can use $PAI_USER_ARGS or "
             "/ml/input/config/hyperparameters.json"
         )
+    resolution.notes += watchdog.advice(spec)
     return resolution.resolved()
 
 

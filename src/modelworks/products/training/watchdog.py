@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 from modelworks.kernel.decision import Action, CaptureStacks, StacksOf, StopRun
 from modelworks.kernel.run import RunObservation, RunPhase, RunReason
-from modelworks.products.training.policy_spec import Watchdog
-from modelworks.products.training.record import JobPhase, Record
+from modelworks.products.training.attempts import may_repeat
+from modelworks.products.training.policy_spec import RestartPolicy, Watchdog
+from modelworks.products.training.record import Attempt, JobPhase, Record
 from modelworks.products.training.spec import TrainingJobSpec
 
 QUIET, QUIET_STEPS = 60.0, 5.0
-_ENDING = {"restart": "; it is stopped, to be repeated", "stop": "; it is stopped"}
 _APART = 5.0  # seconds; samples are two apart, and clocks of nodes are not the same
 
 
@@ -63,6 +63,34 @@ def _silence(runs: Mapping[int, RunObservation]) -> tuple[float, int | None, str
     return since, rank, f"{text}; the log of each replica has its stacks"
 
 
+def _ending(spec: TrainingJobSpec, record: Record) -> str:
+    """What becomes of a job that does nothing."""
+    if spec.watchdog.policy == "stop":
+        return "; it is stopped"
+    if spec.watchdog.policy != "restart":
+        return ""
+    attempt = Attempt(n=record.attempt, reason=str(RunReason.STALLED), message="")
+    if may_repeat((*record.attempts, attempt), spec):
+        return "; it is stopped, to be repeated"
+    why = f"restart_policy {spec.restart_policy}" if _never(spec) else f"retries: {spec.retries}"
+    return f"; it is stopped, and not repeated ({why})"
+
+
+def advice(spec: TrainingJobSpec) -> list[str]:
+    """A note for who wants an attempt that hangs repeated and allows no other one."""
+    if spec.watchdog.policy != "restart" or (spec.retries > 0 and not _never(spec)):
+        return []
+    said = "restart_policy is Never" if _never(spec) else "retries is 0"
+    return [
+        f"watchdog: {{policy: restart}} never restarts this job, since {said}: a stall uses one of its retries, "
+        "so it ends the job; give it retries: 3" + (" and another restart_policy" if _never(spec) else "")
+    ]
+
+
+def _never(spec: TrainingJobSpec) -> bool:
+    return spec.restart_policy is RestartPolicy.NEVER
+
+
 def lagging(live: Mapping[int, RunObservation]) -> tuple[int | None, str]:
     """The rank that the others wait for, and what says so: the lowest step, else who worked last."""
     if len(live) < 2:
@@ -92,7 +120,7 @@ def watch(
     actions: list[Action] = []
     if before is not JobPhase.STALLED:
         actions.append(CaptureStacks(tuple(StacksOf(run.node, run.key, rank) for rank, run in live.items())))
-    if spec.watchdog.policy in _ENDING:
+    if spec.watchdog.policy in ("restart", "stop"):
         actions += [StopRun(run.node, run.key, spec.grace_period, RunReason.STALLED) for run in live.values()]
-    message = stall.message + _ENDING.get(spec.watchdog.policy, "")
+    message = stall.message + _ending(spec, record)
     return replace(record, phase=JobPhase.STALLED, message=message), tuple(actions)
