@@ -75,10 +75,7 @@ class Host:
 
     def pids(self) -> list[int]:
         """All processes of the host: those of its network, or those that name its folder."""
-        if self.namespace:
-            done = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=False)
-            return [int(line) for line in done.stdout.split()]
-        return naming(self.folder)
+        return within(self.namespace) if self.namespace else naming(self.folder)
 
     def cut(self) -> None:
         """No packet from or to it any more, until ``heal``."""
@@ -86,6 +83,19 @@ class Host:
 
     def heal(self) -> None:
         subprocess.run(["ip", "link", "set", self.link, "up"], check=True)
+
+
+def within(namespace: str) -> list[int]:
+    """Processes whose network it is. By no `ip`: that is slow, and starting it would race in a thread with tests that
+    change this process's environment."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # the network is gone
+        own = Path("/run/netns", namespace).stat()
+        for pid in pids():
+            with contextlib.suppress(OSError):  # ended meanwhile
+                if os.path.samestat(own, os.stat(f"/proc/{pid}/ns/net")):
+                    found.append(pid)
+    return found
 
 
 def naming(folder: Path) -> list[int]:
