@@ -1,8 +1,9 @@
-"""A node of a gang is cut off from the controller, and heals later: never two attempts at work at once."""
+"""A node of a job is cut off from the controller, and heals: never two attempts at work, and what was done is kept."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from tests import leftovers
 from tests.agents import poll
+from tests.checkpoints import kept
 from tests.cli_platform import Mw, fresh
 from tests.cluster import ClusterNode, answers, nodes
 
@@ -114,12 +116,74 @@ def test_a_gang_loses_a_node_and_goes_on_elsewhere(mw: Mw, client: Client, clust
     assert last < first
 
 
+# What its ranks have done together: each step adds their number.
+ELASTIC = """
+import os, time, torch, torch.distributed as dist
+from modelworks import train
+from modelworks.train import checkpoint
+dist.init_process_group("gloo")
+found = checkpoint.restore()
+step, work = (found.step, found.state["work"]) if found else (0, 0)
+print("size", os.environ["WORLD_SIZE"], "begins at", step, "with", work, flush=True)
+finish = 0.0
+while not finish:
+    told = torch.tensor([1.0, float(os.path.exists("/mnt/marks/finish"))])
+    dist.all_reduce(told)
+    ranks, finish = told.tolist()
+    step, work = step + 1, work + int(ranks)
+    checkpoint.maybe(step, work=work)
+    if train.should_stop():
+        break
+    time.sleep(0.05)
+checkpoint.save(step, wait=True, work=work)
+print("ends at", step, "with", work, flush=True)
+"""
+
+
+def test_an_elastic_job_loses_a_node_and_gets_it_back(mw: Mw, client: Client) -> None:
+    """Its steps go on with two ranks, and then with three, and none that was kept is made again."""
+    pytest.importorskip("torch")
+    spec: Document = {
+        "command": ["python", "-c", ELASTIC],
+        "framework": "pytorch",
+        "replicas": {"min": 1, "max": 3, "grow_after": "1s"},
+        "resources": {"cpu": 1, "memory": "512Mi"},
+        "volumes": [{"name": "flags", "mount_path": "/mnt/marks"}],
+        "checkpoint": {"every": 5, "uri": "s3://kept/"},
+    }
+    with nodes(mw, 3) as found:
+        client.apply([manifest("Volume", "flags", {"size": "1Gi", "shared": True}), manifest("Bucket", "kept", {})])
+        client.apply([manifest("TrainingJob", "elastic", spec)])
+        poll(lambda: kept(mw, "kept", "elastic", 1, 3) > 0)
+        before = kept(mw, "kept", "elastic", 1, 3)
+        where = {line["ordinal"]: line["node"] for line in status(client, "elastic")["replicas"]}
+        lost = found[where[1]]
+        lost.network.cut()
+        poll(lambda: kept(mw, "kept", "elastic", 2, 2) > 0)
+        lost.network.heal()
+        poll(lambda: kept(mw, "kept", "elastic", 3, 3) > 0)
+        (mw.home.volumes / client.get("Volume", "flags")["metadata"]["uid"] / "finish").touch()
+        done = jobs.wait(client, "elastic")["status"]
+    assert done["phase"] == "Succeeded", done
+    accounts = [(attempt["reason"], attempt["replicas"]) for attempt in done["attempts"]]
+    assert accounts == [("Lost", 3), ("Resized", 2), ("Completed", 3)]
+    said = b"".join(client.job_log("elastic", replica=0)).decode()
+    begun = [tuple(map(int, line)) for line in re.findall(r"size (\d) begins at (\d+) with (\d+)", said)]
+    assert [size for size, _, _ in begun] == [3, 2, 3]
+    *_, (end, total) = [tuple(map(int, line)) for line in re.findall(r"ends at (\d+) with (\d+)", said)]
+    (_, at_first, _), (_, at_second, second), (_, at_third, third) = begun
+    assert at_first == 0 < before <= at_second < at_third < end
+    assert second == 3 * at_second
+    assert third == second + 2 * (at_third - at_second)
+    assert total == third + 3 * (end - at_third)
+
+
 def manifest(kind: str, name: str, spec: Document) -> Document:
     return {"apiVersion": "modelworks/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-def status(client: Client) -> dict[str, Any]:
-    found: dict[str, Any] = client.get("TrainingJob", "gang")["status"]
+def status(client: Client, name: str = "gang") -> dict[str, Any]:
+    found: dict[str, Any] = client.get("TrainingJob", name)["status"]
     return found
 
 
