@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from modelworks.control import children
 from modelworks.control.apply import apply
 from modelworks.control.kinds import KINDS
-from modelworks.db import events, resources
+from modelworks.db import events, ledger, resources
 from modelworks.db.engine import connect
 from modelworks.db.migrate import migrate
 from modelworks.kernel.decision import BOUND, OWNER, CancelChild, CreateChild, RemoveChild
@@ -84,6 +84,25 @@ def test_a_sweeps_own_jobs_do_not_take_its_names(engine: Engine, sweep: Resource
     children.create(engine, Settings(), KINDS, sweep, MAKE)
     with engine.connect() as connection:
         assert queries.taken(connection, sweep, ["s-0", "s-1"]) == frozenset()
+
+
+def test_only_its_own_jobs_cost_a_sweep(engine: Engine, sweep: Resource) -> None:
+    children.create(engine, Settings(), KINDS, sweep, MAKE)
+    other = {"kind": "TrainingJob", "metadata": {"name": "s-1"}, "spec": {"command": "sleep 9"}}
+    apply(engine, [other], Settings(), KINDS)
+    with engine.begin() as connection:
+        for name in ("s-0", "s-1"):
+            job = resources.get(connection, replace(JOB, name=name))
+            assert job is not None
+            ledger.begin(connection, job.ref, job.uid, key=f"{job.uid}/a1/0", item="local.small", price_per_hour=3600.0)
+    with engine.begin() as connection:
+        assert set(queries.costs(connection, sweep, ["s-0", "s-1"])) == {"s-0"}
+        for name in ("s-0", "s-1"):
+            job = resources.get(connection, replace(JOB, name=name))
+            assert job is not None
+            ledger.end_all(connection, job.uid)
+            resources.remove(connection, job.uid)
+        assert set(queries.costs(connection, sweep, ["s-0", "s-1"])) == {"s-0"}  # what is deleted, too
 
 
 def test_a_child_reaches_no_more_than_the_key_that_applied_its_maker(engine: Engine) -> None:

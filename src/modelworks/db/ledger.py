@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
+from modelworks.kernel.decision import OWNER
 from modelworks.kernel.resource import Ref
 
 
@@ -27,7 +28,7 @@ def begin(
     terms = {"item": item, "quantity": quantity, "unit": unit, "price_per_hour": price_per_hour}
     row = {"key": key, "workspace": ref.workspace, "kind": ref.kind, "name": ref.name, "uid": uid, **terms}
     connection.execute(_END_OTHER, {"key": key, **terms})
-    connection.execute(_BEGIN, row)
+    connection.execute(_BEGIN, row | {"label": OWNER})
 
 
 def end(connection: Connection, key: str, at: float | None = None) -> None:
@@ -54,8 +55,9 @@ WHERE key = :key AND ended_at IS NULL AND (item, quantity, unit, price_per_hour)
 )
 _BEGIN = text(
     """
-INSERT INTO ledger (key, workspace, kind, name, uid, item, quantity, unit, price_per_hour)
-VALUES (:key, :workspace, :kind, :name, :uid, :item, :quantity, :unit, :price_per_hour)
+INSERT INTO ledger (key, workspace, kind, name, uid, item, quantity, unit, price_per_hour, owner)
+VALUES (:key, :workspace, :kind, :name, :uid, :item, :quantity, :unit, :price_per_hour,
+        (SELECT labels ->> :label FROM resources WHERE uid = :uid))
 ON CONFLICT (key) WHERE ended_at IS NULL DO NOTHING
 """
 )

@@ -143,6 +143,7 @@ ledger = Table(
     Column("price_per_hour", Float, nullable=False),  # for one unit
     Column("began_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("ended_at", DateTime(timezone=True)),
+    Column("owner", Text),  # the uid of the resource that has made this one; NULL: somebody has applied it
     CheckConstraint("ended_at IS NULL OR ended_at >= began_at", name="interval"),
     Index("uq_ledger_open", "key", unique=True, postgresql_where=text("ended_at IS NULL")),
     Index("ix_ledger_uid", "uid"),

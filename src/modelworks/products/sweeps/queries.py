@@ -48,10 +48,7 @@ def taken(connection: Connection, sweep: Resource, names: Sequence[str]) -> froz
 
 
 def costs(connection: Connection, sweep: Resource, names: Sequence[str]) -> dict[str, float]:
-    """What the jobs of these names cost until now, those that are deleted too.
-
-    By name, because a deleted job leaves nothing else; what had the name before this sweep is another's.
-    """
+    """What the sweep's own jobs of these names cost until now, deleted ones too; others may have had the names."""
     if not names:
         return {}
     ended = func.coalesce(ledger.c.ended_at, func.clock_timestamp())
@@ -59,7 +56,7 @@ def costs(connection: Connection, sweep: Resource, names: Sequence[str]) -> dict
     query = (
         select(ledger.c.name, func.sum(hours * ledger.c.quantity * ledger.c.price_per_hour))
         .where(ledger.c.workspace == sweep.ref.workspace, ledger.c.kind == TRAINING_JOB.name)
-        .where(ledger.c.name.in_(names), ledger.c.began_at >= sweep.created_at)
+        .where(ledger.c.name.in_(names), ledger.c.owner == sweep.uid)
         .group_by(ledger.c.name)
     )
     return {name: float(amount) for name, amount in connection.execute(query)}
