@@ -58,16 +58,16 @@ STEADY = """
             self.hangs = self.hangs or bool(data.get("hang"))
             if self.hangs:
                 threading.Event().wait()
-            time.sleep(0.02)
+            time.sleep(data.get("takes", 0.02))
             return {"number": data.get("number"), "version": "1"}
     """
-PLACES = 4  # requests at once in one replica
+PLACES = 5  # requests at once in one replica of a class, and its threads
 
 
 def create(mw: Mw, folder: Path, name: str, **spec: Any) -> str:
     """A service of ``STEADY``; its uid."""
     (folder / "steady.py").write_text(textwrap.dedent(STEADY))
-    own = {"processor": "python", "entry": "steady.py:Steady", "code": ".", "concurrency": PLACES}
+    own = {"processor": "python", "entry": "steady.py:Steady", "code": "."}
     spec = {**own, "resources": {"cpu": "100m", "memory": "256Mi"}, "grace_period": "5s", **spec}
     document = {"kind": "Service", "metadata": {"name": name}, "spec": spec}
     (folder / "service.yaml").write_text(yaml.safe_dump(document))
@@ -86,18 +86,31 @@ def whole(client: Client, name: str, before: set[str]) -> bool:
     return all(now.values()) and len(now) == len(before) and len(before & set(now)) == len(before) - 1
 
 
+async def burst(url: str, token: str, count: int, first: Callable[[], None]) -> Counter[int]:
+    """Statuses of ``count`` requests at once that take half a second each; ``first`` is called at the first answer."""
+    async with httpx.AsyncClient(trust_env=False, timeout=60.0, headers={"Authorization": token}) as http:
+        calls = [asyncio.ensure_future(http.post(url, json={"number": n, "takes": 0.5})) for n in range(count)]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        first()
+        return Counter([(await call).status_code for call in calls])
+
+
 def test_one_of_three_that_is_killed_loses_what_it_was_executing(mw: Mw, client: Client, tmp_path: Path) -> None:
+    """At the concurrency that a class has when nobody says another one, and with more requests than places."""
     uid = create(mw, tmp_path, "steady", replicas=3)
     before = set(replicas(client, "steady"))
-    with constant(client.service_endpoint("steady"), client.service_token("steady")) as calls:
+    url, token = client.service_endpoint("steady"), client.service_token("steady")
+    with constant(url, token) as calls:
         poll(lambda: len(calls.seen.replicas) == 3)
         calls.last(0.5)
         servers = [line for line in leftovers.processes(uid) if "modelworks.server" in line]
-        os.kill(int(servers[0].split()[1].rstrip(":")), signal.SIGKILL)
+        victim = int(servers[0].split()[1].rstrip(":"))
+        found = asyncio.run(burst(url, token, 12 * PLACES, lambda: os.kill(victim, signal.SIGKILL)))
         poll(lambda: whole(client, "steady", before))
         poll(lambda: len(calls.seen.replicas) == 4)
         calls.last(1)
-    assert len(calls.seen.failed) <= PLACES, str(calls.seen)
+    assert found.keys() <= {200, 502}, found
+    assert len(calls.seen.failed) + found[502] <= PLACES, (str(calls.seen), found)
     assert all("502" in what for _, what in calls.seen.failed), str(calls.seen)
     assert calls.seen.right + len(calls.seen.failed) == calls.seen.sent
 

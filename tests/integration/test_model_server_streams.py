@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,26 @@ def _until(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.005)
     raise AssertionError("it never came")
+
+
+FILLED = """
+import threading
+class Filled:
+    def initialize(self):
+        self.full = threading.Barrier(MANY)
+    def process(self, data):
+        self.full.wait()
+        return data
+"""
+
+
+@pytest.mark.parametrize(("arguments", "many"), [((), 5), (("--threads", "40"), 40)])
+def test_a_class_takes_as_many_at_once_as_it_has_threads(tmp_path: Path, arguments: tuple[str, ...], many: int) -> None:
+    (tmp_path / "p.py").write_text(FILLED.replace("MANY", str(many)))
+    command = ("--processor", "python", "--entry", "p.py:Filled", *arguments)
+    with serving(*command, cwd=tmp_path) as server, ThreadPoolExecutor(many) as callers:
+        answers = callers.map(lambda number: server.client.post("/", json=number).json(), range(many))
+        assert list(answers) == list(range(many))
 
 
 STREAMS = """

@@ -66,6 +66,32 @@ def test_folders_are_mounted_at_paths_of_their_own() -> None:
             ServiceSpec.parse(spec, at="spec")
 
 
+PYTHON: dict[str, Any] = {"processor": "python", "entry": "p.py:P", "code": "s3://code/", "model": None}
+
+
+@pytest.mark.parametrize(
+    ("spec", "places"),
+    [
+        ({}, 16),
+        ({"concurrency": 3}, 3),
+        (PYTHON, 5),
+        (PYTHON | {"concurrency": 7}, 7),
+        (PYTHON | {"env": {"MW_WORKER_THREADS": "9"}}, 9),
+        (PYTHON | {"env": {"MW_WORKER_THREADS": "0"}}, 5),
+        (PYTHON | {"batching": {"max_batch_size": 8}}, 16),
+    ],
+)
+def test_a_class_is_given_no_more_than_it_has_threads(spec: dict[str, Any], places: int) -> None:
+    it = loop(service(replicas=1, **spec))
+    it.settle()
+    make_ready(it)
+    assert it.world.route is not None
+    assert it.world.route["concurrency"] == places
+    command = it.world.specs[it.world.live[0]].command
+    assert ("--threads" in command) == ("entry" in spec)
+    assert "entry" not in spec or command[-2:] == ("--threads", str(places))
+
+
 def test_a_command_gets_a_port() -> None:
     it = loop(service(processor="command", command="serve --port $(PORT)", model=None))
     it.settle()

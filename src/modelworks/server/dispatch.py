@@ -22,6 +22,7 @@ from modelworks.server.processors.base import Processor, Unbatchable, Work
 from modelworks.server.spread import Spread, shares
 from modelworks.server.statistics import Statistics
 from modelworks.server.streams import Stream
+from modelworks.server.workers import Workers
 
 Done = Callable[["Answer | Stream"], None]
 # What the loop computes before it looks at its sockets again.
@@ -79,12 +80,7 @@ class Dispatcher:
         self._estimates = Estimates()
         self.accepted = 0  # waiting or running
         self._each = 0.05  # a moving mean of how long a thread has for one
-        self._workers = [
-            threading.Thread(target=self._work, name=f"predict-{number}", daemon=True)
-            for number in range(max(threads, lanes))
-        ]
-        for worker in self._workers:
-            worker.start()
+        self._workers = Workers(self._work, max(threads, lanes))
 
     @property
     def max_rows(self) -> int | None:
@@ -137,6 +133,7 @@ class Dispatcher:
                 self._batcher.put(item)
             if not (self._processor.inline and self._computing == 0 and self._estimates.quick(work.key)):
                 self._condition.notify(len(call.items))
+                self._workers.grow(self._computing, self._batcher.depth)
                 return call
         self._flush_soon()
         return call
@@ -158,10 +155,7 @@ class Dispatcher:
         with self._lock:
             self._closed = True
             self._condition.notify_all()
-        end = time.monotonic() + patience
-        for worker in self._workers:
-            worker.join(max(end - time.monotonic(), 0))
-        return not any(worker.is_alive() for worker in self._workers)
+        return self._workers.join(patience)
 
     # On the loop
 

@@ -14,14 +14,17 @@ from modelworks.server.processors.base import Processor
 PROCESSORS = ("onnx", "tensorrt", "sklearn", "xgboost", "lightgbm", "torch", "python")
 
 
-def load(kind: str, model: Path | None, entry: str | None) -> Processor:
-    """Raises ImportError for what the environment lacks, FileNotFoundError for what the model does, ValueError else."""
+def load(kind: str, model: Path | None, entry: str | None, threads: int | None = None) -> Processor:
+    """``threads``: of a class that does not say itself how many calls it takes at once.
+
+    Raises ImportError for what the environment lacks, FileNotFoundError for what the model does, ValueError else.
+    """
     if kind == "python":
         from modelworks.server.processors.python import PythonProcessor  # noqa: PLC0415
 
         if entry is None:
             raise ValueError("the processor python needs --entry file.py:Class")
-        return PythonProcessor(entry)
+        return PythonProcessor(entry, threads=threads)
     from modelworks.server.processors.tensor import TensorProcessor  # noqa: PLC0415
 
     if model is None:

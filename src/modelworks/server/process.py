@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         limits = Limits.of(arguments.max_batch_size, arguments.max_batch_delay_ms)
-        processor = load(arguments.processor, arguments.model, arguments.entry)
+        processor = load(arguments.processor, arguments.model, arguments.entry, arguments.threads)
     except Exception as error:  # what a model or a user's code raises while it loads is the replica's last word
         if not isinstance(error, FileNotFoundError | ImportError | ValueError):
             traceback.print_exc()
@@ -187,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processor", choices=PROCESSORS, required=True)
     parser.add_argument("--model", type=Path, default=os.environ.get("MW_MODEL_DIR"), help="the model's directory")
     parser.add_argument("--entry", help="python: file.py:Class; else: the model's file")
+    parser.add_argument("--threads", type=int, help="python: calls of process() at once; default: 5")
     parser.add_argument("--max-batch-size", type=int, help="rows in one call of the model; default: no batches")
     parser.add_argument("--max-batch-delay-ms", type=float, help="how long a batch waits for more rows; default: 0")
     parser.add_argument("--warm-up", type=Path, default=os.environ.get("MW_WARM_UP"), help="a file or folder of bodies")

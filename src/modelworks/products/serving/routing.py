@@ -63,8 +63,9 @@ def route(
         "token_sha256": list(tokens),
         "token_sealed": [token.sealed for token in tokens.values() if token.sealed],
         "replicas": replicas,
-        "concurrency": spec.concurrency,
-        "queue_size": spec.queue.size,
+        "concurrency": spec.places,
+        "queue_size": spec.queue.places,
+        "queue_grows": spec.queue.size is None,
         "queue_timeout": spec.queue.timeout,
         "keepalive": spec.keepalive,
         "max_body": spec.max_body,
@@ -120,5 +121,5 @@ def _replica(view: View, run: RunObservation) -> dict[str, Any]:
         document["run"] = run.key  # its node's relay wants the secret that follows from it
     slot = next((replica.slot for replica in view.replicas if replica.key == run.key), None)
     if slot is not None and slot.halvings:
-        document |= {"limit": max(view.service.spec.concurrency >> slot.halvings, 1), "slow": True}
+        document |= {"limit": max(view.service.spec.places >> slot.halvings, 1), "slow": True}
     return document

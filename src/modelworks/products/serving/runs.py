@@ -118,6 +118,8 @@ def _command(spec: ServiceSpec, known: dict[str, str], based: bool) -> tuple[str
         command += ("--model", MODEL_PATH)
     if spec.entry is not None:
         command += ("--entry", spec.entry)
+    if spec.processor is Processor.PYTHON:
+        command += ("--threads", str(spec.places))
     if spec.warm_up is not None:
         command += ("--warm-up", WARM_UP_PATH)
     # A class of the user's finds one model: what was trained, laid into what it was trained on.

@@ -23,6 +23,10 @@ MODEL_PATHS = (MODEL_PATH, "/eas/workspace/model")
 BASE_MODEL_PATH = "/mnt/base"
 WARM_UP_PATH = "/mnt/warm-up"
 CODE_PATH = "/ml/usercode"
+THREADS = "MW_WORKER_THREADS"
+_PLACES, _MOST_PLACES = 16, 10_000
+_WAITING = 1000
+_CLASS_PLACES = 5  # as many threads as the cloud's Python processors have by default
 
 
 def _check_health(path: str) -> str:
@@ -104,8 +108,15 @@ class Queue(Spec):
     A request that cannot be answered within ``timeout`` is refused as soon as that is seen, and not at its end.
     """
 
-    size: int = Field(default=1000, ge=0, le=100_000)
+    size: int | None = Field(
+        default=None, ge=0, le=100_000, description="default: 1000, or what replicas answer in 2.5 s if that is more"
+    )
     timeout: Duration = Field(default=30.0, gt=0, le=3600)
+
+    @property
+    def places(self) -> int:
+        """How many requests may wait in any case."""
+        return _WAITING if self.size is None else self.size
 
 
 class Rolling(Spec):
@@ -163,7 +174,12 @@ class ServiceSpec(Spec):
     readiness: Readiness = Field(default_factory=Readiness)
     batching: Batching | None = Field(default=None, description="own model server: rows computed together")
     warm_up: Text | None = Field(default=None, description="s3:// URI of request bodies, sent before it is ready")
-    concurrency: int = Field(default=16, ge=1, le=10_000, description="requests at once in one replica")
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="requests at once in one replica; default 16, python without batching: 5",
+    )
     queue: Queue = Field(default_factory=Queue)
     tasks: Tasks | None = None
     keepalive: Duration = Field(default=600.0, gt=0, le=86_400, description="to the first byte of an answer")
@@ -234,6 +250,20 @@ class ServiceSpec(Spec):
         own = ((MODEL_PATHS, self.model), ((BASE_MODEL_PATH,), self.base_model))
         others = (((CODE_PATH,), self.code), ((WARM_UP_PATH,), self.warm_up))
         return {*volumes, *(path for paths, given in (*own, *others) if given for path in paths)}
+
+    @property
+    def places(self) -> int:
+        """How many requests one replica is given at once.
+
+        A class computes each on a thread: with more places than threads some would wait in the replica, and be lost
+        with it though none had begun them.
+        """
+        if self.concurrency is not None:
+            return self.concurrency
+        if self.processor is not Processor.PYTHON or self.batching is not None:
+            return _PLACES
+        threads = self.env.get(THREADS, "")
+        return int(threads) if threads.isdecimal() and 1 <= int(threads) <= _MOST_PLACES else _CLASS_PLACES
 
     @property
     def wanted(self) -> int:

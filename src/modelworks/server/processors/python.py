@@ -29,6 +29,7 @@ from modelworks.server.processors.tensors import dump_json, parse_json, plain, r
 BINARY = "application/octet-stream"
 SHIMS = Path(__file__).parents[1] / "shims"
 FORM = "application/x-www-form-urlencoded"
+_THREADS = 5  # as many as the cloud's Python processors have by default
 _END = object()
 
 
@@ -38,11 +39,11 @@ class PythonProcessor:
     max_rows: int | None = 1
     # A user's code may take any time, and the event loop answers the health checks.
     inline = False
-    # As many as the cloud's Python processors have by default.
-    threads = 5
+    threads = _THREADS
     lanes = 1
 
-    def __init__(self, entry: str | None = None, *, instance: Any = None) -> None:
+    def __init__(self, entry: str | None = None, *, instance: Any = None, threads: int | None = None) -> None:
+        """``threads``: those of a class that takes one item after the other and says no number of its own."""
         if entry is not None:
             file, _, class_name = entry.partition(":")
             instance = _load(Path(file).resolve(), class_name)
@@ -52,7 +53,9 @@ class PythonProcessor:
         self._loop = _LoopThread()
         if hasattr(instance, "process_batch"):
             self.max_rows, self.threads = None, 1
-        self.threads = int(getattr(instance, "worker_threads", 0) or self.threads) if self._raw else self.threads
+        else:
+            own = int(getattr(instance, "worker_threads", 0)) if self._raw else 0
+            self.threads = own if own not in (0, _THREADS) else threads or _THREADS
         if hasattr(instance, "initialize"):
             self._resolved(instance.initialize())
 
