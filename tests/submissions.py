@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 from tests import leftovers
+from tests.agents import poll
 from tests.cli_platform import Mw
 
 from modelworks.sdk.client import Client
@@ -128,15 +129,20 @@ def steady(mw: Mw, pace: float, threads: int = 8) -> Iterator[Submissions]:
 
 
 def kill(mw: Mw, uid: str, name: str, rest: random.Random) -> None:
-    """``kill -9`` of a process of the platform, or of a replica's server."""
+    """``kill -9`` of a process of the platform, or of a replica's server. Nothing starts a supervisor again but another
+    ``mw up``, as a systemd unit would."""
     if name == "replica":
         pids = [int(line.split()[1].rstrip(":")) for line in leftovers.processes(uid) if "modelworks.server" in line]
         if pids:
             os.kill(rest.choice(pids), signal.SIGKILL)
         return
-    identity = State.load(mw.home).processes[name].identity
+    state = State.load(mw.home)
+    identity = state.supervisor if name == "supervisor" else state.processes[name].identity
     if identity is not None and identity.alive():
         os.kill(identity.pid, signal.SIGKILL)
+        if name == "supervisor":
+            poll(lambda: not identity.alive())  # it may still be in the kernel
+            mw.ok("up", "--detach")
 
 
 def check(submissions: Submissions, timeout: float = 120.0) -> None:

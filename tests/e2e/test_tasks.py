@@ -16,7 +16,10 @@ from modelworks.sdk.session import Session
 from modelworks.sdk.tasks import AsyncPredictor
 
 pytestmark = [pytest.mark.timeout(300)]
-VICTIMS = ("courier", "replica", "postgres", "gateway", "controller", "agent", "courier", "replica", "postgres")
+VICTIMS = (
+    "courier", "replica", "postgres", "gateway", "supervisor", "controller", "agent", "weed", "courier", "replica",
+    "postgres",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
