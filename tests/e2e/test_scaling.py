@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import textwrap
 import threading
 import time
@@ -19,6 +21,7 @@ from tests.agents import poll
 from tests.cli_platform import Mw
 
 from modelworks.sdk.client import Client
+from modelworks.supervisor.state import State
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("services")]
 
@@ -104,7 +107,7 @@ def test_to_zero_and_back_by_a_request(
         own = answer.json()["able"] - answer.json()["began"]
         record_property("from_zero_extra_ms", round((took - own) * 1000))
         poll(lambda: at_rest(client, "zero"), 60)
-        # Many at once are held until the one replica answers them all.
+        # Many at once are held until the one replica answers them all, whether or not the courier says anything.
         codes: list[int] = []
         threads = [
             threading.Thread(
@@ -112,11 +115,19 @@ def test_to_zero_and_back_by_a_request(
             )
             for _ in range(12)
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        courier = State.load(mw.home).processes["courier"].identity
+        assert courier is not None
+        os.kill(courier.pid, signal.SIGSTOP)
+        try:
+            poll(lambda: not explained(mw, "zero")["queue"]["known"])
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            os.kill(courier.pid, signal.SIGCONT)
     assert codes == [200] * 12
+    poll(lambda: explained(mw, "zero")["queue"]["known"])
     found = explained(mw, "zero")
     assert {"Idle", "FromZero", "Initial"} <= {decision["reason"] for decision in found["decisions"]}
     text = mw.ok("service", "explain", "zero")
