@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import random
+from collections import deque
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -461,6 +463,75 @@ def test_times_of_those_who_have_left_are_not_kept() -> None:
         admission.due()
         assert admission.cancel(request)
     assert len(admission._times) < 200
+
+
+class Load:
+    """Requests at ``rate`` a second, each of which takes ``held`` seconds of a slot, for so long as is asked for."""
+
+    def __init__(self, admission: Admission, held: float) -> None:
+        self.admission = admission
+        self.held = held
+        self.now = 0.0
+        self.most = 0
+        self._ends: list[tuple[float, int, Slot]] = []
+        self._queue: deque[Request] = deque()
+        self._number = 0
+
+    def offer(self, rate: float, seconds: float) -> int:
+        """How many were refused."""
+        refused, due, end = 0, self.now, self.now + seconds
+        while due < end:
+            due += 1.0 / rate
+            self.until(due)
+            self._number += 1
+            request = Request(self._number, due + 30.0)
+            try:
+                slot = self.admission.enter(request, due, due + 30.0)
+            except Refused:
+                refused += 1
+                continue
+            if slot is None:
+                self._queue.append(request)
+                self.most = max(self.most, self.admission.queued)
+            else:
+                self._begin(slot, due)
+        return refused
+
+    def until(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            at, _, slot = heapq.heappop(self._ends)
+            self.admission.release(slot, at, self.held, True)
+            while self._queue and (granted := self._queue[0].slot) is not None:
+                self._queue.popleft()
+                self._begin(granted, at)
+        self.now = now
+
+    def _begin(self, slot: Slot, now: float) -> None:
+        self._number += 1
+        heapq.heappush(self._ends, (now + self.held, self._number, slot))
+
+
+@settings(max_examples=5, deadline=None)
+@given(held=st.floats(0.01, 0.1), count=st.integers(1, 2), calm=st.floats(0.2, 0.9))
+def test_twice_the_load_for_two_seconds_is_delayed_however_fast_the_replicas_are(
+    held: float, count: int, calm: float
+) -> None:
+    rate = 16 * count / held  # requests a second: 160 to 3,200
+    load = Load(Admission(door, route(*replicas(count), concurrency=16, queue_size=1000, queue_grows=True)), held)
+    assert load.offer(calm * rate, 1.0 + 10 / rate) == 0
+    assert load.offer(2 * rate, 2.0) == 0
+    # A flood is refused nevertheless, when the rate has been seen.
+    load.until(load.now + 10.0)
+    load.offer(5 * rate, 2.0)
+    assert load.offer(5 * rate, 0.2) > 0 or rate < 200
+    assert load.most <= max(1000, 4 * rate)
+
+
+def test_a_queue_of_a_size_that_was_given_does_not_grow() -> None:
+    load = Load(Admission(door, route(*replicas(1), concurrency=16, queue_size=1000)), 0.003)
+    load.offer(3000, 1.0)
+    assert load.offer(12_000, 1.0) > 0
+    assert load.most == 1000
 
 
 def test_the_time_between_two_bursts_is_no_slow_queue() -> None:

@@ -27,6 +27,10 @@ def test_the_documented_route() -> None:
     assert (route.service, route.tokens, route.replicas[0].revision) == ("digits", (b"\xab" * 32,), "1f3a")
 
 
+def test_a_queue_grows_only_where_the_route_says_so() -> None:
+    assert [Route.parse({**GOOD, **more}).queue_grows for more in ({}, {"queue_grows": True})] == [False, True]
+
+
 def test_a_replica_behind_a_relay_names_its_run() -> None:
     replica = {"id": "0-0", "address": "tcp:10.0.0.7:4123", "revision": "r", "run": "abcdef/r/0/0"}
     (found,) = Route.parse({**GOOD, "replicas": [replica]}).replicas

@@ -92,6 +92,16 @@ def test_a_class_is_given_no_more_than_it_has_threads(spec: dict[str, Any], plac
     assert "entry" not in spec or command[-2:] == ("--threads", str(places))
 
 
+@pytest.mark.parametrize(
+    ("queue", "size", "grows"), [({}, 1000, True), ({"timeout": 2}, 1000, True), ({"size": 7}, 7, False)]
+)
+def test_a_queue_without_a_size_may_grow(queue: dict[str, Any], size: int, grows: bool) -> None:
+    it = loop(service(replicas=1, queue=queue))
+    it.settle()
+    assert it.world.route is not None
+    assert (it.world.route["queue_size"], it.world.route["queue_grows"]) == (size, grows)
+
+
 def test_a_command_gets_a_port() -> None:
     it = loop(service(processor="command", command="serve --port $(PORT)", model=None))
     it.settle()

@@ -22,6 +22,7 @@ from modelworks.gateway.table import Replica, Route
 _SUSPECT_FIRST = 0.25
 _SUSPECT_LONGEST = 2.0
 _SPARE_TIMES = 64
+_BURST = 2.5  # seconds of answers that may wait: twice as much as a service can do for two seconds, and some to spare
 
 
 class Refused(Exception):
@@ -379,7 +380,14 @@ class Admission:
 
     def _full(self) -> bool:
         """Whether nobody more may wait."""
-        return len(self._places) >= self._route.queue_size
+        return len(self._places) >= max(self._route.queue_size, self._burst())
+
+    def _burst(self) -> float:
+        """So many may wait where nobody has said how many: they are through within ``_BURST``."""
+        if not self._route.queue_grows:
+            return 0.0
+        most = self._route.concurrency_limit
+        return _BURST * sum(lane.rate(most) or 0.0 for lane in self._lanes.values())
 
 
 def _identity(replica: Replica) -> tuple[str, str, str]:

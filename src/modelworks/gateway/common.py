@@ -220,7 +220,9 @@ class SharedAdmission(Admission):
     def _full(self) -> bool:
         if self._all is None:
             return super()._full()
-        return not self._all.join(self._route.queue_size, len(self._places))
+        mine = len(self._places)
+        # The rate that this gateway sees is its own share, and so is the queue that may grow with it.
+        return not self._all.join(self._route.queue_size, mine) and mine >= self._burst()
 
     def _stand(self, waiter: Waiter, place: Place) -> None:
         super()._stand(waiter, place)

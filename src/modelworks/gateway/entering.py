@@ -64,9 +64,8 @@ class Entering:
         try:
             slot = service.enter(self, now, until, None if timeout is None else self._wanted, self._key)
         except Refused as refused:
-            self._refuse(
-                service.queue_full(refused.retry_after) if refused.full else service.too_late(refused.retry_after)
-            )
+            retry_after, queued = refused.retry_after, service.admission.queued
+            self._refuse(service.queue_full(queued, retry_after) if refused.full else service.too_late(retry_after))
             return
         if service.route.mirror is not None and service.mirrored():
             self._copy = Copying(service, self.head, self._out.first, self.request_complete)

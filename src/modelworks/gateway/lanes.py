@@ -110,11 +110,15 @@ class Lane:
     def usable(self) -> bool:
         return any(slot.open for slot in self.slots)
 
-    def wait(self, ahead: int, most: int | None) -> float | None:
-        """Seconds until one with so many ahead would enter; None when nothing can be said. ``most``: see the
-        service's limit over all replicas."""
+    def rate(self, most: int | None) -> float | None:
+        """Requests a second that its slots get through; None when nothing can be said. ``most``: see the service's
+        limit over all replicas."""
         capacity = self.capacity if most is None else min(self.capacity, most)
-        rate = self.pace.rate(capacity) if capacity else None
+        return (self.pace.rate(capacity) or None) if capacity else None
+
+    def wait(self, ahead: int, most: int | None) -> float | None:
+        """Seconds until one with so many ahead would enter; None when nothing can be said. ``most``: as above."""
+        rate = self.rate(most)
         return (ahead + 1) / rate if rate else None
 
 

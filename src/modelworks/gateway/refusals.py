@@ -28,7 +28,8 @@ class Refusals:
         state = "starting" if self.route.state == "ready" else self.route.state
         return self._unavailable(state, _STARTING_RETRY)
 
-    def queue_full(self, retry_after: int) -> Problem:
+    def queue_full(self, queued: int, retry_after: int) -> Problem:
+        """``queued``: how many wait at this gateway."""
         route = self.route
         busy = (
             f"{route.concurrency} requests at each of its {len(route.replicas)} replicas"
@@ -36,7 +37,7 @@ class Refusals:
             else "no replica yet"
         )
         return self._limit(
-            f"Service {route.service} has {busy} and {route.queue_size} waiting.",
+            f"Service {route.service} has {busy} and {max(route.queue_size, queued)} waiting.",
             "Repeat the request later, or raise `replicas`, `concurrency` or `queue.size` of the service.",
             retry_after,
         )

@@ -55,7 +55,8 @@ class Route:
 
     ``weights`` are percent by revision; a service without them has one revision, or takes them alike. ``sealed`` are
     its tokens encrypted with the master key. ``tasks``: an asynchronous service, whose requests the courier answers.
-    ``hold`` is how long a request may wait for the first replica of a service that has none.
+    ``hold`` is how long a request may wait for the first replica of a service that has none. ``queue_grows``: more than
+    ``queue_size`` may wait where the replicas are fast enough.
     """
 
     service: str
@@ -79,6 +80,7 @@ class Route:
     tasks: bool = False
     capture: Sampling | None = None
     sealed: tuple[bytes, ...] = ()
+    queue_grows: bool = False
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Route:
@@ -108,6 +110,7 @@ class Route:
                     document.get("capture"),
                     lambda c: Sampling(str(c["uri"]), float(c["percent"]), int(c["max_body"])),
                 ),
+                queue_grows=bool(document.get("queue_grows")),
                 sealed=tuple(base64.b64decode(token) for token in document.get("token_sealed") or ()),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
