@@ -1,7 +1,7 @@
 """How much each parameter of a sweep mattered for its objective: Optuna's word, asked in a process of its own.
 
 Optuna would stay in the memory of whoever imports it, and its sums take processor time: one process at a time, and an
-answer is kept until more trials are complete.
+answer is kept until more trials are complete. Few may wait for it: each holds a thread of the API.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ FEWEST = 8
 _PATIENCE = 60.0  # seconds
 _MOST_KEPT = 64  # sweeps
 
+_WAIT = 20.0  # seconds, for those before
+
 _turn = threading.Lock()
+_places = threading.BoundedSemaphore(4)  # one at work, and those that wait
+_keeping = threading.Lock()
 _kept: OrderedDict[str, tuple[tuple[int, ...], dict[str, float]]] = OrderedDict()
 
 
@@ -44,7 +48,7 @@ def question(spec: SweepSpec, trials: Sequence[StoredTrial]) -> dict[str, Any] |
 def importances(uid: str, spec: SweepSpec, trials: Sequence[StoredTrial]) -> Mapping[str, float]:
     """Shares that add up to 1, by parameter, the greatest first; empty for too few complete trials.
 
-    Raises ModelworksError without Optuna, Unavailable when there is no answer in time.
+    Raises ModelworksError without Optuna, Unavailable when there is no answer in time, or too many ask.
     """
     asked = question(spec, trials)
     if asked is None:
@@ -52,15 +56,43 @@ def importances(uid: str, spec: SweepSpec, trials: Sequence[StoredTrial]) -> Map
     if find_spec("optuna") is None:
         raise ModelworksError("the platform's Python lacks Optuna", remedy="install modelworks[sweeps] there")
     state = tuple(trial.number for trial in trials if trial.state == "complete")
-    with _turn:
-        known = _kept.get(uid)
-        if known is None or known[0] != state:
-            known = state, _answer(asked)
-            _kept[uid] = known
+    known = _known(uid, state)
+    if known is not None:
+        return known
+    if not _places.acquire(blocking=False):
+        raise _busy()
+    try:
+        if not _turn.acquire(timeout=_WAIT):
+            raise _busy()
+        try:
+            known = _known(uid, state)  # perhaps somebody who was before wanted the same
+            return known if known is not None else _keep(uid, state, _answer(asked))
+        finally:
+            _turn.release()
+    finally:
+        _places.release()
+
+
+def _busy() -> Unavailable:
+    return Unavailable("the importances of other sweeps are being worked out: ask again", retry_after=5.0)
+
+
+def _known(uid: str, state: tuple[int, ...]) -> Mapping[str, float] | None:
+    with _keeping:
+        found = _kept.get(uid)
+        if found is None or found[0] != state:
+            return None
+        _kept.move_to_end(uid)
+        return found[1]
+
+
+def _keep(uid: str, state: tuple[int, ...], answer: dict[str, float]) -> Mapping[str, float]:
+    with _keeping:
+        _kept[uid] = state, answer
         _kept.move_to_end(uid)
         while len(_kept) > _MOST_KEPT:
             _kept.popitem(last=False)
-    return known[1]
+    return answer
 
 
 def _answer(asked: Mapping[str, Any]) -> dict[str, float]:
