@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import socket
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -26,7 +27,7 @@ from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.publish import publish
 from modelworks.objectstore.transfer import download, download_tree, upload, upload_tree
 from modelworks.objectstore.uri import ObjectUri
-from modelworks.products.training.inputs import small_files
+from modelworks.products.training.inputs import look
 from modelworks.products.training.spec import TrainingJobSpec
 
 
@@ -81,6 +82,21 @@ def test_a_store_that_is_away_is_unavailable(store: Credentials) -> None:
         buckets.list_buckets(away)
 
 
+def test_a_job_is_told_that_it_does_not_begin_with_the_checkpoints_of_another(
+    store: Credentials, client: ObjectClient, bucket: str
+) -> None:
+    spec = TrainingJobSpec.parse({"command": "true"}, at="spec")
+    folder = ObjectUri(bucket, "mine/ck/")
+    told = partial(look, lambda: store, spec, {"checkpoints": str(folder)}, 30.0)
+    assert told() == []
+    client.put(folder / "second/job222/a1/step-5/manifest.json", b"{}")
+    assert told(uid="job222") == []
+    client.put(folder / "first/job111/a1/step-5/manifest.json", b"{}")
+    (note,) = told(uid="job222")
+    assert "this job does not begin with them" in note
+    assert look(lambda: store, spec, {}, 30.0) == []
+
+
 def test_a_store_that_takes_a_call_and_says_nothing_is_waited_for_no_longer_than_is_said(store: Credentials) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         deaf = store.model_copy(update={"endpoint": f"http://127.0.0.1:{server.getsockname()[1]}"})
@@ -90,7 +106,7 @@ def test_a_store_that_takes_a_call_and_says_nothing_is_waited_for_no_longer_than
         # By default it would be ten minutes; no note is worth more than what is left of the patience.
         spec = TrainingJobSpec.parse({"command": "true", "replicas": 2, "inputs": {"a": "s3://bucket/a/"}}, at="spec")
         resolved = {"mounts": {"/mnt/b": "s3://bucket/b/"}}
-        assert small_files(lambda: deaf, spec, resolved, 0.2) == []
+        assert look(lambda: deaf, spec, resolved, 0.2) == []
 
 
 def test_wrong_keys_are_forbidden(store: Credentials, bucket: str) -> None:

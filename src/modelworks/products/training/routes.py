@@ -24,7 +24,7 @@ from modelworks.products.named import named
 from modelworks.products.training import estimates, metrics
 from modelworks.products.training.estimates import Estimate
 from modelworks.products.training.facade import TRAINING_JOB
-from modelworks.products.training.inputs import small_files
+from modelworks.products.training.inputs import look
 from modelworks.products.training.queries import CANCEL_REQUESTED, history
 from modelworks.products.training.record import JobPhase
 from modelworks.products.training.spec import TrainingJobSpec
@@ -76,7 +76,7 @@ def validate(manifest: JobManifest, context: ContextOf, principal: PrincipalOf, 
         # Volumes are locked while they are looked at; nothing is kept.
         connection.rollback()
     answer = estimates.of(spec, found.data, context.settings.currency, before)
-    notes = [*found.notes, *small_files(context.credentials, spec, found.data, ADVICE_PATIENCE)]
+    notes = [*found.notes, *look(context.credentials, spec, found.data, ADVICE_PATIENCE)]
     if answer.at_most is not None and spec.time_limit is not None:
         limit = f"in its time limit of {format_duration(spec.time_limit)}"
         why = "its budget" if answer.at_most == spec.budget else limit
