@@ -1,11 +1,13 @@
 """A platform of stand-in processes under the real supervisor: ``python fake_platform.py up|down|status …``.
 
 A file in the home changes a stand-in: ``fail-<name>`` lets it end with its text as last words, ``deaf-<name>`` lets it
-ignore SIGTERM, ``silent-<name>`` keeps it from answering.
+ignore SIGTERM, ``silent-<name>`` keeps it from answering. With ``busy-gateway`` the gateway drains for as long as
+somebody stands by and the file is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ import socket
 import sys
 import threading
 from dataclasses import asdict
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -107,8 +110,12 @@ def child(name: str, root: str) -> int:
         listening = int(os.environ["MW_LISTEN_FDS"].split(",")[0])
         public = Server(("", 0), Handler, bind_and_activate=False)
         public.socket = socket.socket(fileno=listening)
-        threading.Thread(target=public.serve_forever, daemon=True).start()
-        threading.Thread(target=_hand_over, args=(home, listening), daemon=True).start()
+        threading.Thread(target=public.serve_forever, args=(0.02,), daemon=True).start()
+        standing_by: list[socket.socket] = []
+        threading.Thread(target=_hand_over, args=(home, listening, standing_by), daemon=True).start()
+        if (home.root / "busy-gateway").exists():
+            drain = partial(_drain, home, public, standing_by)
+            signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=drain).start())
         name = "gateway-health"
     if (home.root / f"silent-{name}").exists():
         signal.pause()
@@ -117,15 +124,31 @@ def child(name: str, root: str) -> int:
     return 0
 
 
-def _hand_over(home: Home, listening: int) -> None:
+def _drain(home: Home, public: Server, standing_by: list[socket.socket]) -> None:
+    public.shutdown()
+    for stream in standing_by:
+        stream.sendall(b"draining\n")
+        stream.settimeout(0.02)
+    while standing_by and (home.root / "busy-gateway").exists():
+        with contextlib.suppress(TimeoutError):
+            if not standing_by[0].recv(1):
+                break
+    os._exit(0)
+
+
+def _hand_over(home: Home, listening: int, standing_by: list[socket.socket]) -> None:
     with socket.socket(socket.AF_UNIX) as control:
         home.gateway_socket.unlink(missing_ok=True)
         control.bind(str(home.gateway_socket))
         control.listen()
         while True:
             stream, _ = control.accept()
+            line = stream.recv(64)
+            if line == b"stand-by\n":
+                standing_by.append(stream)
+                continue
             with stream:
-                if stream.recv(64) == b"listen-fd\n":
+                if line == b"listen-fd\n":
                     socket.send_fds(stream, [b"ok\n"], [listening])
 
 

@@ -6,14 +6,17 @@ Each function returns when what it did has had its whole effect, and the platfor
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from tests.agents import poll
@@ -117,12 +120,42 @@ def rollback(echo: Echo, calls: Caller, version: str) -> None:
 
 
 def gateway_restarts(mw: Mw, calls: Caller, times: int) -> None:
-    """The gateway ends as it does when it is asked to, and the next one goes on at the same socket."""
-    for _ in range(times):
-        before = process(mw, "gateway")
-        os.kill(before.pid, signal.SIGTERM)
-        _replaced(mw, "gateway", before)
-        calls.last(0.5)
+    """The gateway ends as it does when it is asked to, and the next one goes on at the same socket.
+
+    A stream that is open at the first one is neither cut nor waited for: others are answered beside it.
+    """
+    first = process(mw, "gateway")
+    with _watching(mw) as stream:
+        for _ in range(times):
+            before = process(mw, "gateway")
+            os.kill(before.pid, signal.SIGTERM)
+            _replaced(mw, "gateway", before)
+            calls.last(0.5)
+        assert first.alive()
+        assert not _cut(stream)
+    poll(lambda: not _alive(first.pid))
+
+
+@contextmanager
+def _watching(mw: Mw) -> Iterator[socket.socket]:
+    """An answer of the API that does not end."""
+    known = json.loads(mw.home.client.read_text())
+    host = urlsplit(known["url"])
+    with socket.create_connection((host.hostname or "127.0.0.1", host.port or 80)) as stream:
+        head = f"GET /api/v1/watch?timeout=600 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {known['api_key']}\r\n\r\n"
+        stream.sendall(head.encode())
+        assert stream.recv(64).startswith(b"HTTP/1.1 200")
+        yield stream
+
+
+def _cut(stream: socket.socket) -> bool:
+    """Whether its other end has closed it, when all that came is read."""
+    try:
+        while stream.recv(65536, socket.MSG_DONTWAIT):
+            pass
+    except BlockingIOError:
+        return False
+    return True
 
 
 def killed(mw: Mw, calls: Caller, name: str) -> None:

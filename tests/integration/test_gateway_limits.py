@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.gateway_lab import AUTH, Client, Lab, Replica, document, header, request
+from tests.gateway_lab import AUTH, QUICK, Client, Lab, Replica, document, header, request
 from tests.integration.test_gateway_proxy import run
 
 from modelworks.gateway.table import Table
@@ -347,6 +348,51 @@ def test_draining_answers_what_comes_and_then_ends(tmp_path: Path) -> None:
             await draining
 
     run(tmp_path, body)
+
+
+def test_it_drains_longer_while_somebody_stands_by(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        gate = Gate()
+        lab.route(await lab.replica(gate))
+        (working,) = await posting(lab, 1)
+        await until(lambda: gate.inside == 1)
+        ours, theirs = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=theirs)
+        ours.settimeout(10.0)
+        with ours:
+            lab.gateway.stand_by(transport)
+            draining = asyncio.create_task(lab.gateway.drain())
+            assert await asyncio.to_thread(ours.recv, 64) == b"draining\n"
+            began = lab.gateway.now()
+            await until(lambda: lab.gateway.now() > began + 4 * lab.gateway.limits.drain)
+            assert not draining.done()
+            gate.open.set()
+            assert (await working.answer())[0] == 200
+            async with asyncio.timeout(5):
+                await draining
+        transport.close()
+
+    run(tmp_path, body, replace(QUICK, drain=0.05))
+
+
+def test_it_ends_when_nobody_stands_by_any_more(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        gate = Gate()
+        lab.route(await lab.replica(gate))
+        await posting(lab, 1)
+        ours, theirs = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=theirs)
+        ours.settimeout(10.0)
+        lab.gateway.stand_by(transport)
+        draining = asyncio.create_task(lab.gateway.drain())
+        assert await asyncio.to_thread(ours.recv, 64) == b"draining\n"
+        ours.close()
+        lab.gateway.left_alone(transport)
+        async with asyncio.timeout(5):
+            await draining
+        transport.close()
+
+    run(tmp_path, body, replace(QUICK, drain=0.05))
 
 
 def test_health_needs_no_replica(tmp_path: Path) -> None:

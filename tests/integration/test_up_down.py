@@ -19,10 +19,14 @@ import pytest
 
 from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
-from modelworks.supervisor import checks, logs
+from modelworks.supervisor import checks, logs, policy
+from modelworks.supervisor.child import Child
 from modelworks.supervisor.cli import main
+from modelworks.supervisor.handover import Handovers
+from modelworks.supervisor.policy import ASKED_AFTER, MOST_DRAINING, Need
 from modelworks.supervisor.procfs import Identity, pids
 from modelworks.supervisor.state import Stage, State
+from modelworks.supervisor.unit import Unit
 
 FAKE = Path(__file__).parents[1] / "fake_platform.py"
 CHILDREN = {"postgres", "controller", "agent", "gateway"}
@@ -175,6 +179,80 @@ def test_a_killed_process_is_started_again(platform: Platform, name: str) -> Non
     assert (process.restarts, process.last_exit) == (1, "killed by SIGKILL")
     status = json.loads(platform.run("status", "--json").stdout)
     assert status["state"] == "up"
+
+
+def test_the_door_stays_open_while_a_gateway_drains(platform: Platform) -> None:
+    busy = platform.home.root / "busy-gateway"
+    busy.touch()
+    url = platform.up()["url"]
+    old = platform.identities()["gateway"]
+    until(lambda: time.time() - platform.state().processes["gateway"].since > 2 * ASKED_AFTER)
+    os.kill(old.pid, signal.SIGTERM)
+    until(lambda: (p := platform.state().processes["gateway"]).identity != old and p.phase == "ready")
+    new = platform.identities()["gateway"]
+    assert (answer(url), old.alive()) == (new.pid, True)
+    assert [process.identity for process in platform.state().draining] == [old]
+    status = json.loads(platform.run("status", "--json").stdout)
+    assert status["state"] == "up"
+    assert f"gateway (pid {old.pid}) answers what it had begun, and then ends" in status["notes"]
+    # Nobody stands by for it any more: the next supervisor waits for its end, and takes its successor over.
+    os.kill(new.pid, signal.SIGSTOP)
+    platform.kill_supervisor()
+    os.kill(new.pid, signal.SIGCONT)
+    platform.up("--detach")
+    until(lambda: not platform.state().draining)
+    assert not old.alive()
+    assert platform.identities()["gateway"] == new
+    assert answer(url) == new.pid
+    busy.unlink()
+
+
+def test_of_too_many_that_drain_the_first_is_hurried_up(home: Home) -> None:
+    """And the next one is not replaced before that has ended: no more processes may share a port."""
+    home.run.mkdir(parents=True)
+    watched: dict[int, Callable[[], object]] = {}
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        handovers = Handovers(home, watched.__setitem__, watched.pop, said.append, lambda: None)
+        control = stack.enter_context(socket.socket(socket.AF_UNIX))
+        control.bind(str(home.run / "gateway.sock"))
+        control.listen()
+        children, lines = [], []
+        for _ in range(MOST_DRAINING + 1):
+            popen = stack.enter_context(subprocess.Popen(["sleep", "600"]))
+            stack.callback(popen.kill)
+            child = Child(Unit("gateway", ()))
+            child.running(Identity(os.getpid(), 0), os.pidfd_open(popen.pid), 1.0, popen)
+            child.ready(2.0)
+            assert handovers.stand_by(child)
+            lines.append(stack.enter_context(control.accept()[0]))
+            assert lines[-1].recv(64) == b"stand-by\n"
+            watched[child.pidfd or 0] = lambda: None
+            children.append(child)
+        first = children[0].popen
+        assert first is not None
+        for child, line in zip(children, lines, strict=True):
+            assert child.standby is not None
+            line.sendall(b"draining\n")
+            watched[child.standby.fileno()]()
+            handovers.turn(children, 60.0)
+        assert len(handovers.children) == MOST_DRAINING
+        assert [child.seen.running for child in children] == [False] * MOST_DRAINING + [True]
+        assert lines[0].recv(1) == b""
+        first.kill()
+        first.wait()
+        watched[handovers.children[0].pidfd or 0]()
+        handovers.turn(children, 60.0)
+        assert not children[-1].seen.running
+        assert policy.plan({"gateway": Need("gateway")}, {"gateway": children[-1].seen}, 60.0).start == ("gateway",)
+        assert said[-2:] == [
+            f"gateway (pid {os.getpid()}) has drained: killed by SIGKILL",
+            f"gateway (pid {os.getpid()}) drains; another one starts",
+        ]
+        for one in handovers.children:
+            assert one.pidfd is not None
+            os.close(one.pidfd)
+            handovers.withdraw(one)
 
 
 @pytest.mark.parametrize("after", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5])

@@ -3,6 +3,8 @@
 A line in, an answer out, closed: ``listen-fd`` (the listening descriptors by SCM_RIGHTS, with a line ``fds <count>``),
 ``status`` (JSON), ``metrics`` or ``GET /metrics …`` (Prometheus text; the second form with an HTTP head). After
 ``traffic`` the answer does not end: JSON lines of the services' traffic, for as long as the asking side stays.
+After ``stand-by`` the asking side starts a successor when it reads ``draining``; as long as it stays, the gateway
+takes its time to answer what it has begun.
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ class ControlSocket:
         if line == "traffic":
             self._gateway.reports.follow(transport)
             return
+        if line == "stand-by":
+            self._gateway.stand_by(transport)
+            return
         if line == "listen-fd":
             self._send_listening(transport)
         elif line == "status":
@@ -65,12 +70,13 @@ class ControlSocket:
         elif line.startswith("GET /metrics "):
             transport.write(_METRICS_HEAD + self._gateway.metrics().encode())
         else:
-            transport.write(b"unknown: listen-fd, status, metrics or traffic\n")
+            transport.write(b"unknown: listen-fd, status, metrics, traffic or stand-by\n")
         transport.close()
 
     def gone(self, transport: asyncio.Transport) -> None:
         """Whoever asked has closed the connection."""
         self._gateway.reports.leave(transport)
+        self._gateway.left_alone(transport)
 
     def _send_listening(self, transport: asyncio.Transport) -> None:
         descriptors = [s.fileno() for s in self._listening]

@@ -36,6 +36,7 @@ _PREDICT = b"/api/predict/"
 _TRACKING = b"/mlflow"
 _BARE = (b"/api/predict", b"/api/predict/")
 _BACKLOG = 1024
+_DRAINING = b"draining\n"
 log = logging.getLogger("modelworks.gateway")
 
 
@@ -68,6 +69,7 @@ class Gateway:
         self._digests = auth.TokenDigests()
         self._leaving: list[Service] = []
         self._servers: list[asyncio.Server] = []
+        self._standing_by: set[asyncio.WriteTransport] = set()
         self.reports = Reports(self._loop, lambda: self.services.values())
         self._waiting = WaitingBytes(self.limits.waiting)
         self._controller = Controller(controller, self._loop, self.limits)
@@ -179,16 +181,31 @@ class Gateway:
         }
 
     async def drain(self) -> None:
-        """Stop accepting; answer what has come and what still comes on open connections, with ``Connection: close``."""
+        """Stop accepting; answer what has come and what still comes on open connections, with ``Connection: close``.
+
+        It takes longer while somebody stands by: nobody waits for its end then.
+        """
         self.draining = True
         for server in self._servers:
             server.close()
-        start = self.now()
-        while self.clients and self.now() < start + self.limits.drain:
+        for transport in self._standing_by:
+            transport.write(_DRAINING)
+        start, limits = self.now(), self.limits
+        while self.clients and self.now() < start + (limits.drain_replaced if self._standing_by else limits.drain):
             await asyncio.sleep(0.05)
-            if self.now() > start + self.limits.drain_idle:
+            if self.now() > start + limits.drain_idle:
                 for client in [c for c in self.clients if c.idle]:
                     client.close()
+
+    def stand_by(self, transport: asyncio.WriteTransport) -> None:
+        """Tell ``transport`` when this one drains, for another one to take its place."""
+        self._standing_by.add(transport)
+        if self.draining:
+            transport.write(_DRAINING)
+
+    def left_alone(self, transport: asyncio.WriteTransport) -> None:
+        """Nobody is at its other end any more."""
+        self._standing_by.discard(transport)
 
     async def close(self) -> None:
         """End everything now."""

@@ -32,6 +32,8 @@ class Limits:
     # How long a refusal waits for the routes to be read once more.
     routes_wait: float = 0.75
     drain: float = 10.0
+    # The same while somebody stands by who has another process take its place: streams may come to their end.
+    drain_replaced: float = 300.0
     # A draining process keeps a silent connection this long: its next request is then answered, not cut off.
     drain_idle: float = 1.0
     # A replica closes its idle connections when it likes; older ones are not tried, younger ones are looked at first.

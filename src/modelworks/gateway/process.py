@@ -70,10 +70,10 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
+    learning.cancel()
+    usual.save()  # now: the successor reads it, and writes it from then on
     await gateway.drain()  # by the routes as they come: those who wait for a replica may be given a new one
     following.cancel()
-    learning.cancel()
-    usual.save()
     await gateway.close()
     control.stop()
     with contextlib.suppress(asyncio.CancelledError):

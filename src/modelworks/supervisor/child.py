@@ -12,6 +12,7 @@ from modelworks.supervisor import policy
 from modelworks.supervisor.ask import Ask
 from modelworks.supervisor.policy import Seen
 from modelworks.supervisor.procfs import Identity
+from modelworks.supervisor.standby import StandBy
 from modelworks.supervisor.state import Process
 from modelworks.supervisor.unit import Unit
 
@@ -36,6 +37,8 @@ class Child:
     ask: Ask | None = None
     asked_at: float = 0.0
     answered: int = 0  # how many of the unit's questions
+    standby: StandBy | None = None
+    draining: bool = False
 
     def running(self, identity: Identity, pidfd: int, now: float, popen: subprocess.Popen[bytes] | None) -> None:
         """It has been started, or found alive when ``popen`` is None."""
@@ -61,6 +64,16 @@ class Child:
         )
         self.identity = self.popen = self.pidfd = None
         return done
+
+    def parted(self, now: float) -> Child:
+        """It drains, and its successor may start: what it was, and what waits for its end from now on."""
+        old = replace(self)
+        failures = policy.failures_after(self.seen.failures, self.seen.ready_since, now, good=True)
+        self.seen = Seen(exited_at=now, failures=failures, was_ready=self.seen.was_ready)
+        self.last_exit = "asked to end"
+        self.identity = self.popen = self.pidfd = self.standby = None
+        self.draining = False
+        return old
 
     def record(self, phase: str) -> Process:
         return Process(

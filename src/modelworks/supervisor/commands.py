@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from modelworks.home import Home
@@ -86,7 +87,7 @@ def down(home: Home, program: Program, grace: float, say: Say) -> bool:
         living = state.living()
         if living:
             say("stopping what a supervisor left behind" if not found else "stopping what is left")
-            State(Stage.STOPPING, boot_id(), None, state.ports, state.url, state.s3_url, state.processes).save(home)
+            replace(state, stage=Stage.STOPPING, boot_id=boot_id(), supervisor=None).save(home)
         stopped = stop_everything(home, state, program.sweep, grace, say)
         State(ports=state.ports).save(home)
     except OSError as error:

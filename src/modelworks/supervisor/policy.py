@@ -18,6 +18,8 @@ ASKED_AFTER = 0.5
 GIVE_UP_AFTER = 3
 """Failures of one process, never yet ready, after which `mw up` fails rather than waits."""
 STARTUP_TIMEOUT = 120.0
+MOST_DRAINING = 8
+"""Processes that drain beside their successors. Gateways have sixteen numbers, of which eight may be in service."""
 
 
 class Phase(StrEnum):
@@ -29,6 +31,7 @@ class Phase(StrEnum):
     BACKOFF = "restarting"
     DONE = "done"  # a step that has ended well
     IDLE = "on demand"  # it starts when somebody asks for it
+    DRAINING = "draining"  # its successor has its place
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,17 @@ Say = Callable[[str], None]
 
 def stop_everything(home: Home, state: State, sweep: Sequence[str], grace: float, say: Say) -> list[str]:
     """Stop what lives; returns the names of the processes that were stopped. Children are not reaped here."""
-    living = {process.unit.name: process for process in state.living()}
+    living = state.living()
     named = [name for group in (*BEFORE_WORKLOADS, *AFTER_WORKLOADS) for name in group]
     # Further gateways are named nowhere, and go with those: the first one answers until then.
-    for group in (tuple(name for name in living if name not in named), *BEFORE_WORKLOADS):
-        stop_processes([living[name] for name in group if name in living], say)
+    unnamed = tuple(process.unit.name for process in living if process.unit.name not in named)
+    for group in (unnamed, *BEFORE_WORKLOADS):
+        stop_processes([process for process in living if process.unit.name in group], say)
     _stop_workloads(home, state.processes, sweep, grace, say)
     for group in AFTER_WORKLOADS:
-        stop_processes([living[name] for name in group if name in living], say)
+        stop_processes([process for process in living if process.unit.name in group], say)
     remove_sockets(home, state.processes.values())
-    return list(living)
+    return list(dict.fromkeys(process.unit.name for process in living))
 
 
 def stop_processes(processes: Sequence[Process], say: Say) -> None:

@@ -46,6 +46,12 @@ class Process:
     def alive(self) -> bool:
         return self.identity is not None and self.identity.alive()
 
+    @classmethod
+    def decode(cls, data: dict[str, Any]) -> Self:
+        """From JSON; the inverse of ``dataclasses.asdict``."""
+        own = {"identity": _decoded(Identity, data.get("identity")), "unit": Unit.decode(data["unit"])}
+        return cls(**known_fields(cls, data | own))
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -67,6 +73,7 @@ class State:
     url: str = ""
     s3_url: str = ""
     processes: Mapping[str, Process] = field(default_factory=dict)
+    draining: tuple[Process, ...] = ()  # beside their successors, which are among ``processes``
 
     @property
     def supervised(self) -> bool:
@@ -74,7 +81,7 @@ class State:
 
     def living(self) -> list[Process]:
         """The recorded processes that live, in the order in which they were begun."""
-        return [process for process in self.processes.values() if process.alive()]
+        return [process for process in (*self.draining, *self.processes.values()) if process.alive()]
 
     @classmethod
     def load(cls, home: Home) -> Self:
@@ -89,20 +96,18 @@ class State:
             return cls()
         state = cls._decode(data)
         if state.boot_id != boot_id():
-            return replace(state, stage=Stage.DOWN, supervisor=None, processes={})
+            return replace(state, stage=Stage.DOWN, supervisor=None, processes={}, draining=())
         return state
 
     @classmethod
     def _decode(cls, data: dict[str, Any]) -> Self:
-        processes = {}
-        for name, one in data["processes"].items():
-            own = {"identity": _decoded(Identity, one.get("identity")), "unit": Unit.decode(one["unit"])}
-            processes[name] = Process(**known_fields(Process, one | own))
+        processes = {name: Process.decode(one) for name, one in data["processes"].items()}
         decoded = {
             "stage": Stage(data["stage"]),
             "supervisor": _decoded(Identity, data.get("supervisor")),
             "ports": _decoded(Ports, data.get("ports")),
             "processes": processes,
+            "draining": tuple(map(Process.decode, data.get("draining", ()))),
         }
         return cls(**known_fields(cls, data | decoded))
 

@@ -85,6 +85,9 @@ def look(home: Home) -> Status:
     if summary in (Stage.UP, Stage.DOWN) or not state.supervised:
         stay = [row for row in rows if row.name not in on_demand]
         summary = Stage.UP if all(row.state == Phase.READY for row in stay) else "degraded"
+    for process in state.draining:
+        if process.identity is not None and process.alive():
+            notes.append(f"{process.unit.name} (pid {process.identity.pid}) answers what it had begun, and then ends")
     node = get_json(f"unix:{home.agent_socket}", "/node") or {}
     if node.get("isolation_note"):
         notes.append(str(node["isolation_note"]))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,17 +20,18 @@ from modelworks.supervisor.ask import Ask
 from modelworks.supervisor.child import ASK_EVERY, ASK_TIMEOUT, Child
 from modelworks.supervisor.client import write_client
 from modelworks.supervisor.doorbell import Doorbell
+from modelworks.supervisor.handover import Handovers
 from modelworks.supervisor.launch import start
 from modelworks.supervisor.policy import Phase
 from modelworks.supervisor.preparation import PUBLIC, Addresses, Preparation, Program, Wish
 from modelworks.supervisor.procfs import Identity, boot_id
 from modelworks.supervisor.report import Endpoint, Report
 from modelworks.supervisor.shutdown import remove_sockets, stop_everything, stop_processes
+from modelworks.supervisor.signals import caught
 from modelworks.supervisor.state import Ports, Stage, State, take_grace
 from modelworks.supervisor.unit import Unit
 
 _ROTATE_EVERY = 30.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
@@ -43,6 +43,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._listening: list[socket.socket] = []
         self._doorbells: dict[str, Doorbell] = {}
+        self._handovers = Handovers(home, self._watch, self._selector.unregister, report.line, self._save)
         self._preparation: Preparation | None = None
         self._addresses: Addresses | None = None
         self._state = State(Stage.STARTING, boot_id(), Identity.of(os.getpid()))
@@ -53,7 +54,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Start everything, keep it, stop it on SIGTERM or SIGINT. The exit code: 0, or 1 when it could not start."""
-        with self._signals():
+        with caught(self._want_stop, self._watch):
             try:
                 self._adopt()
                 self._prepare()
@@ -87,6 +88,8 @@ class Supervisor:
             child.since = process.since
             self._watch(pidfd, partial(self._ended, child))
             self._report.line(f"{name} is still running (pid {identity.pid}): taken over")
+        for process in previous.draining:
+            self._handovers.adopt(process)
         for child in [child for child in self._children.values() if child.unit.on_demand]:
             self._dismiss(child)  # its socket went with the supervisor that listened at it
         gateways = [child for child in self._children.values() if child.unit.listens]
@@ -106,6 +109,7 @@ class Supervisor:
 
     def _dismiss(self, child: Child) -> None:
         self._report.line(f"{child.unit.name} is started again")
+        self._handovers.withdraw(child)
         stop_processes([child.record(Phase.STARTING)], self._report.line)
         del self._children[child.unit.name]
         if child.pidfd is not None:
@@ -177,6 +181,7 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = time.monotonic()
+        self._handovers.turn(self._children.values(), now)
         plan = policy.plan(self._needs(), self._seen(), now)
         for name in plan.start:
             self._start(self._children[name])
@@ -192,8 +197,9 @@ class Supervisor:
             self._tidy()
         timeout = max(0.0, min(wakes) - time.monotonic())
         for key, _ in self._selector.select(timeout):
-            callback: Callable[[], None] = key.data
-            callback()
+            if self._selector.get_map().get(key.fd) is key:  # one of those before it may have changed that
+                callback: Callable[[], None] = key.data
+                callback()
 
     def _start(self, child: Child) -> None:
         unit = child.unit
@@ -236,8 +242,10 @@ class Supervisor:
                 return child.asked_at + ASK_TIMEOUT
             self._drop_ask(child)
         if child.answered >= len(child.unit.questions):
-            self._became_ready(child)
-            return now
+            if not child.unit.listens or self._handovers.stand_by(child):
+                self._became_ready(child)
+                return now
+            child.answered, child.asked_at = 0, now  # others have answered in its place
         if now - child.asked_at < ASK_EVERY:
             return child.asked_at + ASK_EVERY
         child.asked_at = now
@@ -272,6 +280,8 @@ class Supervisor:
         assert child.pidfd is not None
         self._selector.unregister(child.pidfd)
         self._drop_ask(child)
+        self._handovers.withdraw(child)
+        child.draining = False
         took = time.monotonic() - child.began
         done = child.ended(time.monotonic())
         self._save()
@@ -303,19 +313,23 @@ class Supervisor:
         self._report.line("stopping")
         self._state = replace(self._state, stage=Stage.STOPPING)
         self._end_preparation()
+        self._withdraw()
         self._save()
         granted = take_grace(self._home)
         grace = self._grace if granted is None else granted
         stop_everything(self._home, self._snapshot(), self._program.sweep, grace, self._report.line)
         self._reap()
         self._children, self._state = {}, State(ports=self._state.ports)
+        self._handovers.children.clear()
         self._save()
         self._report.line("Modelworks is down")
 
     def _abandon(self) -> None:
         """The start failed: end what this supervisor began. What it found running goes on."""
         self._end_preparation()
-        mine = [child for child in self._children.values() if child.identity and not child.adopted]
+        self._withdraw()
+        begun = (*self._children.values(), *self._handovers.children)
+        mine = [child for child in begun if child.identity and not child.adopted]
         stop_processes([child.record(Phase.STARTING) for child in reversed(mine)], self._report.line)
         left = {name: child for name, child in self._children.items() if child.adopted}
         self._reap()
@@ -331,8 +345,13 @@ class Supervisor:
             self._preparation.kill()
             self._preparation = None
 
+    def _withdraw(self) -> None:
+        """Nobody gets a successor any more."""
+        for child in (*self._children.values(), *self._handovers.children):
+            self._handovers.withdraw(child)
+
     def _reap(self) -> None:
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._handovers.children):
             if child.popen is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):  # unkillable (in the kernel): init reaps it
                     child.popen.wait(1.0)
@@ -353,7 +372,7 @@ class Supervisor:
         }
         if self._preparation is not None:
             processes[self._preparation.unit.name] = self._preparation.record()
-        return replace(self._state, processes=processes)
+        return replace(self._state, processes=processes, draining=self._handovers.records())
 
     def _save(self) -> None:
         try:
@@ -375,24 +394,6 @@ class Supervisor:
 
     def _watch(self, fd: int, callback: Callable[[], object]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM, SIGINT and SIGHUP end the loop at its next turn, however they arrive."""
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, self._want_stop) for number in _SIGNALS}
-        self._watch(reader.fileno(), lambda: reader.recv(64))
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(previous)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            reader.close()
-            writer.close()
 
     def _want_stop(self, number: int, frame: object) -> None:
         self._stop_wanted = True
