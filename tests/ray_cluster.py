@@ -161,6 +161,20 @@ class RayCluster:
         )
         return self._spawn([sys.executable, "-c", prelude + program], {})
 
+    def drain(self, host: Host, seconds: float) -> None:
+        """As a cloud's spot notice that Ray knows of: the node goes in so long."""
+        program = f"""
+import time
+from ray.core.generated import autoscaler_pb2
+(node,) = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeName"] == "{host.address}"]
+client = ray._raylet.GcsClient(address="{self.address}:{self.port}")
+reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+accepted, why = client.drain_node(node, reason, "a spot notice", int((time.time() + {seconds}) * 1000))
+assert accepted, why
+"""
+        done = self.run(program)
+        assert done.wait(PATIENCE) == 0, done.log.read_text()  # type: ignore[attr-defined]
+
     def kill_head(self) -> None:
         """As when its machine fails. Nodes then end by themselves."""
         _kill(naming(self.folder / "head"))

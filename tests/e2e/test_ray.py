@@ -19,7 +19,7 @@ from tests import agents, leftovers
 from tests.agents import run_spec, wait_ended
 from tests.contract import test_runtime as contract
 from tests.e2e import test_preemption
-from tests.ray_cluster import PATIENCE, ClusterMw, Host, RayCluster, cluster, isolated, needed, platform
+from tests.ray_cluster import PATIENCE, ClusterMw, RayCluster, cluster, isolated, needed, platform
 from tests.ray_gang import Gang, Witness, resumed_exactly
 
 from modelworks.kernel.errors import Unavailable
@@ -343,33 +343,53 @@ def test_a_disturbed_gang_goes_on_from_its_checkpoints(mw: ClusterMw, ray: RayCl
     assert of_runs([pid for host in ray.hosts for pid in host.pids()]) == []
 
 
-def test_a_node_that_ray_drains_has_a_notice(mw: ClusterMw, ray: RayCluster) -> None:
-    """It is heard of at once, by whoever waits for changes of runs there."""
+HEEDS = """
+import os, signal, sys, time
+from modelworks.train import checkpoint
+found = checkpoint.restore()
+if found:
+    print("goes on at", found.step, "with", found.state["work"], flush=True)
+    sys.exit(0)
+def stop(number, frame):
+    print("told by", signal.Signals(number).name, flush=True)
+    with open(os.environ["MW_NOTICE_FILE"]) as file:
+        print("notice", file.read(), flush=True)
+    checkpoint.save(7, work=42, wait=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print("up", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+def test_a_node_that_ray_drains_has_a_notice_and_so_have_its_jobs(mw: ClusterMw, ray: RayCluster) -> None:
+    """It is heard of at once, by whoever waits for changes of runs there; a job goes on elsewhere with what it has."""
+    for other in ("n1", "n2"):
+        mw.ok("node", "cordon", other)
+    submit(mw, "heeds", HEEDS, resources=SMALL, notice="15m")  # more than the node has
+    poll(lambda: "up" in log(mw, "heeds"))
+    assert [run["node"] for run in get(mw, "heeds")["status"]["replicas"]] == ["n3"]
+    for other in ("n1", "n2"):
+        mw.ok("node", "uncordon", other)
     client = AgentClient(bridge_socket(mw, "n3"))
     cursor, _ = client.changes(0, 0.0)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(client.changes, cursor, 50.0)
         began = time.time()
-        drain(ray, ray.hosts[2], seconds=600)
+        ray.drain(ray.hosts[2], seconds=600)
         waiting.result()
     poll(lambda: client.node().notice_at is not None)
     found = client.node()
     assert found.notice == "Ray is draining the node"
     assert 500 < (found.notice_at or 0) - began < 700
     assert "n3 is being drained by Ray" in mw.ok("status")
-
-
-def drain(ray: RayCluster, host: Host, seconds: float) -> None:
-    done = ray.run(
-        f"""
-import time
-from ray._private import worker
-from ray.core.generated import autoscaler_pb2
-(node,) = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeName"] == "{host.address}"]
-client = ray._raylet.GcsClient(address="{ray.address}:{ray.port}")
-reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-accepted, why = client.drain_node(node, reason, "a spot notice", int((time.time() + {seconds}) * 1000))
-assert accepted, why
-"""
-    )
-    assert done.wait(PATIENCE) == 0, done.log.read_text()  # type: ignore[attr-defined]
+    done = wait(mw, "heeds", "Succeeded")["status"]
+    assert [attempt["reason"] for attempt in done["attempts"]] == ["Preempted", "Completed"]
+    assert "n3" in done["attempts"][0]["message"]
+    assert [run["node"] for run in done["replicas"]] != ["n3"]
+    text = log(mw, "heeds")
+    (notice,) = [json.loads(line.split(" ", 1)[1]) for line in text.splitlines() if line.startswith("notice")]
+    assert notice["reason"] == "Preempted"
+    assert 500 < notice["deadline"] - began < 700
+    assert ("told by SIGTERM" in text, "goes on at 7 with 42" in text) == (True, True), text
