@@ -7,6 +7,7 @@ import random
 import shutil
 import textwrap
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,10 @@ def steps_of(lines: list[str]) -> dict[int, set[str]]:
 
 
 RANKS = """
-    import os, sys, time
+    import os, signal, sys, time
     rank = int(os.environ["RANK"])
+    if rank == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for number in range(80):
         print("line", number, flush=True)
     if os.fork() == 0:
@@ -206,6 +209,9 @@ def test_a_rank_that_fails_ends_its_peers_and_is_named_with_its_last_lines(mw: M
     assert found["message"] == "replica 1: exit code 5: line 79"
     assert found["last_lines"] == [f"line {number}" for number in range(30, 80)]
     assert [line["reason"] for line in found["replicas"]] == ["PeerFailed", "Failed"]
+    # Whatever the job's own grace period is, and though the peer does not heed its signal.
+    last, first = (datetime.fromisoformat(line["exited_at"]) for line in found["replicas"])
+    assert (last - first).total_seconds() <= 10
     assert "  | line 60\n" in mw.ok("job", "get", "breaks")
     assert "line 30" in mw.ok("job", "get", "breaks", "-o", "yaml")
 
