@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 from tests.gateway_lab import QUICK, Lab, document, request
 from tests.integration.test_gateway_proxy import run
 
@@ -255,6 +257,74 @@ def test_a_flood_of_questions_is_a_few_readings(home: Home, database_url: str, m
         assert time.monotonic() - start >= 3 * 0.1
 
     asyncio.run(followed.run(test))
+
+
+class Middle:
+    """A socket before PostgreSQL's. What comes while it is ``silent`` does not pass, nor anything after it."""
+
+    def __init__(self, path: Path, far: str) -> None:
+        self.path, self.far, self.silent = path, far, False
+        self.stuck = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        self._writers.append(back)
+        reader, writer = await asyncio.open_unix_connection(self.far)
+        self._writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(self._pass(near, writer), self._pass(reader, back))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if self.silent:
+                self.stuck += 1
+                await asyncio.Event().wait()
+            writer.write(data)
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        server = await asyncio.start_unix_server(self.serve, str(self.path))
+        try:
+            yield
+        finally:
+            server.close()
+            for writer in self._writers:
+                writer.transport.abort()
+
+
+def test_a_database_that_vanishes_in_the_middle_is_connected_to_anew(
+    home: Home, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(source, "_LONGEST_ANSWER", 0.3)
+    url = make_url(database_url)
+    name = f".s.PGSQL.{url.query.get('port') or url.port or 5432}"
+    middle = Middle(tmp_path / name, f"{url.query['host']}/{name}")
+    followed = Followed(home, url.update_query_dict({"host": str(tmp_path)}).render_as_string(hide_password=False))
+
+    async def test() -> None:
+        async with await psycopg.AsyncConnection.connect(libpq_url(database_url), autocommit=True) as database:
+            await database.execute(ROUTES)
+            await followed.asked()
+            middle.silent = True
+            followed.source.refresh(lambda: None)
+            async with asyncio.timeout(10):
+                while not middle.stuck:
+                    await asyncio.sleep(0.01)
+            route = json.dumps(document(service="s"))
+            await database.execute("INSERT INTO routes VALUES ('default', 's', 'u', %s)", [route])
+            async with asyncio.timeout(10):
+                while "PostgreSQL has not answered for 0.3 s" not in caplog.text:
+                    await asyncio.sleep(0.01)
+            middle.silent = False
+            await followed.asked()
+            assert "s" in followed.tables[-1].routes
+
+    async def body() -> None:
+        async with middle.listening():
+            await followed.run(test)
+
+    asyncio.run(body())
 
 
 def test_a_missing_schema_and_a_missing_database_are_told_once(

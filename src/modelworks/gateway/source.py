@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -18,6 +20,7 @@ from modelworks.home import Home
 _POLL = 5.0
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 2.0
 _CONNECT_TIMEOUT = 5
+_LONGEST_ANSWER = 10.0  # seconds
 # Seconds between readings that are only asked for; doubled while they find nothing new.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.5
 _STUCK = 1.0
@@ -90,7 +93,8 @@ class Source:
 
     async def _listen(self, connection: psycopg.AsyncConnection) -> None:
         connection.add_notify_handler(lambda _: self._wake.set())
-        await connection.execute("LISTEN mw_routes")
+        with _cut_when_silent(connection):
+            await connection.execute("LISTEN mw_routes")
         self._connected = True
         while True:
             self._wake.clear()  # what is told from here on is told of a table that is about to be read
@@ -110,7 +114,8 @@ class Source:
         loop = asyncio.get_running_loop()
         self._began = loop.time()
         try:
-            rows = await (await connection.execute(_SELECT)).fetchall()
+            with _cut_when_silent(connection):
+                rows = await (await connection.execute(_SELECT)).fetchall()
         except psycopg.errors.UndefinedTable:
             self._complain("the database has no routes yet: its schema is being made")
             return False
@@ -158,6 +163,31 @@ class Source:
             log.error("a route is left out: %s", bad)
         self._changed(table)
         self._documents = documents
+
+
+@contextlib.contextmanager
+def _cut_when_silent(connection: psycopg.AsyncConnection) -> Iterator[None]:
+    """Raises TimeoutError when there is no answer in time. Of a host that is gone TCP tells after a quarter of an hour.
+
+    The connection is cut below psycopg: when a query of its is cancelled, it asks the server to end that, and waits.
+    """
+    silent = False
+
+    def cut() -> None:
+        nonlocal silent
+        silent = True
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as direct:
+            direct.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(_LONGEST_ANSWER, cut)
+    try:
+        yield
+    except psycopg.Error as error:
+        if silent:
+            raise TimeoutError(f"PostgreSQL has not answered for {_LONGEST_ANSWER:g} s") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def libpq_url(url: str) -> str:
