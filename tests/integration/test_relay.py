@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,18 @@ def test_an_answer_that_is_cut_off_is_not_taken_for_whole(tmp_path: Path) -> Non
         writer.close()
 
     run(tmp_path, body)
+
+
+def test_a_relay_that_says_nothing_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with relaying(tmp_path) as one, lab(tmp_path, replace(QUICK, connect_timeout=0.1)) as bench:
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                one.address = f"tcp:127.0.0.1:{silent.getsockname()[1]}"
+                one.route(bench, await bench.replica(), queue_timeout=0.3)
+                assert (await (await bench.client()).post())[0] == 503
+                assert f"the relay at {one.address}: no answer" in caplog.messages
+
+    uvloop.run(body())
 
 
 def test_half_of_a_connection_may_end_before_the_other(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class Pool:
         except OSError as error:  # TimeoutError is one
             if self._preface is not None and not self._complained:
                 self._complained = True
-                log.warning("the relay at %s: %s", self.address, error or "no answer")
+                log.warning("the relay at %s: %s", self.address, str(error) or "no answer")
             caller.connect_failed(error)
         else:
             self._complained = False
