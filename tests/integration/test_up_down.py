@@ -19,7 +19,7 @@ import pytest
 
 from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
-from modelworks.supervisor import checks, logs, policy
+from modelworks.supervisor import checks, cluster, logs, policy
 from modelworks.supervisor.child import Child
 from modelworks.supervisor.cli import main
 from modelworks.supervisor.handover import Handovers
@@ -179,6 +179,15 @@ def test_a_killed_process_is_started_again(platform: Platform, name: str) -> Non
     assert (process.restarts, process.last_exit) == (1, "killed by SIGKILL")
     status = json.loads(platform.run("status", "--json").stdout)
     assert status["state"] == "up"
+
+
+def test_nothing_where_up_is_typed_passes_for_a_module(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home.agent / "runs").mkdir(parents=True)
+    (tmp_path / "modelworks.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    assert cluster.leave_machine(home) == []
 
 
 def test_the_door_stays_open_while_a_gateway_drains(platform: Platform) -> None:

@@ -16,16 +16,11 @@ from modelworks.home import Home, default_home
 from modelworks.kernel.errors import ModelworksError, SetupFailed
 from modelworks.supervisor import commands, status
 from modelworks.supervisor.checks import check_access, refusal
-from modelworks.supervisor.preparation import Program, Wish
+from modelworks.supervisor.preparation import PYTHON, SWEEP, Program, Wish
 from modelworks.supervisor.report import print_failure
 
-# -P: nothing in the directory where `mw up` is typed may pass for a module.
-_PYTHON = (sys.executable, "-P", "-m")
-ENTRY = (*_PYTHON, "modelworks.supervisor")
-PROGRAM = Program(
-    prepare=(*_PYTHON, "modelworks.supervisor.prepare"),
-    sweep=(*_PYTHON, "modelworks.supervisor.sweep"),
-)
+ENTRY = (*PYTHON, "modelworks.supervisor")
+PROGRAM = Program(prepare=(*PYTHON, "modelworks.supervisor.prepare"), sweep=SWEEP)
 GRACE = 30.0
 
 

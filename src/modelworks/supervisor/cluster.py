@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from modelworks.home import Home
 from modelworks.kernel.errors import SetupFailed
 from modelworks.settings import Settings
+from modelworks.supervisor.preparation import SWEEP
 
 _TOKEN = "make one with `ray get-auth-token --generate`, and start Ray on every node with it and RAY_AUTH_MODE=token"
 _NAMES_OF_HERE = ("localhost", "localhost.localdomain", "ip6-localhost")
@@ -55,8 +55,7 @@ def leave_machine(home: Home) -> list[str]:
     if not (home.agent / "runs").is_dir():
         return []
     # A process of its own, as when the platform is taken down: the runtime's code is much larger than this.
-    sweep = [sys.executable, "-m", "modelworks.supervisor.sweep", str(home.root)]
-    done = subprocess.run(sweep, capture_output=True, text=True, check=False)
+    done = subprocess.run([*SWEEP, str(home.root)], capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no reason"])[-1]
         raise SetupFailed(

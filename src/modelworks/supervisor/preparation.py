@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from modelworks.supervisor.unit import Unit
 NAME = "prepare"
 PUBLIC = "public"
 """The address in a question that stands for the public socket, whose port is known when it has been bound."""
+
+
+# -P: nothing in the directory where `mw up` is typed may pass for a module.
+PYTHON = (sys.executable, "-P", "-m")
+SWEEP = (*PYTHON, "modelworks.supervisor.sweep")
 
 
 @dataclass(frozen=True)

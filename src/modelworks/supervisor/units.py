@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from modelworks.home import Home
 from modelworks.settings import MOST_GATEWAYS, Settings
 from modelworks.supervisor import cluster, publicsocket, tracking
 from modelworks.supervisor.ask import Question
-from modelworks.supervisor.preparation import PUBLIC, Addresses
+from modelworks.supervisor.preparation import PUBLIC, PYTHON, Addresses
 from modelworks.supervisor.unit import Unit
 from modelworks.tracking import available
 
@@ -148,4 +147,4 @@ def ours(home: Home, name: str) -> Unit:
 
 
 def _argv(home: Home, process: str) -> tuple[str, ...]:
-    return (sys.executable, "-P", "-m", "modelworks.main", process, "--home", str(home.root))
+    return (*PYTHON, "modelworks.main", process, "--home", str(home.root))
