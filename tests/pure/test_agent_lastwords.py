@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modelworks.agent import endings
 from modelworks.agent.lastwords import last_words, own_words
 from modelworks.agent.stacks import log_lines
-from modelworks.kernel.run import Listen, RunKey, RunSpec
+from modelworks.kernel.run import Listen, RunKey, RunReason, RunSpec
 from modelworks.runtime.rundir import Exited
 from modelworks.server.problems import problem_of
 
@@ -88,6 +88,26 @@ def test_what_a_service_said_long_before_its_end_is_no_reason_for_it(seconds: fl
     assert endings.explain(service, ended, None, None, ["KeyError: 'text'"], 1000.0 - seconds)[1] == told
     job = service.model_copy(update={"listen": None})
     assert endings.explain(job, ended, None, None, ["KeyError: 'text'"], 1000.0 - seconds)[1].endswith("'text'")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "train.py: error: unrecognized arguments: --bf16=true --deepspeed ds.json",
+        "ValueError: Some specified arguments are not used by the HfArgumentParser: ['--bf16=true']",
+        "Error: No such option: --bf16",
+    ],
+)
+def test_arguments_that_the_script_does_not_know_come_with_a_hint(said: str) -> None:
+    job = RunSpec(key=str(RunKey("0" * 32, "a1", 0, 0)), workspace="w", kind="TrainingJob", name="j", command=("x",))
+    hint = "the script knows no such arguments: take them out of the command, or let its parser know them"
+    assert endings.explain(job, Exited(2, None, 1.0), None, None, ["usage: train.py", said]) == (
+        RunReason.FAILED,
+        f"exit code 2: {said}; {hint}",
+    )
+    passing = job.model_copy(update={"env": {"PAI_USER_ARGS": "--bf16 true"}})
+    told = endings.explain(passing, Exited(2, None, 1.0), None, None, [said])[1]
+    assert "or of the hyperparameters, which $PAI_USER_ARGS passes" in told
 
 
 @given(st.lists(st.sampled_from(["step 1", "", "modelworks: cannot start: no such file", "Traceback"])))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from modelworks.kernel.errors import Invalid
+from modelworks.products.training.resolve import unread
 from modelworks.products.training.spec import TrainingJobSpec
 
 
@@ -73,3 +74,21 @@ def test_a_spec_is_stored_and_read_again() -> None:
         TrainingJobSpec.parse({"command": "x", "roles": roles, "replicas": 2})
     with pytest.raises(Invalid, match="never end"):
         TrainingJobSpec.parse({"command": "x", "roles": [{"name": "ps", "lasting": True}]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "noted"),
+    [
+        ({"command": "python train.py"}, True),
+        ({"command": "python train.py", "code": "s3://mine/code.tar.gz"}, True),  # what is in it is not known
+        ({"command": "python train.py $PAI_USER_ARGS", "code": "s3://mine/code.tar.gz"}, False),
+        ({"command": ["python", "train.py", "--lr", "$(PAI_HPS_LR)"]}, False),
+        ({"command": "python train.py", "env": {"RATE": "$(PAI_HPS_LR)"}}, False),
+        ({"command": "true", "roles": [{"name": "worker", "command": "python t.py $PAI_USER_ARGS"}]}, False),
+        ({"command": "python train.py", "hyperparameters": {}}, False),
+    ],
+)
+def test_hyperparameters_that_nothing_is_seen_to_take_are_noted(fields: dict[str, Any], noted: bool) -> None:
+    notes = unread(TrainingJobSpec.parse({"hyperparameters": {"lr": 0.1}, **fields}, at="spec"))
+    assert bool(notes) is noted
+    assert all(("unless the code reads them" in note) is ("code" in fields) for note in notes)

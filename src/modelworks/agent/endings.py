@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,10 @@ _HINTS = {
     signal.SIGABRT: "the program aborted itself",
     signal.SIGFPE: "an arithmetic error in native code",
 }
+# Of argparse, of Transformers' HfArgumentParser, and of click.
+_UNKNOWN_ARGUMENTS = re.compile(
+    r"error: unrecognized arguments: |not used by the HfArgumentParser: |[Nn]o such option: "
+)
 # What a service said so many seconds before its end was about something else: a request of then.
 _RECENT = 10.0
 
@@ -47,7 +52,16 @@ def explain(
     if exited.code == 1 and last.startswith("bwrap: "):
         return RunReason.START_FAILED, f"the sandbox could not be made: {last.removeprefix('bwrap: ')}"
     text = describe_exit(exited)
-    return RunReason.FAILED, f"{text}: {last[:300]}" if last else text
+    text = f"{text}: {last[:300]}" if last else text
+    return RunReason.FAILED, "; ".join(part for part in (text, _remedy(spec, last)) if part)
+
+
+def _remedy(spec: RunSpec, last: str) -> str:
+    """What to do about a command that was not written for the script, as those that are passed around often are."""
+    if _UNKNOWN_ARGUMENTS.search(last) is None:
+        return ""
+    passed = " or of the hyperparameters, which $PAI_USER_ARGS passes" if "PAI_USER_ARGS" in spec.env else ""
+    return f"the script knows no such arguments: take them out of the command{passed}, or let its parser know them"
 
 
 def whole(exited: Exited | None, stop: Stop | None, reason: RunReason) -> bool:

@@ -12,7 +12,7 @@ from modelworks.products.resolution import DEFAULT_INSTANCE_TYPE, Resolution
 from modelworks.products.training import tracking, watchdog
 from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.spec import TrainingJobSpec
-from modelworks.products.workload import VolumeReference
+from modelworks.products.workload import VolumeReference, arguments
 from modelworks.tracking.available import available
 
 _NAMED = 8  # nodes that a note names
@@ -50,15 +50,23 @@ def resolve(metadata: Metadata, spec: TrainingJobSpec, lookup: Lookup) -> Resolv
         resolution.notes += _mpi(lookup)
     if tracking.resolve(spec, available=available(lookup.settings)):
         resolution.data["tracking"] = True
-    commands = [spec.command, *(role.command for role in spec.roles if role.command is not None)]
-    text = " ".join(command if isinstance(command, str) else " ".join(command) for command in commands)
-    if spec.hyperparameters and spec.code is None and not any(name in text for name in _USES_HYPERPARAMETERS):
-        resolution.notes.append(
-            "hyperparameters are not appended to the command: it can use $PAI_USER_ARGS or "
-            "/ml/input/config/hyperparameters.json"
-        )
+    resolution.notes += unread(spec)
     resolution.notes += watchdog.advice(spec)
     return resolution.resolved()
+
+
+def unread(spec: TrainingJobSpec) -> list[str]:
+    """A note when nothing that can be seen here takes the hyperparameters; what the code does cannot be."""
+    commands = [spec.command, *(role.command for role in spec.roles)]
+    words = [word for command in commands for word in arguments(command or ())]
+    words += [value for env in (spec.env, *(role.env for role in spec.roles)) for value in env.values()]
+    if not spec.hyperparameters or any(name in word for word in words for name in _USES_HYPERPARAMETERS):
+        return []
+    own = "unless the code reads them (modelworks.train.hyperparameters(), $PAI_HPS_<NAME>), " if spec.code else ""
+    return [
+        f"hyperparameters are not appended to the command: {own}it can use $PAI_USER_ARGS or "
+        "/ml/input/config/hyperparameters.json"
+    ]
 
 
 def _mpi(lookup: Lookup) -> list[str]:
