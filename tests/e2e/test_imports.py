@@ -14,7 +14,7 @@ SERVER = """
 import http.server, os, pathlib
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200)
+        self.send_response(404 if self.command == "GET" and os.environ["SAYS"] == "deployed" else 200)
         self.end_headers()
         mounted = pathlib.Path("/mnt/data/word.txt")
         self.wfile.write((os.environ["SAYS"] + (mounted.read_text() if mounted.exists() else "")).encode())
@@ -42,7 +42,7 @@ spec:
           ports: [{containerPort: 9000}]
           env: [{name: SAYS, value: deployed}]
           resources: {limits: {cpu: 100m, memory: 256Mi}}
-          readinessProbe: {httpGet: {path: /healthz, port: 9000}, periodSeconds: 1}
+          readinessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1}
 """
 
 
@@ -94,7 +94,7 @@ def test_a_deployment_serves(mw: Mw, tmp_path: Path) -> None:
     assert applied.returncode == 0, applied.stderr
     assert "a Service of Kubernetes is not needed" in applied.stderr
     assert "python-data" in applied.stderr  # the image's name stands for an environment
-    assert mw.ok("service", "call", "web") == "deployed"
+    assert mw.ok("service", "call", "web", "-d", "{}") == "deployed"
     mw.ok("service", "delete", "web")
 
 

@@ -54,6 +54,49 @@ spec:
 """
 
 
+ANY = {"path": "/", "status": "any"}
+SAID = "a replica is ready when its port answers a GET of /, with whatever status"
+
+
+@pytest.mark.parametrize(
+    ("probes", "readiness", "noted"),
+    [
+        (
+            {},
+            ANY,
+            f"containers.0 has no probe: {SAID}",
+        ),
+        ({"readinessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 2}}, {**ANY, "period": "2s"}, None),
+        ({"livenessProbe": {"tcpSocket": {"port": 80}}}, ANY, None),
+        ({"startupProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 5}}, {**ANY, "startup": "15s"}, None),
+        ({"startupProbe": {"httpGet": {"path": "/up"}}}, {"path": "/up", "startup": "30s"}, None),
+        (
+            {"readinessProbe": {"httpGet": {"path": "/up"}}, "startupProbe": {"tcpSocket": {"port": 80}}},
+            {"path": "/up", "startup": "30s"},
+            None,
+        ),
+        (
+            {"readinessProbe": {"exec": {"command": ["true"]}}},
+            ANY,
+            f"readinessProbe.exec has no effect here: {SAID}",
+        ),
+    ],
+)
+def test_a_probe_that_is_no_get_wants_an_answer_of_the_port(
+    probes: dict[str, Any], readiness: dict[str, Any], noted: str | None
+) -> None:
+    container = {"image": "registry.example/web:1", **probes}
+    out = translate(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+         "spec": {"template": {"spec": {"containers": [container]}}}}
+    )  # fmt: skip
+    assert out.spec["readiness"] == readiness
+    assert [note.partition("spec.template.spec.")[2].removeprefix("containers.0.") for note in out.notes] == (
+        [noted] if noted else []
+    )
+    ServiceSpec.parse(out.spec, at="spec")
+
+
 def test_a_deployment_is_taken_over() -> None:
     document = yaml.safe_load(DEPLOYMENT)
     assert is_deployment(document)

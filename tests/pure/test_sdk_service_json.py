@@ -96,6 +96,9 @@ def test_a_health_check_may_be_a_path() -> None:
     out = container_serving_spec("x", "python-data", health_check="/up").translation()
     assert out.spec["readiness"] == {"path": "/up"}
 
+    out = container_serving_spec("x", "python-data", health_check={"tcp_socket": {"port": 1}}).translation()
+    assert (out.spec["readiness"], out.notes) == ({"path": "/", "status": "any"}, [])
+
 
 def test_packages_make_the_environment() -> None:
     out = container_serving_spec("x", "python-data", requirements=["fastapi"]).translation()

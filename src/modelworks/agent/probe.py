@@ -15,8 +15,8 @@ class NotReady(Exception):
     """The replica did not answer well; the text says how."""
 
 
-async def ask(socket: Path, path: str, timeout: float, *, noted: bool = False) -> str:
-    """``GET path``: returns when the answer is 2xx or 3xx, else raises :class:`NotReady`.
+async def ask(socket: Path, path: str, timeout: float, *, noted: bool = False, any_status: bool = False) -> str:
+    """``GET path``: returns when the answer is 2xx or 3xx, or ``any_status``, else raises :class:`NotReady`.
 
     With ``noted`` it returns what the answer's header ``X-Mw-Note`` says: what its user should know.
     """
@@ -29,7 +29,7 @@ async def ask(socket: Path, path: str, timeout: float, *, noted: bool = False) -
         raise NotReady("it does not listen yet") from None
     except OSError as error:
         raise NotReady(f"it cannot be connected to: {error.strerror or error}") from None
-    if not 200 <= status < 400:
+    if not any_status and not 200 <= status < 400:
         raise NotReady(f"GET {path} answered {status}")
     return note
 

@@ -43,7 +43,8 @@ class Readiness:
         while True:
             try:
                 # Only the platform's own server has something to say.
-                note = await ask(self._socket, listen.path, listen.timeout, noted=listen.transport is Transport.UNIX)
+                own = listen.transport is Transport.UNIX
+                note = await ask(self._socket, listen.path, listen.timeout, noted=own, any_status=listen.any_status)
             except NotReady as problem:
                 bad += 1
                 if was_ready and bad >= listen.failures:

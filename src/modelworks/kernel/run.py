@@ -123,6 +123,7 @@ class Transport(StrEnum):
 class Listen(Spec):
     """A run that serves HTTP, and how to see that it is ready. ``liveness`` fails after ``failures`` bad probes.
 
+    With ``any_status`` every answer is a good one: who speaks HTTP at its port is ready.
     ``metrics`` is where its engine says what it does, as Prometheus text; None: nobody asks.
     """
 
@@ -133,6 +134,7 @@ class Listen(Spec):
     timeout: Duration = 5.0
     startup: Duration = 120.0
     failures: int = 3
+    any_status: bool = False
     network: str = Field(default="isolated", pattern="^(isolated|host)$")
     metrics: str | None = None
 

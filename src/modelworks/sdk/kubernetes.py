@@ -13,6 +13,7 @@ from modelworks.kernel.errors import Invalid
 from modelworks.sdk.service_containers import place
 from modelworks.sdk.translation import (
     MODEL_MOUNTS,
+    PORT_ANSWERS,
     Notes,
     Translation,
     metadata,
@@ -207,6 +208,11 @@ def _container(container: Mapping[str, Any], volumes: Mapping[str, Mapping[str, 
             case _:
                 noted(at, _NOTED, out)
     _startup(container, out)
+    if "path" not in out.spec.get("readiness", {}):
+        out.spec.setdefault("readiness", {}).update(PORT_ANSWERS)
+        out.notes.append(
+            f"{_AT} has no probe: a replica is ready when its port answers a GET of /, with whatever status"
+        )
     _one_command(out)
 
 
@@ -216,7 +222,8 @@ def _startup(container: Mapping[str, Any], out: Translation) -> None:
         return
     readiness = out.spec.setdefault("readiness", {})
     probed = probe(out.mapping(check, f"{_AT}.startupProbe"), f"{_AT}.startupProbe", out)
-    readiness.setdefault("path", probed.get("path", "/health"))
+    if "path" not in readiness:
+        readiness |= {key: probed[key] for key in ("path", "status") if key in probed}
     lasts = startup(check) if isinstance(check, Mapping) else None
     readiness |= {"startup": lasts} if lasts else {}
 

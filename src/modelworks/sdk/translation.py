@@ -22,7 +22,10 @@ _NO_EFFECT = (
     "initial_delay_seconds", "initialDelaySeconds", "success_threshold", "successThreshold",
     "terminationGracePeriodSeconds",
 )  # fmt: skip
-_NOT_HTTP = ("tcp_socket", "tcpSocket", "exec", "grpc")
+_TCP = ("tcp_socket", "tcpSocket")
+_NOT_HTTP = ("exec", "grpc")
+PORT_ANSWERS = {"path": "/", "status": "any"}
+"""The readiness of what has a port and no health check: all who get requests here speak HTTP."""
 
 Notes = Mapping[str, str | None]
 """Keys that are known and have no effect here, and what to say of each (None: silently taken)."""
@@ -125,7 +128,7 @@ def variables(value: Any, at: str, out: Translation) -> dict[str, str]:
 
 
 def probe(check: Mapping[str, Any], at: str, out: Translation) -> dict[str, Any]:
-    """The cloud's or Kubernetes' probe as ``readiness``."""
+    """The cloud's or Kubernetes' probe as ``readiness``. One that is no GET becomes one that any answer will do for."""
     found: dict[str, Any] = {}
     for key, value in check.items():
         path = f"{at}.{key}"
@@ -140,8 +143,11 @@ def probe(check: Mapping[str, Any], at: str, out: Translation) -> dict[str, Any]
             found["path"] = out.mapping(value, path).get("path", "/")
         elif key in _NO_EFFECT:
             out.note(path, "")
+        elif key in _TCP:
+            found |= PORT_ANSWERS
         elif key in _NOT_HTTP:
-            out.note(path, "a replica is ready when a GET of readiness.path is answered with 2xx")
+            found |= PORT_ANSWERS
+            out.note(path, "a replica is ready when its port answers a GET of /, with whatever status")
         else:
             out.unknown(path)
     return found

@@ -159,6 +159,7 @@ def _listen(spec: ServiceSpec, path: str) -> Listen:
         timeout=readiness.timeout,
         startup=readiness.startup,
         failures=readiness.failures,
+        any_status=readiness.status == "any",
         network=spec.network,
         metrics="/metrics" if own or spec.processor in _WITH_METRICS else None,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -93,9 +93,12 @@ _NEEDS = {Processor.PYTHON: "entry", Processor.COMMAND: "command", Processor.IMA
 
 
 class Readiness(Spec):
-    """How a replica is seen to be ready: an HTTP GET of ``path`` answered with 2xx."""
+    """How a replica is seen to be ready: an HTTP GET of ``path`` answered with 2xx, or with ``status: any`` at all."""
 
     path: Annotated[str, AfterValidator(_check_health), Field(max_length=1024)] = "/health"
+    status: Literal["any"] | None = Field(
+        default=None, description="any: whatever the GET is answered with, where only the port tells; default: 2xx"
+    )
     timeout: Duration = Field(default=5.0, gt=0, le=600)
     startup: Duration = Field(default=120.0, ge=1, le=86_400)
     period: Duration = Field(default=1.0, ge=0.1, le=600)
