@@ -75,6 +75,16 @@ def test_a_failed_rank_ends_the_others(tmp_path: Path) -> None:
     assert run(job(command=command, replicas=2), tmp_path) == 3
 
 
+def test_what_lasts_is_ended_with_those_that_work(tmp_path: Path) -> None:
+    roles = [
+        {"name": "worker", "replicas": 2, "command": "echo done > /mnt/output/done"},
+        {"name": "ps", "command": "exec sleep 600"},
+    ]
+    manifest = job(command="true", framework="tensorflow", roles=roles)
+    assert run(manifest, tmp_path) == 0
+    assert (tmp_path / "rank1/output/done").exists()
+
+
 def test_ranks_share_a_world(tmp_path: Path) -> None:
     manifest = job(command="echo $RANK $WORLD_SIZE > /mnt/output/rank", replicas=2, output=str(tmp_path / "out"))
     assert run(manifest, tmp_path / "run") == 0

@@ -25,7 +25,7 @@ from modelworks.kernel.resource import Manifest
 from modelworks.kernel.run import Resources
 from modelworks.products.training import frameworks
 from modelworks.products.training.channels import places
-from modelworks.products.training.gang import Gang, Place, role_of
+from modelworks.products.training.gang import Gang, Place, lasting, role_of
 from modelworks.products.training.policy_spec import Framework
 from modelworks.products.training.ranks import (
     JobIdentity,
@@ -176,20 +176,25 @@ def _start(name: str, spec: TrainingJobSpec, gang: Gang, rank: int, place: Folde
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], spec: TrainingJobSpec) -> int:
-    """Wait for all; the first that fails ends the others, and so do Ctrl-C, SIGTERM and the time limit."""
+    """Wait for all that end by themselves; then, or once one fails, the others are ended.
+
+    Ctrl-C, SIGTERM and the time limit end all.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     waiting = {process.pid: process for process in processes}
+    working = {process.pid for rank, process in enumerate(processes) if not lasting(spec, rank)} or set(waiting)
     try:
         if spec.time_limit is not None:
             signal.signal(signal.SIGALRM, stop)
             signal.setitimer(signal.ITIMER_REAL, spec.time_limit)
-        while waiting:
+        while working:
             pid, status = os.wait()
             process = waiting.pop(pid, None)
+            working.discard(pid)
             code = os.waitstatus_to_exitcode(status)
             if process is None:
                 continue
