@@ -264,6 +264,22 @@ def test_batching_is_off_until_it_is_switched_on() -> None:
     assert other.notes == ["metadata.rpc.batching has no effect here: the processor vllm has its own"]
 
 
+@pytest.mark.parametrize(
+    ("document", "chosen"),
+    [
+        ({"processor": "vllm"}, "vllm"),
+        ({"containers": [{"image": "python-data", "command": "serve"}]}, "command"),
+        ({"containers": [{"image": "registry.example/a:1"}]}, "image"),
+    ],
+)
+def test_warming_up_is_told_to_be_the_own_servers(document: dict[str, Any], chosen: str) -> None:
+    out = translate({"warm_up_data_path": "oss://models/warm.bin", **document})
+    assert (out.spec["processor"], "warm_up" in out.spec) == (chosen, False)
+    said = f"the processor {chosen} has a server of its own, which warms itself up"
+    assert out.notes == [f"warm_up_data_path has no effect here: {said}"]
+    assert translate({"warm_up_data_path": "oss://w", "processor": "onnx"}).spec["warm_up"] == "oss://w"
+
+
 def test_limits_and_the_life_of_a_replica() -> None:
     out = translate(
         {

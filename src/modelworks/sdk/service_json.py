@@ -101,6 +101,7 @@ def translate(document: Mapping[str, Any]) -> Translation:
     model_entry(document, out)
     service_scaling.finish(out)
     _finish_batching(out)
+    _finish_warm_up(out)
     if out.errors:
         raise Invalid("the service configuration is wrong", fields=tuple(out.errors))
     return out
@@ -204,6 +205,14 @@ def _finish_batching(out: Translation) -> None:
         out.note("metadata.rpc.batching", f"the processor {chosen} has its own")
         return
     out.spec["batching"] = {"max_batch_size": _BATCH_SIZE, "max_batch_delay_ms": _BATCH_DELAY} | wished
+
+
+def _finish_warm_up(out: Translation) -> None:
+    """Warming up is done where our model server runs; another server is ready when it says so itself."""
+    chosen = out.spec.get("processor")
+    if "warm_up" in out.spec and chosen is not None and chosen not in OWN_SERVER:
+        del out.spec["warm_up"]
+        out.note("warm_up_data_path", f"the processor {chosen} has a server of its own, which warms itself up")
 
 
 def _eas(eas: Mapping[str, Any], out: Translation) -> None:
