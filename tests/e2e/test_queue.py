@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -36,6 +37,10 @@ def test_a_job_waits_for_its_quota_says_so_and_goes_on_when_it_is_lifted(mw: Mw,
         poll(lambda: phase_of(client.get("TrainingJob", "first")) == "Running", 60)
         submit(mw, "second", "true", instance_type="local.tiny")
         poll(lambda: "waits for the quota none of workspace default" in message(client, "second"), 30)
+        # By the platform's own clock, whenever this test looks: the reason is what was written last.
+        told = client.get("TrainingJob", "second")["metadata"]
+        submitted, reason_at = (datetime.fromisoformat(told[name]) for name in ("created_at", "updated_at"))
+        assert (reason_at - submitted).total_seconds() <= 2
         shown = yaml.safe_load(mw.ok("job", "get", "second", "-o", "yaml"))
         assert shown["queue"]["text"] == "1st of 1 in the queue"
         summary = mw.ok("job", "get", "second").splitlines()
