@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.gateway_lab import AUTH, QUICK, Client, Lab, Replica, document, header, request
+from tests.gateway_lab import AUTH, QUICK, Client, Lab, Replica, document, header, read_body, request
 from tests.integration.test_gateway_proxy import run
 
 from modelworks.gateway.table import Table
@@ -313,6 +314,59 @@ def test_a_reader_that_does_not_read_slows_the_replica_and_is_cut(tmp_path: Path
         assert sent < 50_000_000
 
     run(tmp_path, body)
+
+
+CHUNKED = request(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize("head", [CHUNKED, request(b"x" * 900_000)[:-900_000]])
+def test_an_upload_that_trickles_gives_its_place_back(tmp_path: Path, head: bytes) -> None:
+    async def body(lab: Lab) -> None:
+        lab.route(await lab.replica(), concurrency=1, queue_size=1)
+        admission = lab.gateway.services[b"digits"].admission
+        trickling = await lab.client()
+        await trickling.send(head)
+        told = asyncio.ensure_future(trickling.answer())
+        async with asyncio.timeout(10):
+            while not told.done():  # never silent for as long as it may be
+                with contextlib.suppress(ConnectionError):  # it is closed behind the answer
+                    await trickling.send(b"1\r\nx\r\n" if head is CHUNKED else b"x")
+                await asyncio.sleep(0.05)
+        assert (await told)[0] == 408
+        assert (await (await lab.client()).post())[0] == 200
+        assert admission.in_flight == 0
+
+    run(tmp_path, body)
+
+
+async def converses(replica: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await replica.read_head(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+    while int(await reader.readuntil(b"\r\n"), 16):
+        writer.write(b"1\r\n" + await reader.readexactly(3))
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_an_upload_that_flows_and_a_conversation_take_as_long_as_they_like(tmp_path: Path, answered: bool) -> None:
+    async def body(lab: Lab) -> None:
+        lab.route(await lab.replica(converses if answered else None))
+        client = await lab.client()
+        size = 1 if answered else 5000
+        await client.send(CHUNKED)
+        head = await client.head() if answered else b""
+        for _ in range(12):
+            await client.send(b"%x\r\n%b\r\n" % (size, b"x" * size))
+            await asyncio.sleep(0.1)
+        await client.send("0\r\n\r\n")
+        if answered:
+            assert await read_body(client.reader, head) == b"hi" + b"x" * 12
+        else:
+            status, _, data = await client.answer()
+            assert (status, len(data)) == (200, 12 * size)
+
+    run(tmp_path, body, replace(QUICK, stall_timeout=1.0))
 
 
 def test_slow_clients_are_told_and_idle_ones_closed(tmp_path: Path) -> None:

@@ -75,9 +75,7 @@ class Admission:
 
     def take(self, now: float, key: bytes | None = None) -> Slot | None:
         """A slot at once, or None when there is nothing but the queue. ``key``: see ``stickiest``."""
-        lane = self._only
-        if lane is None:
-            lane = self._lanes[self._draw(key)]
+        lane = self._only or self._lanes[self._draw(key)]
         slot = None if self._limited and self._at_limit() else self._pick(lane, now)
         if slot is None and lane is not self._only and key is None:
             self._deck.append(lane.name)  # whoever asks next for the same request draws the same

@@ -26,6 +26,8 @@ class Limits:
     idle_timeout: float = 75.0
     # Neither side may leave the other waiting in the middle of a body for longer.
     stall_timeout: float = 30.0
+    # Bytes a second that a body has to bring over any such time, until it is answered: a replica holds a place for it.
+    body_rate: float = 1024.0
     connect_timeout: float = 5.0
     # After an answer that ends the connection: how long the client's remaining bytes are still read and dropped.
     linger: float = 2.0

@@ -12,7 +12,7 @@ import httptools
 from modelworks.gateway.client import HELD_BY_PIPELINE, Request
 from modelworks.gateway.direct import Direct
 from modelworks.gateway.exchange import Exchange
-from modelworks.gateway.heads import Headers, read_request
+from modelworks.gateway.heads import Headers, RequestHead, read_request
 from modelworks.gateway.intake import Intake
 from modelworks.gateway.problems import SLOW_CLIENT, Problem, bad_request
 from modelworks.gateway.recall import Recall
@@ -27,7 +27,7 @@ class ClientConnection(asyncio.Protocol):
     those that were pipelined."""
 
     __slots__ = (
-        "_advancing", "_between", "_current", "_ended", "_headers", "_held", "_in_head", "_intake", "_limits",
+        "_advancing", "_between", "_come", "_current", "_ended", "_headers", "_held", "_in_head", "_intake", "_limits",
         "_lingering", "_parser", "_pipeline", "_read_deadline", "_recall", "_receiving",
         "_rest", "_router", "_straight", "_target", "_transport", "_tunnel", "_write_deadline",
         "blocked", "forwarded", "now",
@@ -51,6 +51,7 @@ class ClientConnection(asyncio.Protocol):
         self._receiving: Request | None = None
         self._pipeline: deque[Request] = deque()
         self._held = 0
+        self._come: float = 0
         self._intake = Intake(self._limits)
         self._in_head = self._advancing = False
         self._ended = self._lingering = False
@@ -89,7 +90,7 @@ class ClientConnection(asyncio.Protocol):
             self._hold_rest(data)
             return
         self._recall.parsing(data if unbroken else None)
-        self._intake.progress = False
+        self._intake.read(len(data), self._between)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -156,7 +157,9 @@ class ClientConnection(asyncio.Protocol):
             return
         headers, self._headers = self._headers, []
         parser = self._parser
-        head = read_request(parser.get_method(), self._target, parser.get_http_version(), headers, self._limits)
+        head: RequestHead | Problem | None = self._intake.head_ends(self._target, headers)
+        if head is None:
+            head = read_request(parser.get_method(), self._target, parser.get_http_version(), headers, self._limits)
         if isinstance(head, Problem):
             self._enqueue(Direct(self, None, head, 0))
         else:
@@ -292,6 +295,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _enqueue(self, exchange: Request) -> None:
         self._receiving = exchange
+        self._come = _LATER  # the first read begins to count
         if self._current is None and not self._pipeline:
             self._current = exchange
             exchange.begin()
@@ -318,7 +322,12 @@ class ClientConnection(asyncio.Protocol):
             self._fail(problem)
 
     def _reading_body(self, receiving: Request, size: int) -> None:
-        self._read_deadline = self.now() + self._limits.stall_timeout
+        limits = self._limits
+        self._come += size
+        # A byte now and then would hold a replica's place for ever; what is answered already may be a conversation.
+        if self._come >= limits.body_rate * limits.stall_timeout or receiving.started:
+            self._come = 0
+            self._read_deadline = self.now() + limits.stall_timeout
         problem = self._intake.body(size, receiving.head is not None and receiving.head.chunked)
         if problem is not None:
             self._fail(problem)
