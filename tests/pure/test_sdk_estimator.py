@@ -77,6 +77,13 @@ def test_fit_submits_a_job_and_shows_its_log(
     assert estimator.tensorboard_data() == "s3://mw-default/jobs/digits-1/uiddigits-1/tensorboard/"
 
 
+def test_a_jobs_name_becomes_a_valid_one(api: StubApi, session: Session) -> None:
+    succeed(api, "my-job")
+    estimator = Estimator(command="python train.py", session=session)
+    estimator.fit(job_name="My_Job", wait=False)
+    assert api.bodies("/apply")[0]["manifests"][0]["metadata"]["name"] == estimator.latest_job_name == "my-job"
+
+
 def test_requirements_make_the_environment(session: Session) -> None:
     estimator = Estimator(command="x", requirements=["torch"], session=session)
     assert estimator.manifest("j")["spec"]["environment"] == {"requirements": ["torch"]}

@@ -222,6 +222,7 @@ def test_other_mistakes_of_a_document() -> None:
     assert any("one environment" in said for said in refused(job("PyTorchJob", {"pytorchReplicaSpecs": two})).values())
 
 
+READ_ONLY = "read-only here: what is to stay goes to /mnt/output"
 CREATE = {
     "DisplayName": "My_Job 1",
     "JobType": "PyTorchJob",
@@ -273,8 +274,30 @@ def test_create_job_json_is_taken_over() -> None:
     }
     assert parsed(draft).time_limit == 5400
     assert [note.partition(" has")[0] for note in draft.notes] == [
-        "WorkspaceId", "Settings.EnableRDMA", "JobSpecs.0.Image",
+        "WorkspaceId", f"DataSources with a Uri are {READ_ONLY}", "Settings.EnableRDMA", "JobSpecs.0.Image",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "noted"),
+    [
+        ({"MountPath": "/mnt/data"}, [f"DataSources with a Uri are {READ_ONLY}"]),
+        ({"MountPath": "/root/val", "MountAccess": "RO"}, []),
+        (
+            {"MountPath": "/mnt/data", "MountAccess": "RW"},
+            [f"DataSources.0.MountAccess has no effect here: it is {READ_ONLY}"],
+        ),
+        ({"MountPath": "/mnt/output"}, []),
+        ({"MountPath": "/ml/usercode/"}, []),
+    ],
+)
+def test_a_source_that_is_read_only_is_noted(source: dict[str, str], noted: list[str]) -> None:
+    document = {
+        "UserCommand": "x",
+        "DataSources": [{"Uri": "oss://faces/train/", **source}],
+        "JobSpecs": [{"PodCount": 1}],
+    }
+    assert job_json.translate(document).notes == noted
 
 
 def test_create_job_json_of_several_roles_shares_its_variables() -> None:

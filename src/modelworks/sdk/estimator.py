@@ -119,9 +119,10 @@ class Estimator:
         """Run the job; ``inputs`` maps channels to ``s3://`` or ``oss://`` URIs (for ``local`` also to folders).
 
         With ``wait`` its log is shown (``show_logs``) and WorkloadFailed is raised when it fails. ``outputs`` is where
-        the output goes, instead of ``output_path``.
+        the output goes, instead of ``output_path``. A ``job_name`` becomes a valid one: ``My_Job`` is ``my-job``.
         """
-        name = job_name or resource_name(self.base_job_name or _command_name(self.command), unique=True)
+        wanted = job_name or self.base_job_name or _command_name(self.command)
+        name = resource_name(wanted, unique=not job_name)
         manifest = self.manifest(name, inputs, outputs)
         with self._source() as source:
             if self.instance_type == "local":

@@ -11,7 +11,7 @@ from typing import Any
 from modelworks.kernel.errors import Invalid
 from modelworks.sdk.job_draft import FRAMEWORKS, KINDS, JobDraft, RoleDraft, finish
 from modelworks.sdk.text import resource_name
-from modelworks.sdk.translation import Notes, noted_field
+from modelworks.sdk.translation import CODE_MOUNT, Notes, noted_field
 
 _MARKS = ("JobSpecs", "UserCommand", "JobType")
 _TOP: Notes = {
@@ -39,7 +39,7 @@ _ELASTIC = (
     "EnablePsJobElasticPS", "EnablePsJobElasticWorker", "EnablePsResourceEstimate", "PSMaxParallelism",
     "PSMinParallelism", "ElasticStrategy", "PSMaxReplicas",
 )  # fmt: skip
-_READ_ONLY = "it is read-only here: what is to stay goes to /mnt/output"
+_READ_ONLY = "read-only here: what is to stay goes to /mnt/output"
 
 
 def is_job_json(document: Mapping[str, Any]) -> bool:
@@ -112,13 +112,16 @@ def _data_source(source: Mapping[str, Any], at: str, out: JobDraft) -> None:
         out.mount_name(str(source["DataSourceId"]), place, at, read_only=read_only)
     else:
         out.wrong(at, "write Uri, or DataSourceId: the name of a bucket or volume")
-    for key, value in source.items():
-        if key == "MountAccess":
-            if value == "RW" and source.get("Uri") and "/output" not in place:
-                out.note(f"{at}.{key}", _READ_ONLY)
-        elif key in ("Options", "EnableCache", "DataSourceVersion"):
+    access = source.get("MountAccess")
+    if source.get("Uri") and "/output" not in place and place.rstrip("/") != CODE_MOUNT:
+        if access == "RW":
+            out.note(f"{at}.MountAccess", f"it is {_READ_ONLY}")
+        elif access is None and (said := f"DataSources with a Uri are {_READ_ONLY}") not in out.notes:
+            out.notes.append(said)
+    for key in source:
+        if key in ("Options", "EnableCache", "DataSourceVersion"):
             out.note(f"{at}.{key}", "")
-        elif key not in ("Uri", "DataSourceId", "MountPath"):
+        elif key not in ("Uri", "DataSourceId", "MountPath", "MountAccess"):
             out.unknown(f"{at}.{key}")
 
 

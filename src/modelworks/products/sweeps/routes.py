@@ -218,7 +218,7 @@ def importances_of(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -
 
 @_routes.post("/{name}/stop", status_code=202, summary="Stop a sweep", operation_id="stopSweep")
 def stop(name: NamePath, context: ContextOf, workspace: WorkspaceOf) -> SweepDocument:
-    """Its trials are ended, and no more are begun. A changed `trials` or `parallel` begins it again."""
+    """Its trials are ended, and no more are begun. A change, as of `trials` or `budget`, begins it again."""
     with context.engine.begin() as connection:
         sweep = named(connection, SWEEP.name, workspace, name, lock=True)
         phase = sweep.status.get("phase")
