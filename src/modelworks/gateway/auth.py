@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Iterable
 
 _CACHED = 4096
+_LONGEST = 512  # bytes of a value that is kept: what is kept came from whoever reaches the port
 
 
 class TokenDigests:
@@ -26,9 +27,10 @@ class TokenDigests:
         if known is not None:
             return known
         digest = hashlib.sha256(token_of(authorization)).digest()
-        if len(self._known) >= _CACHED:
-            del self._known[next(iter(self._known))]
-        self._known[authorization] = digest
+        if len(authorization) <= _LONGEST:
+            if len(self._known) >= _CACHED:
+                del self._known[next(iter(self._known))]
+            self._known[authorization] = digest
         return digest
 
     def __len__(self) -> int:

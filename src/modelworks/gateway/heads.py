@@ -35,6 +35,7 @@ _SPECIAL = {
 }
 _OURS_IN_ANSWERS = {b"server", b"x-mw-replica", b"x-mw-revision", b"x-mw-queue-ms", b"x-mw-hint"}
 _REMEMBERED = 2048
+_LONGEST_NAME = 64  # bytes; of longer ones a client could have us keep many megabytes, before it has shown a token
 
 
 class _Names(dict[bytes, int]):
@@ -46,9 +47,10 @@ class _Names(dict[bytes, int]):
 
     def __missing__(self, name: bytes) -> int:
         kind = self._classify(name.lower())
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        self[name] = kind
+        if len(name) <= _LONGEST_NAME:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[name] = kind
         return kind
 
     def _classify(self, name: bytes) -> int:
