@@ -48,15 +48,17 @@ class Model(torch.nn.Module):
 
 
 class At(transformers.TrainerCallback):  # type: ignore[misc]
-    """After ``STOP`` steps rank 1 alone is told to end, or killed."""
+    """After ``STOP`` steps rank 1 alone is told to end, or killed once there is a checkpoint in ``folder``."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, folder: Path) -> None:
+        self.what, self.folder = what, folder
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step != STOP - 1 or group.rank() != 1:
             return
         if self.what == "kill":
+            while not layout.places(self.folder):  # a thread of rank 0 writes it, and that one is killed next
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         told = {"at": time.time(), "deadline": time.time() + 60, "reason": "Preempted"}
         Path(os.environ["MW_NOTICE_FILE"]).write_text(json.dumps(told))
@@ -74,7 +76,7 @@ def learn(rank: int, folder: Path, env: dict[str, str], what: str) -> None:
     assert arguments.world_size == RANKS
     callback = CheckpointCallback(folder / "checkpoints", every=EVERY)
     model = Model()
-    more = [At(what)] if what else []
+    more = [At(what, folder / "checkpoints")] if what else []
     trainer = transformers.Trainer(model, arguments, train_dataset=Rows(), callbacks=[callback, *more])
     trainer.train(resume_from_checkpoint=callback.resume())
     weights = [value.tolist() for value in model.state_dict().values()]
