@@ -339,6 +339,18 @@ def test_an_upload_that_trickles_gives_its_place_back(tmp_path: Path, head: byte
     run(tmp_path, body)
 
 
+def test_requests_that_came_before_their_turn_are_not_counted_as_waiting_for_ever(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        lab.route(await lab.replica())
+        client = await lab.client()
+        await client.send(request(b"x" * 1000) * 3)
+        for _ in range(3):
+            assert (await client.answer())[0] == 200
+        assert "mw_gateway_waiting_bytes 0" in lab.gateway.metrics().splitlines()
+
+    run(tmp_path, body)
+
+
 async def converses(replica: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await replica.read_head(reader)
     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
@@ -429,7 +441,8 @@ def test_it_drains_longer_while_somebody_stands_by(tmp_path: Path) -> None:
     run(tmp_path, body, replace(QUICK, drain=0.05))
 
 
-def test_it_ends_when_nobody_stands_by_any_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [True, False], ids=["nobody stands by", "it fails by itself"])
+def test_it_ends_soon_when_nobody_takes_its_place(tmp_path: Path, asked: bool) -> None:
     async def body(lab: Lab) -> None:
         gate = Gate()
         lab.route(await lab.replica(gate))
@@ -438,13 +451,15 @@ def test_it_ends_when_nobody_stands_by_any_more(tmp_path: Path) -> None:
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=theirs)
         ours.settimeout(10.0)
         lab.gateway.stand_by(transport)
-        draining = asyncio.create_task(lab.gateway.drain())
-        assert await asyncio.to_thread(ours.recv, 64) == b"draining\n"
-        ours.close()
-        lab.gateway.left_alone(transport)
+        draining = asyncio.create_task(lab.gateway.drain(asked=asked))
+        if asked:
+            assert await asyncio.to_thread(ours.recv, 64) == b"draining\n"
+            lab.gateway.left_alone(transport)
         async with asyncio.timeout(5):
             await draining
         transport.close()
+        assert await asyncio.to_thread(ours.recv, 64) == b""
+        ours.close()
 
     run(tmp_path, body, replace(QUICK, drain=0.05))
 

@@ -22,7 +22,7 @@ class Entering:
     once for each read."""
 
     __slots__ = (
-        "_attempts", "_began", "_client", "_copy", "_deadline", "_entered", "_excused", "_key", "_out", "_over",
+        "_attempts", "_began", "_client", "_copy", "_counted", "_deadline", "_entered", "_excused", "_key", "_out", "_over",
         "_queue_deadline", "_service", "_slot", "_upstream", "_waiting", "_wanted", "head", "request_complete",
         "tunnel",
     )  # fmt: skip
@@ -37,7 +37,8 @@ class Entering:
         self._client = client
         self._service = service
         self._out = Outgoing(out, buffer, chunked=head.chunked)
-        self._waiting = len(out)  # bytes that it would hold in a queue, and then holds
+        self._waiting = len(out)  # bytes that it holds while it has no replica
+        self._counted = False  # whether these are counted with those of all that wait
         self._copy: Copying | None = None
         self._key: bytes | None = None
         self._slot: Slot | None = None
@@ -60,7 +61,6 @@ class Entering:
             self._refuse(service.too_many(whole_seconds(seconds)))
             return
         self._key = service.key(self.head)
-        waiting, self._waiting = self._waiting, 0
         try:
             slot = service.enter(self, now, until, None if timeout is None else self._wanted, self._key)
         except Refused as refused:
@@ -72,11 +72,11 @@ class Entering:
         if slot is not None:
             self._entered = now
             self._go(slot, now)
-        elif service.waiting.bytes + waiting > service.waiting.most:
+        elif service.waiting.bytes + self._waiting > service.waiting.most:
             service.admission.cancel(self)
             self._refuse(service.too_much_waits(service.admission.retry_after()))
         else:
-            self._hold(waiting)
+            self._count()
 
     def request_body(self, data: bytes) -> None:
         out = self._out
@@ -87,8 +87,9 @@ class Entering:
         if out.received > self._service.route.max_body:
             self.fail(self._service.too_large())
         elif waiting and not self._over:
-            if self._slot is None:
-                self._hold(len(data))
+            self._waiting += len(data)
+            if self._counted:
+                self._service.waiting.bytes += len(data)
             if out.full or self._service.waiting.tight:
                 self._client.hold(HELD_FOR_REPLICA, True)
 
@@ -166,14 +167,14 @@ class Entering:
             self._go(again, now)
             self.flush()
         else:
-            self._hold(self._out.waited)
+            self._count()
 
     # Inside
 
     def _go(self, slot: Slot, now: float) -> None:
         self._slot = slot
-        if self._waiting:
-            self._hold(-self._waiting)
+        if self._counted:
+            self._uncount()
         if not self.request_complete or self._client.blocked:
             self._recount()
         pool = slot.door.pool
@@ -222,16 +223,20 @@ class Entering:
             slot.silent = now - slot.heard
         self._service.admission.release(slot, now, held, good)
 
-    def _hold(self, size: int) -> None:
-        """So many bytes more (less, if negative) wait in memory for a replica."""
-        self._waiting += size
-        self._service.waiting.bytes += size
+    def _count(self) -> None:
+        """Its bytes are among those that wait in memory for a replica."""
+        self._counted = True
+        self._service.waiting.bytes += self._waiting
+
+    def _uncount(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._service.waiting.bytes -= self._waiting
 
     def _refuse(self, problem: Problem, since: float | None = None) -> None:
         """Answer without a replica, for what is known ``since`` then (None: since it began)."""
         self._over = True
-        if self._slot is None and self._waiting:
-            self._hold(-self._waiting)
+        self._uncount()
         self._service.metrics.rejected(problem.code)
         self._client.hold(HELD_FOR_REPLICA, False)
         self._client.refuse(self, problem)  # type: ignore[arg-type]  # it is an Exchange

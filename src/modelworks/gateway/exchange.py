@@ -46,7 +46,6 @@ class Exchange(Entering):
 
     def sent(self, slot: Slot, upstream: UpstreamConnection, began: float) -> None:
         """It has its turn, its replica and its connection already, and all of it went there at ``began``."""
-        self._waiting = 0
         self._slot = slot
         self._upstream = upstream
         self._began = self._entered = began
@@ -317,8 +316,7 @@ class Exchange(Entering):
 
     def _unqueue(self) -> None:
         self._service.admission.cancel(self)
-        if self._waiting:
-            self._hold(-self._waiting)
+        self._uncount()
 
     def _tear_down(self) -> None:
         self._over = True
