@@ -70,6 +70,7 @@ class Gateway:
         self._leaving: list[Service] = []
         self._servers: list[asyncio.Server] = []
         self._standing_by: set[asyncio.WriteTransport] = set()
+        self._replaced = False  # by another process, while this one drains
         self.reports = Reports(self._loop, lambda: self.services.values())
         self._waiting = WaitingBytes(self.limits.waiting)
         self._controller = Controller(controller, self._loop, self.limits)
@@ -180,18 +181,21 @@ class Gateway:
             },
         }
 
-    async def drain(self) -> None:
+    async def drain(self, *, asked: bool = True) -> None:
         """Stop accepting; answer what has come and what still comes on open connections, with ``Connection: close``.
 
-        It takes longer while somebody stands by: nobody waits for its end then.
+        It takes longer while somebody stands by, who lets another process take its place: if this one was ``asked`` to
+        end. One that fails has to end before the next one is tried.
         """
-        self.draining = True
+        self.draining, self._replaced = True, asked
         for server in self._servers:
             server.close()
-        for transport in self._standing_by:
-            transport.write(_DRAINING)
+        for transport in list(self._standing_by):
+            self.stand_by(transport)
         start, limits = self.now(), self.limits
-        while self.clients and self.now() < start + (limits.drain_replaced if self._standing_by else limits.drain):
+        while self.clients and self.now() < start + (
+            limits.drain_replaced if asked and self._standing_by else limits.drain
+        ):
             await asyncio.sleep(0.05)
             if self.now() > start + limits.drain_idle:
                 for client in [c for c in self.clients if c.idle]:
@@ -200,7 +204,7 @@ class Gateway:
     def stand_by(self, transport: asyncio.WriteTransport) -> None:
         """Tell ``transport`` when this one drains, for another one to take its place."""
         self._standing_by.add(transport)
-        if self.draining:
+        if self._replaced:
             transport.write(_DRAINING)
 
     def left_alone(self, transport: asyncio.WriteTransport) -> None:

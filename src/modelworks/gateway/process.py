@@ -72,7 +72,8 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     stopped.cancel()
     learning.cancel()
     usual.save()  # now: the successor reads it, and writes it from then on
-    await gateway.drain()  # by the routes as they come: those who wait for a replica may be given a new one
+    # By the routes as they come: those who wait for a replica may be given a new one.
+    await gateway.drain(asked=stopping.is_set())
     following.cancel()
     await gateway.close()
     control.stop()

@@ -66,10 +66,9 @@ class Child:
         return done
 
     def parted(self, now: float) -> Child:
-        """It drains, and its successor may start: what it was, and what waits for its end from now on."""
+        """It drains since it was asked to, and its successor may start at once: answers what waits for its end now."""
         old = replace(self)
-        failures = policy.failures_after(self.seen.failures, self.seen.ready_since, now, good=True)
-        self.seen = Seen(exited_at=now, failures=failures, was_ready=self.seen.was_ready)
+        self.seen = Seen(exited_at=now, was_ready=self.seen.was_ready)
         self.last_exit = "asked to end"
         self.identity = self.popen = self.pidfd = self.standby = None
         self.draining = False
