@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import yaml
 from tests.bench.openloop import Call, Target
 from tests.cli_platform import Mw
@@ -16,16 +17,25 @@ from modelworks.sdk.client import Client
 from modelworks.supervisor.state import State
 
 CAPACITY = 100
-# By a schedule: what an answer costs beside its pause does not lower the capacity.
+# By a schedule: what an answer costs beside its pause does not lower the capacity. It knows when it was held up: when
+# more than 10 ms too much lay between two answers.
 PACED = f"""
     import time
     class Paced:
         def initialize(self):
-            self.due = 0.0
+            self.due = self.last = 0.0
+            self.stalls = []
         def process(self, data):
+            if data.get("stalls"):
+                found, self.stalls, self.last = self.stalls, [], 0.0
+                return found
             now = time.monotonic()
             self.due = max(self.due + 1 / {CAPACITY}, now)
             time.sleep(self.due - now)
+            done = time.monotonic()
+            if self.last and done - self.last > 1 / {CAPACITY} + 0.01:
+                self.stalls.append(done - self.last)
+            self.last = done
             return {{"ok": True}}
     """
 
@@ -44,6 +54,15 @@ def deploy(mw: Mw, client: Client, folder: Path, name: str = "paced") -> Target:
     (folder / "paced.yaml").write_text(yaml.safe_dump({"kind": "Service", "metadata": {"name": name}, "spec": spec}))
     mw.ok("service", "create", "-f", "paced.yaml", "--wait", cwd=folder)
     return Target(client.service_endpoint(name), b'{"x": 1}', client.service_token(name))
+
+
+def stalls(target: Target) -> list[float]:
+    """Seconds between two answers of the service, each time that it was held up since it was last asked for them."""
+    headers = {"Authorization": target.token}
+    answer = httpx.post(target.url, json={"stalls": True}, headers=headers, timeout=60.0, trust_env=False)
+    found = answer.raise_for_status().json()
+    assert isinstance(found, list)
+    return found
 
 
 def hurried(target: Target, seconds: float) -> Target:
@@ -102,8 +121,13 @@ class Gateways:
 
 def share_within(after: dict[float, int], before: dict[float, int], seconds: float) -> float:
     """Of those that came between two looks at a histogram: how many took no longer."""
-    more = {bound: after[bound] - before.get(bound, 0) for bound in after}
+    more = since(after, before)
     return more[seconds] / max(more[float("inf")], 1)
+
+
+def since(after: dict[float, int], before: dict[float, int]) -> dict[float, int]:
+    """What came between two looks at a histogram."""
+    return {bound: after[bound] - before.get(bound, 0) for bound in after}
 
 
 def _metrics(path: Path) -> str:
