@@ -282,9 +282,9 @@ def test_an_early_answer_ends_the_upload(tmp_path: Path) -> None:
 
     async def body(lab: Lab) -> None:
         replica = await lab.replica(handler)
-        lab.route(replica)
+        lab.route(replica, max_body=4_000_000)
         client = await lab.client()
-        await client.send(request(b"x" * 500_000)[:-1000])
+        await client.send(request(b"x" * 2_000_000)[:-1000])
         status, head, data = await client.answer()
         assert (status, data, header(head, "connection")) == (400, b"no", "close")
         await replica.until(lambda: replica.closed == 1)
@@ -319,10 +319,10 @@ def test_a_reader_that_does_not_read_slows_the_replica_and_is_cut(tmp_path: Path
 CHUNKED = request(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
 
 
-@pytest.mark.parametrize("head", [CHUNKED, request(b"x" * 900_000)[:-900_000]])
+@pytest.mark.parametrize("head", [CHUNKED, request(b"x" * 2_000_000)[:-2_000_000]])
 def test_an_upload_that_trickles_gives_its_place_back(tmp_path: Path, head: bytes) -> None:
     async def body(lab: Lab) -> None:
-        lab.route(await lab.replica(), concurrency=1, queue_size=1)
+        lab.route(await lab.replica(), concurrency=1, queue_size=1, max_body=4_000_000)
         admission = lab.gateway.services[b"digits"].admission
         trickling = await lab.client()
         await trickling.send(head)
@@ -347,6 +347,47 @@ def test_requests_that_came_before_their_turn_are_not_counted_as_waiting_for_eve
         for _ in range(3):
             assert (await client.answer())[0] == 200
         assert "mw_gateway_waiting_bytes 0" in lab.gateway.metrics().splitlines()
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_an_upload_that_is_small_takes_a_place_when_it_is_whole(tmp_path: Path, room: bool) -> None:
+    async def body(lab: Lab) -> None:
+        lab.route(await lab.replica(), concurrency=1, queue_size=1)
+        service = lab.gateway.services[b"digits"]
+        slow, other = await lab.client(), await lab.client()
+        data = b"x" * 50_000
+        await slow.send(request(data)[:-1000])
+        if room:
+            await until(lambda: service.waiting.bytes > 49_000)
+            assert (await other.post())[0] == 200
+            assert service.admission.in_flight == 0
+        else:
+            await until(lambda: service.admission.in_flight == 1)  # there is no memory for it to wait in
+        await slow.send(data[-1000:])
+        status, head, answer = await slow.answer()
+        assert (status, answer, header(head, "x-mw-queue-ms")) == (200, data, "0")
+        assert (service.admission.in_flight, service.waiting.bytes) == (0, 0)
+        assert service.metrics.rejections == {}
+
+    run(tmp_path, body, QUICK if room else replace(QUICK, waiting=10_000))
+
+
+@pytest.mark.parametrize(("state", "status"), [("stopped", 503), ("", 404)])
+def test_a_service_that_goes_while_an_upload_comes_in_is_told_of(tmp_path: Path, state: str, status: int) -> None:
+    async def body(lab: Lab) -> None:
+        replica = await lab.replica()
+        lab.route(replica)
+        service = lab.gateway.services[b"digits"]
+        client = await lab.client()
+        await client.send(request(b"xxxx")[:-2])
+        await until(lambda: service.waiting.bytes > 0)
+        lab.gateway.apply(Table.parse([document(state=state)]) if state else Table({}))
+        await client.send(b"xx")
+        assert (await client.answer())[0] == status
+        assert service.waiting.bytes == 0
+        assert not replica.heads
 
     run(tmp_path, body)
 

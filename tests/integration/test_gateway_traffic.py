@@ -240,13 +240,14 @@ def test_who_speaks_or_waits_for_the_client_does_not_hang(tmp_path: Path) -> Non
         status, _, data = await (await lab.client()).post()
         assert (status, len(data)) == (200, 100)
         uploading = await lab.client()
-        await uploading.send(request(b"x" * 10, path="/api/predict/digits/upload")[:-5])
+        head = request(b"", path="/api/predict/digits/upload")
+        await uploading.send(head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
         await until(lambda: service.admission.in_flight == 1)
         for _ in range(3):
             await asyncio.sleep(0.2)
-            await uploading.send(b"x")
+            await uploading.send(b"1\r\nx\r\n")
             assert not service.hung
-        await uploading.send(b"xx")
+        await uploading.send(b"0\r\n\r\n")
         assert (await uploading.answer())[0] == 200
 
     run(tmp_path, body, replace(QUICK, stall_timeout=5.0))

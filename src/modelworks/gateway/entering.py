@@ -22,9 +22,9 @@ class Entering:
     once for each read."""
 
     __slots__ = (
-        "_attempts", "_began", "_client", "_copy", "_counted", "_deadline", "_entered", "_excused", "_key", "_out", "_over",
-        "_queue_deadline", "_service", "_slot", "_upstream", "_waiting", "_wanted", "head", "request_complete",
-        "tunnel",
+        "_attempts", "_began", "_client", "_copy", "_counted", "_deadline", "_entered", "_excused", "_gathering",
+        "_key", "_out", "_over", "_queue_deadline", "_service", "_slot", "_upstream", "_waiting", "_wanted", "head",
+        "request_complete", "tunnel",
     )  # fmt: skip
 
     def __init__(
@@ -33,7 +33,7 @@ class Entering:
         """``out``: the head for the replica, or the whole request if it is ``complete``."""
         self.head = head
         self.request_complete = complete
-        self.tunnel = self._over = self._excused = False
+        self.tunnel = self._over = self._excused = self._gathering = False
         self._client = client
         self._service = service
         self._out = Outgoing(out, buffer, chunked=head.chunked)
@@ -50,25 +50,42 @@ class Entering:
     # The client's side
 
     def begin(self) -> None:
-        """Its turn on the connection has come: ask for admission."""
+        """Its turn on the connection has come: ask for admission, when a body that is small has come whole."""
+        timeout = self.head.timeout
+        if timeout is not None:
+            self._wanted = self._client.now() + timeout
+        if not self.request_complete and self._service.gathers(self.head):
+            # However slowly it comes, no replica keeps a place for it meanwhile.
+            self._gathering = True
+            self._count()
+        else:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Ask for admission."""
         service = self._service
         self._began = now = self._client.now()
         self._queue_deadline = until = now + service.patience
-        timeout = self.head.timeout
-        if timeout is not None:
-            self._wanted = now + timeout
+        if self._gathering:
+            self._gathering = False
+            self._uncount()
+            problem = NO_SUCH_SERVICE if service.removed else service.unavailable()
+            if problem is not None:
+                self._refuse(problem)
+                return
         if service.bucket is not None and (seconds := service.bucket.take(now)):
             self._refuse(service.too_many(whole_seconds(seconds)))
             return
         self._key = service.key(self.head)
         try:
-            slot = service.enter(self, now, until, None if timeout is None else self._wanted, self._key)
+            slot = service.enter(self, now, until, None if self._wanted == _NEVER else self._wanted, self._key)
         except Refused as refused:
             retry_after, queued = refused.retry_after, service.admission.queued
             self._refuse(service.queue_full(queued, retry_after) if refused.full else service.too_late(retry_after))
             return
         if service.route.mirror is not None and service.mirrored():
-            self._copy = Copying(service, self.head, self._out.first, self.request_complete)
+            out = self._out
+            self._copy = Copying(service, self.head, out.whole, out.received, self.request_complete)
         if slot is not None:
             self._entered = now
             self._go(slot, now)
@@ -90,7 +107,10 @@ class Entering:
             self._waiting += len(data)
             if self._counted:
                 self._service.waiting.bytes += len(data)
-            if out.full or self._service.waiting.tight:
+            if self._gathering:
+                if self._service.waiting.tight:
+                    self._ask()
+            elif out.full or self._service.waiting.tight:
                 self._client.hold(HELD_FOR_REPLICA, True)
 
     def request_end(self) -> None:
@@ -98,7 +118,9 @@ class Entering:
         self._out.end()
         if self._copy is not None:
             self._copy.end()
-        if self._excused:
+        if self._gathering:
+            self._ask()
+        elif self._excused:
             self._recount()
 
     def flush(self) -> None:

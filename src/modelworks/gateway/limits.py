@@ -14,6 +14,8 @@ class Limits:
     headers: int = 128
     # What a client may send ahead of a replica that does not take it (yet).
     buffer: int = 64 * 1024
+    # A body of such a length comes in whole before its request gets a replica's place, while there is memory for it.
+    gathered: int = 1024 * 1024
     # What the requests that wait for a replica may hold of memory together; with half of it, no more is read of them.
     waiting: int = 24 * 1024 * 1024
     # A refused request's body up to this is read and dropped, so that its connection can be kept.

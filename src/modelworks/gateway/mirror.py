@@ -16,12 +16,15 @@ class Copying:
 
     __slots__ = ("_head", "_parts", "_room", "_service")
 
-    def __init__(self, service: Service, head: RequestHead, first: bytes, complete: bool) -> None:
+    def __init__(self, service: Service, head: RequestHead, first: bytes, received: int, complete: bool) -> None:
+        """``first``: what has come so far, with ``received`` bytes of the body."""
         self._service = service
         self._head = head
-        self._room = service.longest_whole
+        self._room = service.longest_whole - received
         copied = head.upgrade is None and head.method not in _UNCOPIED
-        self._parts: list[bytes] | None = [first] if copied else None
+        self._parts: list[bytes] | None = [first] if copied and self._room >= 0 else None
+        if copied and self._room < 0:
+            service.metrics.mirror_dropped += 1
         if complete:
             self._send()
 

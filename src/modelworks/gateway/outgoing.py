@@ -26,9 +26,9 @@ class Outgoing:
         self.received = self.waited = 0
 
     @property
-    def first(self) -> bytes:
-        """The head, before it has gone; the whole request if it came complete."""
-        return self._parts[0] if self._parts else b""
+    def whole(self) -> bytes:
+        """All that has come, before anything has gone."""
+        return b"".join(self._parts)
 
     @property
     def full(self) -> bool:

@@ -81,6 +81,7 @@ class Service(Refusals):
         self.copies: set[Checked] = set()
         self.ready = self.straight = self.sticky = False
         self.longest_whole = 0
+        self.removed = False
         self.bucket: Bucket | None = None
         self._alert = alert
         self._capture = capture
@@ -110,6 +111,7 @@ class Service(Refusals):
 
     def remove(self) -> list[Waiter]:
         """The service has left the table."""
+        self.removed = True
         waiting = self.admission.flush()
         self._let_go(self.admission.retire())
         for copy in list(self.copies):
@@ -134,6 +136,11 @@ class Service(Refusals):
             if lines[i].lower() == wanted:
                 return lines[i + 2]
         return None
+
+    def gathers(self, head: RequestHead) -> bool:
+        """Whether a request's body is to come in whole before anything else is done for it."""
+        length = head.length
+        return length is not None and length <= self._limits.gathered and not head.expects and not self.waiting.tight
 
     @property
     def patience(self) -> float:
