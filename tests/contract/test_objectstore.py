@@ -15,6 +15,7 @@ from threading import Event, Lock
 from typing import Any
 
 import boto3
+import obstore
 import pytest
 from botocore.config import Config
 
@@ -22,7 +23,8 @@ from modelworks.home import Home
 from modelworks.kernel.errors import Conflict, Forbidden, Invalid, ModelworksError, NotFound, Unavailable
 from modelworks.kernel.run import Access
 from modelworks.objectstore import buckets, multipart, sts
-from modelworks.objectstore.client import ObjectClient
+from modelworks.objectstore import client as client_module
+from modelworks.objectstore.client import ObjectClient, part_size
 from modelworks.objectstore.credentials import Credentials
 from modelworks.objectstore.publish import publish
 from modelworks.objectstore.transfer import download, download_tree, upload, upload_tree
@@ -362,6 +364,21 @@ def test_a_large_copy_is_made_in_parts(
         multipart.copy(client._repeat, ObjectUri(bucket, "gone"), ObjectUri(bucket, "none"), size=7 << 20, etag="x")
     assert not client.exists(ObjectUri(bucket, "none"))
     assert "Uploads" not in _boto(store).list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_large_object_is_sent_in_no_more_parts_than_a_store_takes(
+    client: ObjectClient, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert part_size(20 << 20, 8 << 20) == 8 << 20
+    assert (500 << 30) / part_size(500 << 30, 8 << 20) <= 9_000
+    monkeypatch.setattr(client_module, "_MOST_PARTS", 2)
+    sent: list[int] = []
+    put = obstore.put
+    monkeypatch.setattr(obstore, "put", lambda *a, **given: (sent.append(given["chunk_size"]), put(*a, **given)))
+    (tmp_path / "large").write_bytes(data := os.urandom(33 << 20))
+    upload(client, tmp_path / "large", ObjectUri(bucket, "large"))
+    assert sent == [-(-(33 << 20) // 2)]
+    assert client.get(ObjectUri(bucket, "large")) == data
 
 
 def test_whoever_waits_is_told_while_one_object_is_copied(

@@ -24,6 +24,7 @@ CredentialSource = Credentials | Callable[[], Credentials]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between attempts while the store does not answer
 _CONNECT, _LONGEST_CALL = 5.0, 600.0  # seconds
 _PIECE = 8 << 20  # bytes of an object in memory at once
+_MOST_PARTS = 9_000
 _T = TypeVar("_T")
 
 
@@ -204,10 +205,16 @@ def _stream(source: S3Store, key: str, target: S3Store, as_key: str) -> None:
     if found.meta["size"] <= _PIECE:
         obstore.put(target, as_key, found.bytes(), use_multipart=False)
     else:
-        writer = obstore.open_writer(target, as_key, buffer_size=_PIECE, max_concurrency=2)
+        length = part_size(found.meta["size"], _PIECE)
+        writer = obstore.open_writer(target, as_key, buffer_size=length, max_concurrency=2)
         for piece in found.stream(min_chunk_size=_PIECE):
             writer.write(piece)
         writer.close()  # only of what is whole: an upload that is not closed leaves no object
+
+
+def part_size(size: int, least: int) -> int:
+    """Bytes of each part in which an object of ``size`` is sent: S3 takes no more than 10,000, and a file may grow."""
+    return max(least, -(-size // _MOST_PARTS))
 
 
 def _list(store: S3Store, prefix: str) -> Iterator[ObjectInfo]:

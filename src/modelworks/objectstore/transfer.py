@@ -12,7 +12,7 @@ import obstore
 from obstore.store import S3Store
 
 from modelworks.kernel.errors import Invalid
-from modelworks.objectstore.client import ObjectClient, ObjectInfo
+from modelworks.objectstore.client import ObjectClient, ObjectInfo, part_size
 from modelworks.objectstore.uri import ObjectUri
 
 Progress = Callable[[int], None]
@@ -71,7 +71,8 @@ def upload(client: ObjectClient, path: Path, uri: ObjectUri, progress: Progress 
                         progress(len(chunk))
 
         try:
-            obstore.put(store, uri.key, chunks(), use_multipart=True, chunk_size=_CHUNK, max_concurrency=4)
+            length = part_size(size, _CHUNK)
+            obstore.put(store, uri.key, chunks(), use_multipart=True, chunk_size=length, max_concurrency=4)
         except BaseException:
             if progress is not None and done:
                 progress(-done)
