@@ -17,7 +17,7 @@ _PATIENCE = 60.0  # seconds
 
 def kept(mw: Mw, bucket: str, name: str, attempt: int, replicas: int) -> int:
     """The highest step that this attempt of a job with ``checkpoint: {uri: s3://<bucket>/}`` has there, whole and of
-    all replicas; 0 when there is none."""
+    each of the first ``replicas``; 0 when there is none."""
     document = json.loads(mw.home.client.read_text())
     client = Client(document["url"], document["api_key"], patience=_PATIENCE)
     try:
@@ -26,9 +26,9 @@ def kept(mw: Mw, bucket: str, name: str, attempt: int, replicas: int) -> int:
         keys = [item.key for item in objects.list(ObjectUri(bucket, f"{name}/{uid}/"))]
     finally:
         client.close()
-    whole: dict[int, set[str]] = {}
+    whole: dict[int, set[int]] = {}
     for key in keys:
         found = re.fullmatch(rf".*/a{attempt}(?:\.rank(\d+))?/(?:rank-\d+/)?step-(\d+)/manifest\.json", key)
         if found:
-            whole.setdefault(int(found[2]), set()).add(found[1] or "0")
-    return max((step for step, ranks in whole.items() if len(ranks) == replicas), default=0)
+            whole.setdefault(int(found[2]), set()).add(int(found[1] or 0))
+    return max((step for step, ranks in whole.items() if ranks >= set(range(replicas))), default=0)
