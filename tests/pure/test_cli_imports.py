@@ -44,8 +44,11 @@ def test_a_deployment_is_a_manifest_and_its_service_is_not_needed(
 ) -> None:
     (source,) = written(tmp_path, "web.yaml", DEPLOYMENT)
     assert (source.document["kind"], source.document["metadata"]["name"]) == ("Service", "web")
-    assert source.document["spec"] == {"processor": "image", "image": "nginx:1"}
-    assert source.notes == ("metadata.annotations has no effect here",)
+    readiness = {"path": "/", "status": "any"}
+    assert source.document["spec"] == {"processor": "image", "image": "nginx:1", "readiness": readiness}
+    annotations, probe = source.notes
+    assert annotations == "metadata.annotations has no effect here"
+    assert "has no probe: a replica is ready when its port answers" in probe
     assert f"{tmp_path / 'web.yaml'} document 1: a Service of Kubernetes is not needed" in capsys.readouterr().err
 
 
