@@ -52,6 +52,7 @@ class Several:
 
     def __init__(self, home: Home, listening: socket.socket, replicas: list[Paced]) -> None:
         self.home, self.listening, self.replicas = home, listening, replicas
+        self.count = 3
         self.gateways: dict[str, asyncio.subprocess.Process] = {}
         self.clients: list[Client] = []
 
@@ -62,7 +63,7 @@ class Several:
                 **os.environ,
                 "MW_LISTEN_FDS": str(self.listening.fileno()),
                 "MW_GATEWAY": name,
-                "MW_GATEWAY_COUNT": "3",
+                "MW_GATEWAY_COUNT": str(self.count),
             },
             pass_fds=[self.listening.fileno()],
             stderr=asyncio.subprocess.DEVNULL,
@@ -255,6 +256,44 @@ def test_one_of_them_restarts_and_no_connection_is_lost(home: Home) -> None:
             await asyncio.gather(*load)
             assert set(answers) == {200}
             assert max(replica.most for replica in lab.replicas) <= LIMIT
+
+    run(body)
+
+
+def test_what_a_gateway_alone_has_still_at_replicas_counts_for_its_successor(home: Home) -> None:
+    async def body() -> None:
+        async with several(home, keepalive=60.0) as lab:
+            lab.count = 1
+            old = await lab.start("gateway")
+            first = [await lab.client_of("gateway") for _ in range(REPLICAS * LIMIT)]
+            for client in first:
+                await client.send(request())
+            await lab.replicas[0].until(lambda: lab.replicas[0].now == LIMIT)
+            await lab.replicas[1].until(lambda: lab.replicas[1].now == LIMIT)
+            standing_by, writer = await asyncio.open_unix_connection(str(home.gateway_socket))
+            writer.write(b"stand-by\n")
+            old.terminate()
+            assert await standing_by.readline() == b"draining\n"
+            await lab.start("gateway")
+            second = await lab.client_of("gateway")
+            await second.send(request())
+
+            async def queued() -> bool:
+                return bool((await lab.status("gateway"))["services"]["digits"]["queued"])
+
+            await lab.until(queued)
+            assert [replica.now for replica in lab.replicas] == [LIMIT, LIMIT]
+            for replica in lab.replicas:
+                replica.go.set()
+            assert {(await client.answer())[0] for client in (*first, second)} == {200}
+            assert max(replica.most for replica in lab.replicas) == LIMIT
+            assert await asyncio.wait_for(old.wait(), 20) == 0
+
+            async def free() -> bool:
+                return not (await lab.status("gateway"))["services"]["digits"]["in_flight"]
+
+            await lab.until(free)
+            writer.close()
 
     run(body)
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from modelworks.gateway import auth
+from modelworks.gateway.beside import Beside
 from modelworks.gateway.capture import Capture
 from modelworks.gateway.client import Request
 from modelworks.gateway.common import Hub
@@ -66,6 +67,7 @@ class Gateway:
         self.secrets = Secrets()
         self.capture = Capture(None, self._loop)
         self.hub: Hub | None = None  # where several gateways have one port
+        self.beside: Beside | None = None  # where this one has it alone, but for those that drain
         self._digests = auth.TokenDigests()
         self._leaving: list[Service] = []
         self._servers: list[asyncio.Server] = []
@@ -190,6 +192,7 @@ class Gateway:
         self.draining, self._replaced = True, asked
         for server in self._servers:
             server.close()
+        self._show()
         for transport in list(self._standing_by):
             self.stand_by(transport)
         start, limits = self.now(), self.limits
@@ -197,6 +200,7 @@ class Gateway:
             limits.drain_replaced if asked and self._standing_by else limits.drain
         ):
             await asyncio.sleep(0.05)
+            self._show()
             if self.now() > start + limits.drain_idle:
                 for client in [c for c in self.clients if c.idle]:
                     client.close()
@@ -224,8 +228,19 @@ class Gateway:
         with contextlib.suppress(asyncio.TimeoutError):  # connections that are being cut: not worth more than a moment
             await asyncio.wait_for(self._gone(), 1.0)
         self.capture.close()
-        if self.hub is not None:
-            self.hub.close()
+        for shared in (self.hub, self.beside):
+            if shared is not None:
+                shared.close()
+        self.beside = None
+
+    def look_beside(self) -> None:
+        """Count what other gateways still have at replicas."""
+        if self.beside is not None:
+            self.beside.look((*self.services.values(), *self._leaving), self.now())
+
+    def _show(self) -> None:
+        if self.beside is not None:
+            self.beside.show((*self.services.values(), *self._leaving))
 
     async def _gone(self) -> None:
         while self.clients:
@@ -313,6 +328,7 @@ class Gateway:
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(self.limits.sweep, self._sweep)
+        self.look_beside()
         now = self.now()
         gap, self._swept_at = now - self._swept_at, now
         for service in (*self.services.values(), *self._leaving, *self._local()):

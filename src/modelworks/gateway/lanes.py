@@ -28,13 +28,14 @@ class Slot:
     ``limit`` is what it may be given now: less than its ``ceiling`` while it is fed slowly. ``heard``: when it last
     said a byte, or got its first request, less the seconds that it was ``silent`` to those who have given up since.
     ``excused``: those of its requests that it need not say anything to now (the client has not sent all of it, or does
-    not read). ``copies``: those that are a mirror's. ``watched`` is for the hot path: whether an answer matters to more
-    than the counters. ``door`` is the way to the replica; nothing here goes through it.
+    not read). ``copies``: those that are a mirror's. ``elsewhere``: those of a gateway that drains beside this one.
+    ``watched`` is for the hot path: whether an answer matters to more than the counters. ``door`` is the way to the
+    replica; nothing here goes through it.
     """
 
     __slots__ = (
-        "ceiling", "copies", "door", "excused", "failures", "good", "heard", "hung", "in_flight", "lane", "limit",
-        "open", "removed", "replica", "silent", "suspect_until", "watched",
+        "ceiling", "copies", "door", "elsewhere", "excused", "failures", "good", "heard", "hung", "in_flight", "lane",
+        "limit", "open", "removed", "replica", "silent", "suspect_until", "watched",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, ceiling: int, door: Door, lane: Lane) -> None:
@@ -42,7 +43,7 @@ class Slot:
         self.door = door
         self.lane = lane
         self.limit = self.ceiling = ceiling
-        self.in_flight = self.copies = self.excused = self.failures = self.good = 0
+        self.in_flight = self.copies = self.elsewhere = self.excused = self.failures = self.good = 0
         self.heard = self.silent = self.suspect_until = 0.0
         self.open = True
         self.removed = self.hung = self.watched = False

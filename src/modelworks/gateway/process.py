@@ -14,6 +14,7 @@ from functools import partial
 import uvloop
 
 from modelworks.cipher import Cipher
+from modelworks.gateway.beside import Beside
 from modelworks.gateway.capture import Capture
 from modelworks.gateway.common import Hub
 from modelworks.gateway.control import ControlSocket
@@ -52,6 +53,8 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     name = os.environ.get(NAME) or "gateway"
     if name != "gateway" or int(os.environ.get(COUNT) or 1) > 1:
         gateway.hub = Hub(home.gateways_shared)
+    else:
+        gateway.beside = Beside(home.gateways_shared)
     gateway.capture = Capture(home.capture_socket, loop)
     source = Source(home, gateway.apply)
     gateway.refresh = source.refresh
@@ -60,6 +63,7 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     usual.load()
     control = ControlSocket(home.gateway_socket.with_name(f"{name}.sock"), gateway, listening)
     await control.start()
+    gateway.look_beside()
     for one in listening:
         await gateway.listen(one)
     following = asyncio.create_task(source.follow())

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from modelworks.gateway.beside import elsewhere
 from modelworks.gateway.service import Service
 
 _EVERY = 1.0
@@ -97,9 +98,10 @@ class Reports:
 
 def document(service: Service, now: float) -> dict[str, Any]:
     """One service of a report."""
-    metrics, in_flight = service.metrics, service.in_flight()
+    metrics, in_flight, others = service.metrics, service.in_flight(), elsewhere(service)
     return {
-        "in_flight": service.admission.in_flight,  # what replicas are wanted for: not a mirror's copies
+        "in_flight": service.admission.in_flight
+        - sum(others.values()),  # what replicas are wanted for: not a mirror's copies
         "queued": service.admission.queued,
         "oldest": round(service.admission.oldest(now), 3),
         "arrived": metrics.arrived,
@@ -111,7 +113,7 @@ def document(service: Service, now: float) -> dict[str, Any]:
                 "errors": counts.errors,
                 "seconds": round(counts.latency.seconds, 6),
                 "buckets": list(counts.latency.buckets),
-                "in_flight": in_flight.get(name, 0),
+                "in_flight": in_flight.get(name, 0) - others.get(name, 0),
             }
             for name, counts in metrics.revisions.items()
         },

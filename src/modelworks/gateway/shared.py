@@ -223,6 +223,17 @@ class Row:
             shared.unlock(self.index)
         return 0.0
 
+    def hold(self, count: int) -> None:
+        """So many requests are of this process."""
+        shared = self._shared
+        shared.counts[self._busy + shared.number] = count
+
+    @property
+    def elsewhere(self) -> int:
+        """Requests of the other processes."""
+        shared = self._shared
+        return self.busy - shared.counts[self._busy + shared.number]
+
     @property
     def busy(self) -> int:
         """Requests of all processes."""
