@@ -50,6 +50,7 @@ async def serve(home: Home, listening: list[socket.socket], limits: Limits | Non
     gateway = Gateway(home.controller_socket, limits, courier=home.courier_socket, tracking=home.tracking_socket)
     master_key = partial(Cipher.load, home.secrets / "master.key", make=False)
     gateway.signatures, gateway.secrets = Signatures(master_key), Secrets(master_key)
+    home.run.mkdir(parents=True, exist_ok=True)
     name = os.environ.get(NAME) or "gateway"
     if name != "gateway" or int(os.environ.get(COUNT) or 1) > 1:
         gateway.hub = Hub(home.gateways_shared)
