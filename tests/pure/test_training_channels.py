@@ -23,6 +23,7 @@ def of(channel: str, uri: str, **spec: Any) -> tuple[str, ...]:
         ("base_model", QWEN.rstrip("/"), {}, "/mnt/base_model/Qwen2.5-7B"),
         ("model", "s3://mine/", {}, None),  # a whole bucket has no name among folders
         ("model", QWEN, {"mounts": {"/mnt/model/Qwen2.5-7B": "s3://mine/other/"}}, None),
+        ("model", f"s3://mine/models/mlp/{'3c' * 16}/", {}, None),  # by its content: nobody's name for it
         ("data", "s3://mine/flowers/", {}, None),  # the folder would seem to be another class
         ("data", "s3://mine/flowers/", {"command": "ls /mnt/data/flowers/*"}, "/mnt/data/flowers"),
         ("data", "s3://mine/flowers/", {"env": {"ROWS": "/mnt/data/flowers"}}, "/mnt/data/flowers"),
