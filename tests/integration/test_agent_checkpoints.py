@@ -176,6 +176,40 @@ def test_what_was_not_restored_stays_as_long_as_it_is_kept(objects: ObjectClient
     assert [_names(objects, folder) for folder in folders] == [_step(7), set().union(*map(_step, range(8, 13)))]
 
 
+def test_a_rank_has_what_the_first_one_saved_and_sends_back_what_it_wrote_itself(
+    agent: InProcessAgent, objects: ObjectClient, bucket: str
+) -> None:
+    """The first rank saves and all load: the folder of another rank begins with its files, as far as it has none."""
+
+    def attempt(number: int, rank: int, program: str) -> None:
+        root = f"s3://{bucket}/ck/a"
+        earlier = range(number - 1, 0, -1)
+        run = python(number * 10 + rank, program)
+        output = Output(
+            name="checkpoints",
+            uri=f"{root}{number}{f'.rank{rank}' if rank else ''}/",
+            paths=("/ml/output/checkpoints",),
+            commit=False,
+            env="MW_CHECKPOINT_DIR",
+            restore=tuple(f"{root}{n}{f'.rank{rank}' if rank else ''}/" for n in earlier),
+            lent=tuple(f"{root}{n}/" for n in earlier) if rank else (),
+        )
+        agent.ensure(run.model_copy(update={"outputs": (output,)}))
+        ended = wait_ended(agent, run.key)
+        assert ended.reason is RunReason.COMPLETED, ended
+
+    write = "import os, pathlib; here = pathlib.Path(os.environ['MW_CHECKPOINT_DIR'])\n"
+    attempt(1, 0, write + "(here / 'step-1').mkdir(); [(here / n).write_text('first') for n in ('ckpt.pt', 'own.pt')]")
+    attempt(1, 1, write + "(here / 'own.pt').write_text('second')")
+    look = write + "assert {p.name: p.read_text() for p in here.iterdir()} == {'ckpt.pt': '%s', 'own.pt': 'second'}\n"
+    attempt(2, 1, look % "first")
+    assert _names(objects, ObjectUri(bucket, "ck/a2.rank1/")) == {"own.pt"}
+    # It is not held to what it was lent once: the first rank has gone on.
+    attempt(2, 0, write + "(here / 'ckpt.pt').write_text('later')")
+    attempt(3, 1, look % "later" + "(here / 'ckpt.pt').write_text('mine now')")
+    assert _names(objects, ObjectUri(bucket, "ck/a3.rank1/")) == {"own.pt", "ckpt.pt"}
+
+
 def test_a_step_that_is_saved_anew_replaces_the_old_one(objects: ObjectClient, bucket: str, tmp_path: Path) -> None:
     root = ObjectUri(bucket, "a1/")
     uploader = CheckpointUploader(tmp_path, root, [], objects)

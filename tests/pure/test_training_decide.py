@@ -162,6 +162,9 @@ def test_an_attempt_goes_on_from_the_checkpoints_of_those_before_it() -> None:
     root = f"s3://mw-default/jobs/digits/{UID}/checkpoints"
     restored = {o.name: o.restore for o in it.world.specs[key(3, 1)].outputs}
     assert restored == {"model": (), "checkpoints": (f"{root}/a2.rank1/", f"{root}/a1.rank1/"), "tensorboard": ()}
+    lent = {o.name: o.lent for o in it.world.specs[key(3, 1)].outputs}
+    assert lent == {"model": (), "checkpoints": (f"{root}/a2/", f"{root}/a1/"), "tensorboard": ()}
+    assert {o.lent for o in it.world.specs[key(3, 0)].outputs} == {()}
     assert {o.restore for o in it.world.specs[key(1)].outputs} == {()}
 
 

@@ -226,17 +226,21 @@ def delete(client: ObjectClient, uri: ObjectUri) -> None:
         client.delete(ObjectUri(uri.bucket, key))
 
 
-def restore(client: ObjectClient, uris: Sequence[ObjectUri], directory: Path) -> None:
+def restore(
+    client: ObjectClient, uris: Sequence[ObjectUri], directory: Path, lent: Sequence[ObjectUri] = ()
+) -> list[str]:
     """What earlier attempts left, the latest of them first in ``uris``, as files below ``directory``.
 
-    Of checkpoints the newest few that are whole; of all other files each, and of the same name the first. What is gone
-    between the look and the fetch was retired meanwhile, so there is another look.
+    Of checkpoints the newest few that are whole; of all other files each, and of the same name the first. Of ``lent``
+    only other files, of names that there are none of; these are returned. What is gone between the look and the fetch
+    was retired meanwhile, so there is another look.
     """
     for left in reversed(range(_LOOKS)):
         wanted = _wanted(client, uris)
+        borrowed = {name: uri for name, uri in _plain(client, lent).items() if name not in wanted}
         try:
-            transfer.download_named(client, wanted, directory)
-            return
+            transfer.download_named(client, wanted | borrowed, directory)
+            return sorted(borrowed)
         except NotFound as error:
             if not left:
                 raise
@@ -244,6 +248,18 @@ def restore(client: ObjectClient, uris: Sequence[ObjectUri], directory: Path) ->
             for place in layout.places(directory):  # not to be taken for something by whoever looks here
                 if layout.is_ours(directory / place.name):
                     shutil.rmtree(directory / place.name)
+    raise AssertionError("the last look returns or raises")
+
+
+def _plain(client: ObjectClient, uris: Sequence[ObjectUri]) -> dict[str, ObjectUri]:
+    """All files but those of checkpoints, by their names; of the same name the first."""
+    found: dict[str, ObjectUri] = {}
+    for uri in (uri.folder for uri in uris):
+        for item in client.list(uri):
+            name = item.key.removeprefix(uri.key)
+            if name and not name.endswith("/") and layout.split(name) is None:
+                found.setdefault(name, uri / name)
+    return found
 
 
 def _wanted(client: ObjectClient, uris: Sequence[ObjectUri]) -> dict[str, ObjectUri]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from modelworks.agent.lent import lent
 from modelworks.agent.logs import CHUNKS, LogShipper, SampleShipper
 from modelworks.agent.outputs import OutputUploader
 from modelworks.kernel.run import RunSpec
@@ -23,7 +25,8 @@ class Finisher:
         self, directory: RunDirectory, spec: RunSpec, client: ObjectClient, may_commit: Callable[[], None]
     ) -> None:
         self._outputs = [
-            OutputUploader(directory.output(o.name), o, spec.key, client, may_commit) for o in spec.outputs
+            OutputUploader(directory.output(o.name), o, spec.key, client, may_commit, partial(lent, directory, o.name))
+            for o in spec.outputs
         ]
         self._logs = [LogShipper(directory, spec.log_uri, client, part) for part in CHUNKS] if spec.log_uri else []
         self._samples = SampleShipper(directory.metrics, spec.log_uri, client) if spec.log_uri else None

@@ -166,7 +166,7 @@ class RunLife:
         python = await preparation.interpreter()
         inputs = {item.channel: await self._retrying(partial(preparation.fetch, item)) for item in self.spec.inputs}
         for output in self.spec.outputs:
-            if output.restore:
+            if output.restore or output.lent:
                 await self._retrying(partial(preparation.restore, output))
         variables = await self._retrying(preparation.variables)
         self.cpus, self.gpus = self.tools.assign(self.spec)

@@ -11,6 +11,7 @@ from modelworks.agent.access import RunAccess
 from modelworks.agent.cache import NoRoom
 from modelworks.agent.devices import shortage
 from modelworks.agent.environments import summary
+from modelworks.agent.lent import note_lent
 from modelworks.agent.tools import Tools
 from modelworks.kernel.errors import EnvironmentFailed, Forbidden, Invalid, ModelworksError, NotFound
 from modelworks.kernel.quantities import format_bytes
@@ -91,8 +92,9 @@ class Preparation:
         self.say(f"restoring {output.name}")
         directory, client = self.directory.output(output.name), self.tools.client
         try:
-            earlier = [ObjectUri.parse(uri) for uri in output.restore]
-            await self.tools.work(checkpoints.restore, client, earlier, directory)
+            earlier, lent = ([ObjectUri.parse(uri) for uri in uris] for uris in (output.restore, output.lent))
+            names = await self.tools.work(checkpoints.restore, client, earlier, directory, lent)
+            await self.tools.call(note_lent, self.directory, output.name, names)
         except (NotFound, Forbidden, Invalid) as error:
             raise Ended(RunReason.INPUT_MISSING, f"restoring {output.name}: {error.detail}") from error
 

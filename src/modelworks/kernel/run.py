@@ -85,7 +85,8 @@ class Output(Spec):
 
     With ``commit`` the end writes ``<uri>.manifest.json`` last: names, sizes, SHA-256 digests and the attempt; what no
     manifest names was never committed. The files of ``restore``, folders of the store, are in it before the run starts:
-    of those with the same name, the one of the first folder.
+    of those with the same name, the one of the first folder. Plain files of ``lent``, folders of another run that are
+    looked at in the same way, are in it, too, where there is none of that name; they are not sent back as they came.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Output(Spec):
     commit: bool = True
     env: str | None = None
     restore: tuple[str, ...] = ()
+    lent: tuple[str, ...] = ()
 
 
 class VolumeMount(Spec):

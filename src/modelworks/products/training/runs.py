@@ -250,6 +250,8 @@ def _outputs(job: Job, attempt: int, rank: int, *, leased: bool) -> tuple[Output
             env="MW_CHECKPOINT_DIR",
             # The latest first. One that was cut off in the middle of its upload is completed by those before it.
             restore=tuple(job.checkpoint_uri(earlier, rank) for earlier in range(attempt - 1, 0, -1)),
+            # The first rank saves and all load, in most scripts: what it wrote is theirs as far as they wrote nothing.
+            lent=tuple(job.checkpoint_uri(earlier) for earlier in range(attempt - 1, 0, -1)) if rank else (),
         ),
     ]
     events, buckets = SANDBOX_PATHS["MW_TENSORBOARD_DIR"], job.resolved.get("buckets", {})
