@@ -44,6 +44,9 @@ def test_threads_of_a_python_and_its_children_are_told(agent: AgentProcess) -> N
     assert main < loader
     assert "waits_for_ever (<string>:4)" in text[main:loader]
     assert "in_another_thread (<string>:6)" in text[loader:]
+    # By the kernel's word: of a sandbox's threads py-spy knows none by its number.
+    assert text[main:].startswith("MainThread (waits)")
+    assert text[loader:].startswith("loader (waits)")
     # No Python: the kernel's word.
     assert "`sleep 600`: sleeping" in text
     assert "bwrap" not in text

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,7 @@ def _tell(process: Described, spy: str | None, until: float) -> list[str]:
 def _dump(spy: str, pid: int, until: float) -> tuple[list[str], str]:
     """The frames of every thread, or why there are none."""
     trouble = "it did not tell in time"
+    states = _thread_states(pid)  # before anybody holds it
     # First held still, so that the frames belong together; a process that cannot be held is read as it runs.
     for options in ((), ("--nonblocking",)):
         left = until - time.monotonic()
@@ -152,7 +153,7 @@ def _dump(spy: str, pid: int, until: float) -> tuple[list[str], str]:
         code, out, err = done
         if code == 0:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                return list(format_threads(json.loads(out))), ""
+                return list(format_threads(json.loads(out), states)), ""
         trouble = explain(err)
     return [], trouble
 
@@ -170,14 +171,28 @@ def _run(command: Sequence[str], timeout: float) -> tuple[int, str, str] | None:
         return spy.returncode, out, err
 
 
-def format_threads(threads: Sequence[dict[str, Any]]) -> Iterable[str]:
-    """Of ``py-spy dump --json``: the main thread first, the innermost frame of each first."""
+def _thread_states(pid: int) -> dict[int, str]:
+    """The kernel's letter for each thread, by its number in its own namespace, which is what its Python knows."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            status = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines() if ":" in line)
+            found[int(status["NSpid"].split()[-1])] = status["State"].strip()[:1]
+    return found
+
+
+def format_threads(threads: Sequence[dict[str, Any]], kernel: Mapping[int, str] | None = None) -> Iterable[str]:
+    """Of ``py-spy dump --json``: the main thread first, the innermost frame of each first.
+
+    Whether a thread works, ``kernel`` says: py-spy takes each thread for active that has another number in its own
+    namespace, as all in a sandbox do.
+    """
     ordered = sorted(threads, key=lambda thread: not _is_main(thread))
     for thread in ordered[:_THREADS]:
         # Names are those of ``threading``, which a program need not have imported.
         name = thread.get("thread_name") or ("MainThread" if _is_main(thread) else "thread")
         states = [
-            "works" if thread.get("active") else "waits",
+            "works" if _works(thread, kernel or {}) else "waits",
             *(["holds the interpreter's lock"] if thread.get("owns_gil") else []),
         ]
         yield f"  {name} ({', '.join(states)})"
@@ -190,6 +205,11 @@ def format_threads(threads: Sequence[dict[str, Any]]) -> Iterable[str]:
             yield f"    and {len(frames) - _FRAMES} frames outside these"
     if len(threads) > _THREADS:
         yield f"  and {len(threads) - _THREADS} more threads"
+
+
+def _works(thread: dict[str, Any], kernel: Mapping[int, str]) -> bool:
+    state = kernel.get(thread.get("os_thread_id") or 0)
+    return bool(thread.get("active")) if state is None else state == "R"
 
 
 def _imports(frame: dict[str, Any]) -> bool:
