@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelworks.embedded import seaweedfs
 from modelworks.kernel.run import Resources
 from modelworks.products.training import frameworks
 from modelworks.products.training.gang import Gang, Place, master_port, role_names
@@ -88,7 +89,8 @@ def test_processes_share_the_cores(cpu: int, processes: int) -> None:
 @given(uid=st.text("abcdef0123456789", min_size=6, max_size=32), attempt=st.integers(1, 1000))
 def test_master_port_is_below_the_ephemeral_ports_and_stable(uid: str, attempt: int) -> None:
     port = master_port(uid, attempt)
-    assert 20_000 <= port < 30_000
+    assert 23_000 <= port < 30_000
+    assert not seaweedfs.PORT_RANGE.start <= port < seaweedfs.PORT_RANGE.stop, "the embedded object store is there"
     assert port == master_port(uid, attempt)
 
 

@@ -35,9 +35,9 @@ _PORTS = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc
 _HEALTH_BUCKET = "mw-health"
 # It waits up to 10 s for its own maintenance, when that is at work just then, before it closes what holds data.
 _STOP_TIMEOUT = 15.0
-# Below the ports that the kernel gives to outgoing connections, which would otherwise take them now and then; the admin
-# server's gRPC port is its port and 10,000.
-_PORT_RANGE = range(20000, 22600)
+# Below the ports that the kernel gives to outgoing connections, which would otherwise take them now and then, and below
+# those of jobs (23,000 and more); the admin server's gRPC port is its port and 10,000.
+PORT_RANGE = range(20000, 22600)
 _ADMIN_GRPC_OFFSET = 10000
 _CERTIFICATE = {"cert": "store.crt", "key": "store.key"}
 
@@ -194,12 +194,10 @@ def _choose_ports(path: Path, host: str, s3_port: int) -> dict[str, int]:
     for name in _PORTS:
         port = known.get(name)
         if port is None or port in chosen.values() or not _free(name, port):
-            candidates = random.sample(_PORT_RANGE, len(_PORT_RANGE))
+            candidates = random.sample(PORT_RANGE, len(PORT_RANGE))
             port = next((p for p in candidates if p not in chosen.values() and _free(name, p)), None)
             if port is None:
-                raise SetupFailed(
-                    f"no free port in {_PORT_RANGE.start}-{_PORT_RANGE.stop}", remedy="close some servers"
-                )
+                raise SetupFailed(f"no free port in {PORT_RANGE.start}-{PORT_RANGE.stop}", remedy="close some servers")
         chosen[name] = port
     chosen["s3"] = _s3_port(host, s3_port, known.get("s3"))
     write_secret(path, json.dumps(chosen) + "\n")

@@ -14,7 +14,8 @@ from modelworks.products.training.spec import TrainingJobSpec
 LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
 DEFAULT_ROLE = "worker"
 _LASTING = ("ps", "evaluator")
-_FIRST_PORT, _PORTS = 20_000, 10_000  # below the kernel's range of ephemeral ports, which begins at 32768
+# Between those of the embedded object store and the kernel's range of ephemeral ports, which begins at 32768.
+_FIRST_PORT, _PORTS = 23_000, 7_000
 
 
 @dataclass(frozen=True)
