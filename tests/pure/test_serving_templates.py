@@ -71,6 +71,10 @@ def test_vllm_spreads_over_the_gpus_and_serves_an_adapter_by_the_services_name()
         ("triton", {}, None),
         ("vllm", {"image": "vllm/vllm-openai:v0.9"}, None),
         ("onnx", {}, "default"),
+        ("sklearn", {}, "python-data"),
+        ("xgboost", {}, "boosting"),
+        ("lightgbm", {}, "boosting"),
+        ("torch", {}, "pytorch"),
     ],
 )
 def test_the_environment_that_is_meant(processor: str, more: dict[str, Any], environment: str | None) -> None:

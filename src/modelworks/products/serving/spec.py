@@ -161,7 +161,7 @@ class ServiceSpec(Spec):
         default=(), max_length=256, description="templates: more arguments of the server"
     )
     port: int = Field(default=8000, ge=1, le=65535, description="command, image, templates: where the server listens")
-    environment: Text | EnvironmentSpec | None = Field(default=None, description="default: `default`")
+    environment: Text | EnvironmentSpec | None = Field(default=None, description="default: one that holds the engine")
     instance_type: Text | None = Field(default=None, description="a name of the catalogue; default local.small")
     resources: Resources | None = Field(default=None, description="instead of an instance type")
     node_selector: dict[str, str] = Field(default_factory=dict, max_length=64)

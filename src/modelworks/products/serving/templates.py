@@ -16,8 +16,15 @@ from modelworks.kernel.run import Resources
 from modelworks.products.serving.spec import BASE_MODEL_PATH, MODEL_PATH, Processor, Readiness, ServiceSpec
 
 _DEFAULT_HEALTH = Readiness().path
-# The shipped environment of those that packages alone can make.
-_ENVIRONMENTS = {Processor.VLLM: "vllm", Processor.LLAMACPP: "llamacpp"}
+# The shipped environment that holds the engine, of those that packages alone can make.
+_ENVIRONMENTS = {
+    Processor.VLLM: "vllm",
+    Processor.LLAMACPP: "llamacpp",
+    Processor.SKLEARN: "python-data",
+    Processor.XGBOOST: "boosting",
+    Processor.LIGHTGBM: "boosting",
+    Processor.TORCH: "pytorch",
+}
 _CONFIGURATION = '"${TMPDIR:-/tmp}/config.properties"'
 
 
@@ -69,9 +76,7 @@ def default_environment(spec: ServiceSpec) -> str | None:
     """The environment of a service that names none; None is the platform's own Python, or the image's."""
     if spec.image is not None or spec.processor in (Processor.COMMAND, Processor.IMAGE):
         return None
-    if spec.processor.template:
-        return _ENVIRONMENTS.get(spec.processor)
-    return "default"
+    return _ENVIRONMENTS.get(spec.processor, None if spec.processor.template else "default")
 
 
 def notes(spec: ServiceSpec, resources: Resources) -> tuple[str, ...]:
