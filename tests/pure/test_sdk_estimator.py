@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,9 @@ from tests.stub_api import StubApi
 
 from modelworks.kernel.errors import Conflict, Invalid, NotFound, Unauthorized, WorkloadFailed
 from modelworks.products.training.spec import TrainingJobSpec
+from modelworks.sdk import jobs
 from modelworks.sdk import session as sessions
+from modelworks.sdk.client import Document
 from modelworks.sdk.estimator import Estimator
 from modelworks.sdk.model import InferenceSpec, Model, RegisteredModel
 from modelworks.sdk.predictor import Predictor, RawResponse
@@ -75,6 +78,25 @@ def test_fit_submits_a_job_and_shows_its_log(
     assert estimator.model_data() == "s3://mw-default/jobs/x/"
     assert estimator.checkpoints_data() == "s3://mw-default/jobs/digits-1/uiddigits-1/checkpoints/a1/"
     assert estimator.tensorboard_data() == "s3://mw-default/jobs/digits-1/uiddigits-1/tensorboard/"
+
+
+def test_ctrl_c_leaves_a_job_and_says_so(
+    api: StubApi, session: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeed(api, "digits-1")
+
+    def waiting(*_: object, on_change: Callable[[Document], None], **__: object) -> Document:
+        for message in ("waits for capacity", "waits for capacity", "waits for capacity: needs 4 CPU"):
+            status = {"phase": "Queued", "message": message, "observed_generation": 1}
+            on_change({"metadata": {"generation": 1}, "status": status})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "follow", waiting)
+    with pytest.raises(KeyboardInterrupt):
+        Estimator(image_uri="python-data", command="python train.py", session=session).fit(job_name="digits-1")
+    *waits, goes_on = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert waits[-2:] == ["note: waits for capacity", "note: waits for capacity: needs 4 CPU"]
+    assert "job digits-1 goes on" in goes_on
 
 
 def test_a_jobs_name_becomes_a_valid_one(api: StubApi, session: Session) -> None:

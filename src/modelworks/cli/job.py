@@ -248,17 +248,7 @@ def stacks(
 
 def waits_told(call: Invocation, prefix: str = "") -> Callable[[Document], None]:
     """Prints as a note what a job waits for, whenever that changes."""
-    told = ""
-
-    def tell(job: Document) -> None:
-        nonlocal told
-        status = status_of(job)
-        text = str(status.get("message") or "")
-        if status.get("phase") in ("Queued", "Preparing", "Retrying", "Finalizing") and text not in ("", told):
-            told = text
-            call.out.note(f"{prefix}{text}")
-
-    return tell
+    return jobs.tell_waits(lambda text: call.out.note(f"{prefix}{text}"))
 
 
 def print_followed_log(call: Invocation, client: Client, name: str, replica: int | None, *, raw: bool = False) -> None:

@@ -140,9 +140,16 @@ class Estimator:
         return self
 
     def wait(self, show_logs: bool = True) -> Document:
-        """The latest job, once it has succeeded."""
-        client, name = self.session.client, self._job_name()
-        job = jobs.follow(client, name, Utf8Writer(sys.stdout)) if show_logs else jobs.wait(client, name)
+        """The latest job, once it has succeeded. What it waits for is said on stderr; Ctrl-C leaves it going on."""
+        client, name, told = self.session.client, self._job_name(), jobs.tell_waits(print_note)
+        try:
+            if show_logs:
+                job = jobs.follow(client, name, Utf8Writer(sys.stdout), on_change=told)
+            else:
+                job = jobs.wait(client, name, on_change=told)
+        except KeyboardInterrupt:
+            print_note(f"job {name} goes on; come back with `mw job log {name} -f`, end it with `mw job cancel {name}`")
+            raise
         return jobs.check(job)
 
     def manifest(self, name: str, inputs: Mapping[str, str] | None = None, output: str | None = None) -> Document:

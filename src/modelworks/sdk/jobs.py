@@ -12,11 +12,27 @@ from modelworks.sdk.waiting import JOB_ENDED, phase_of, status_of, until
 KIND = "TrainingJob"
 _LOOK_AGAIN = 2.0
 _WITHOUT_LOG = ("", "Queued", "Preparing")
+_WAITING = ("Queued", "Preparing", "Retrying", "Finalizing")
 
 
 def wait(client: Client, name: str, on_change: Callable[[Document], None] | None = None) -> Document:
     """The job once it has ended, well or badly."""
     return until(client, KIND, name, ended, on_change=on_change)
+
+
+def tell_waits(say: Callable[[str], None]) -> Callable[[Document], None]:
+    """For ``on_change``: says what a job waits for, whenever that changes."""
+    told = ""
+
+    def tell(job: Document) -> None:
+        nonlocal told
+        status = status_of(job)
+        text = str(status.get("message") or "")
+        if status.get("phase") in _WAITING and text not in ("", told):
+            told = text
+            say(text)
+
+    return tell
 
 
 def ended(job: Document) -> bool:
