@@ -129,7 +129,9 @@ def test_what_forks_twice_ends_with_its_job(mw: Mw) -> None:
 def test_a_second_submit_changes_nothing_and_says_so(mw: Mw) -> None:
     text = job("again", "echo once")
     assert "TrainingJob/again created" in mw.ok("job", "submit", "-f", "-", "--wait", stdin=text)
-    assert mw.ok("job", "submit", "-f", "-", stdin=text) == "TrainingJob/again unchanged\n"
+    again = mw("job", "submit", "-f", "-", stdin=text)
+    assert (again.returncode, again.stdout) == (0, "TrainingJob/again unchanged\n")
+    assert "job again has ended before (Succeeded) and does not run again" in again.stderr
     assert len(ended(mw, "again")["attempts"]) == 1
 
 

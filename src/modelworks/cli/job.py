@@ -53,6 +53,10 @@ def submit_job(
     for result in results:
         if not call.out.as_json:
             call.out.say(f"{label_of(result['resource'])} {result['action']}")
+        if result["action"] == "unchanged" and jobs.ended(job := result["resource"]):
+            name, phase = job["metadata"]["name"], status_of(job)["phase"]
+            say = f"job {name} has ended before ({phase}) and does not run again"
+            call.out.note(f"{say}: give it another name, or delete it first (mw job delete {name})")
     attended = made if follow or wait else []
     finished = [_attend(call, client.within(job["workspace"]), job["name"], follow) for job in attended]
     if call.out.as_json:
