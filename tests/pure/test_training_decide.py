@@ -175,8 +175,12 @@ def test_the_platforms_own_failures_cost_no_retry_and_are_limited(reason: RunRea
         it.settle()
         it.world.end(key(attempt), reason, 143)
         it.settle()
-        assert it.status["phase"] == "Retrying"
+        assert (it.status["phase"], it.status["reason"]) == ("Retrying", str(reason))
         it.pass_time(60)
+        it.settle()
+        it.world.start(key(attempt + 1))
+        it.settle()
+        assert (it.status["phase"], it.status.get("reason")) == ("Running", None)
     it.world.end(key(INFRASTRUCTURE_RETRIES + 1), reason, 143)
     assert it.settle().status["phase"] == "Failed"
 

@@ -235,6 +235,7 @@ def _progress(record: Record, mine: dict[int, RunObservation], count: int) -> Re
     """All replicas exist, none failed, not all ended."""
     going = {rank: run for rank, run in mine.items() if not run.phase.ended}
     ended = count - len(going)
+    record = replace(record, reason="")  # that of the attempt before: this one goes on
     preparing = {rank: run for rank, run in going.items() if run.phase is RunPhase.PREPARING}
     if preparing:
         rank, run = next(iter(sorted(preparing.items())))
