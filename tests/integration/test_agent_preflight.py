@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import secrets
 import signal
 import socket
@@ -192,10 +194,18 @@ def test_replicas_of_another_attempt_at_the_port_are_strangers(agents: list[Agen
 # On one machine, without hosts of their own.
 
 
+def _free(count: int) -> int:
+    """The first of so many free ports, where those of jobs are: above, the kernel gives them to whoever connects."""
+    while True:
+        first = random.randrange(23_000, 29_000)
+        with contextlib.ExitStack() as taken, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
 def local(count: int, timeout: float = 10.0) -> list[RunSpec]:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        first = trial.getsockname()[1]
+    first = _free(count)
     peers = tuple(Peer(rank=n, node="here", address="127.0.0.1", port=first + n, interface="lo") for n in range(count))
     meeting = [Rendezvous(rank=n, peers=peers, nonce=f"n{first}", timeout=timeout) for n in range(count)]
     return gang(meeting, f"g{secrets.token_hex(5)}")
