@@ -209,9 +209,10 @@ def test_a_failed_job_is_exit_code_6_with_its_last_lines(
         last_lines=["Traceback", "ValueError: no"],
     )  # fmt: skip
     assert run(["job", "submit", "-f", manifest(tmp_path, JOB), "--wait"]) == 6
-    err = capsys.readouterr().err
-    assert err.startswith("error: job digits failed: exit code 1\n")
-    assert "  | ValueError: no" in err
+    note, error, *lines = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: job digits has ended before (Failed) and does not run again")
+    assert error == "error: job digits failed: exit code 1"
+    assert "  | ValueError: no" in lines
 
 
 def test_ctrl_c_while_following_detaches(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
